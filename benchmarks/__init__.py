@@ -1,0 +1,1 @@
+"""Benchmarks against named peers, run as python -m benchmarks.NAME."""

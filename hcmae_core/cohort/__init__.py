@@ -1,0 +1,1 @@
+"""Who: GDC client, clinical rules, splits and synthetic cohorts."""

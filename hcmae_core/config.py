@@ -1,0 +1,421 @@
+"""Settings: what is cut, which networks are trained, who is studied, and which reading of the paper is followed.
+
+Every YAML file of the project is read here and nowhere else. Unknown keys are errors, so a misspelt setting never
+falls back silently to its default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CANCERS = ("LIHC", "BRCA", "LUAD", "COAD", "LGG", "STAD")
+MODALITIES = ("rna", "mirna", "methylation")
+PROFILES = ("smoke", "workstation", "paper")
+
+_PROFILE_DIR = Path(__file__).parent / "profiles"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+_T = TypeVar("_T", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ConfigError(ValueError):
+    """A settings file, key or value that cannot be used; the message names all three."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def fingerprint(self) -> str:
+        """Short, stable hash of these settings, used to decide whether stored work is still valid."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Geometry(_Strict):
+    """The three nested fields of view, in level-0 pixels (Eq. 1), and the side of the region's thumbnail.
+
+    The paper: region 4096 > patch 256 > cell 16, thumbnail 256 (a sixteenth of the region).
+    """
+
+    region: PositiveInt = 4096
+    patch: PositiveInt = 256
+    cell: PositiveInt = 16
+    thumbnail: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        for larger, smaller in (("region", "patch"), ("patch", "cell"), ("region", "thumbnail")):
+            if getattr(self, larger) % getattr(self, smaller):
+                raise ValueError(
+                    f"geometry.{larger} ({getattr(self, larger)}) must be a multiple of "
+                    f"geometry.{smaller} ({getattr(self, smaller)})"
+                )
+        return self
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.region // self.patch
+
+    @property
+    def patches_per_region(self) -> int:
+        return self.patches_per_side**2
+
+    @property
+    def cells_per_side(self) -> int:
+        return self.patch // self.cell
+
+    @property
+    def cells_per_patch(self) -> int:
+        return self.cells_per_side**2
+
+    @property
+    def downsample(self) -> int:
+        """Factor from region to thumbnail (16 in the paper)."""
+        return self.region // self.thumbnail
+
+
+class Network(_Strict):
+    """One Transformer encoder: width, blocks, heads. The paper: 384, 12, 12 everywhere."""
+
+    dim: PositiveInt = 384
+    depth: PositiveInt = 12
+    heads: PositiveInt = 12
+    mlp_ratio: float = 4.0
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"network.dim ({self.dim}) must be a multiple of network.heads ({self.heads})")
+        if self.dim % 4:
+            raise ValueError(f"network.dim ({self.dim}) must be a multiple of 4 for 2-D sine-cosine positions")
+        return self
+
+
+class Optimisation(_Strict):
+    """Optimiser, schedule and batch of one pre-training stage."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    betas: tuple[float, float] = (0.9, 0.95)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.5
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 500
+    accumulation: PositiveInt = 1
+    clip_norm: float | None = None
+    # None: one pass over everything is an epoch. Otherwise an epoch is this many samples (smoke runs).
+    samples_per_epoch: PositiveInt | None = None
+
+
+class MaePatchSettings(_Strict):
+    """MAE-Patch (section II-B.1): masking, decoder, training."""
+
+    mask_ratio: Fraction = 0.75
+    decoder_dim: PositiveInt = 256
+    decoder_depth: PositiveInt = 8
+    decoder_heads: PositiveInt = 16
+    normalise_targets: bool = False
+    optimisation: Optimisation = Optimisation(batch_size=500, epochs=10)
+
+
+class MaeRegionSettings(_Strict):
+    """MAE-Region (section II-B.2): masking, decoder, training."""
+
+    mask_ratio: Fraction = 0.75
+    decoder_dim: PositiveInt = 256
+    decoder_depth: PositiveInt = 4
+    decoder_heads: PositiveInt = 16
+    normalise_targets: bool = False
+    optimisation: Optimisation = Optimisation(batch_size=10, accumulation=50, epochs=10)
+
+
+class SlideSettings(_Strict):
+    """Tissue segmentation and the region grid."""
+
+    preset: Literal["default", "biopsy", "resection", "tcga", "synthetic"] = "tcga"
+    # None: level 0 of whatever magnification the scanner used, as in the release; otherwise micrometres per pixel.
+    target_mpp: Annotated[float, Field(gt=0)] | None = None
+    keep_rule: Literal["fraction", "four_point"] = "fraction"
+    min_tissue: Fraction = 0.5
+    max_bad_regions: Fraction = 0.1
+
+
+class OmicsSettings(_Strict):
+    """From raw tables to 3 x top_k (section III-A)."""
+
+    top_k: PositiveInt = 300
+    neighbours: PositiveInt = 5
+    max_missing: Fraction = 0.2
+    differential: Literal["deseq2", "cox_score"] = "deseq2"
+    contrast: Literal["horizon", "event"] = "horizon"
+    horizon_days: PositiveInt = 1095
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.05
+    # The forest ranks this many candidates of the differential test; None: all that pass alpha, or all of them.
+    candidates: PositiveInt | None = 3000
+    trees: PositiveInt = 1000
+    importance: Literal["oob", "permutation"] = "oob"
+    importance_repeats: PositiveInt = 5
+
+
+class SurvivalSettings(_Strict):
+    """Survival network and its training (section III-A; paper_vs_code S-rows)."""
+
+    network: Network = Network()
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    epochs: PositiveInt = 80
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["cosine", "constant"] = "constant"
+    # Patients per Cox group (60 accumulation steps in the paper); None: the whole training set is one risk set.
+    group: PositiveInt | None = 60
+    clip_norm: float | None = 1.0
+    dropout: Fraction = 0.0
+    folds: Annotated[int, Field(ge=2)] = 5
+    repeats: PositiveInt = 1
+    inner_fraction: Fraction = 0.2
+    # How many networks, differing in initial weights, are averaged per fold (1 = the paper).
+    ensemble: PositiveInt = 1
+    # Share of regions dropped at random from each bag in training (0 = the paper).
+    region_dropout: Fraction = 0.0
+
+
+class Fidelity(_Strict):
+    """Each place where paper, prose and release disagree, as one named switch (rows of the paper-versus-release page)."""
+
+    region_attention: Literal["q_enc_kv_patch", "eq4", "prose", "none"] = "q_enc_kv_patch"
+    region_residual: bool = False
+    extract_depth: PositiveInt | None = None
+    extract_norm: Literal["encoder", "after_mean"] = "encoder"
+    extract_augment: bool = False
+    augment: Literal["none", "joint", "release"] = "joint"
+    slide_positions: bool = True
+    omics_projection: Literal["shared", "separate"] = "shared"
+    pooler: Literal["separate", "shared"] = "separate"
+    risk_head: Literal["scaled_sigmoid", "sigmoid", "linear"] = "scaled_sigmoid"
+    cox_divisor: Literal["events", "events_plus_one"] = "events"
+    max_regions: PositiveInt | None = None
+    drop_last_group: bool = False
+
+    @classmethod
+    def preset(cls, name: Literal["paper", "release"]) -> Fidelity:
+        """The paper's readings (where it leaves one) or every choice of the authors' release, broken ones included."""
+        if name == "paper":
+            return cls()
+        if name == "release":
+            return cls(
+                extract_depth=6,
+                extract_norm="after_mean",
+                extract_augment=True,
+                augment="release",
+                slide_positions=False,
+                pooler="shared",
+                cox_divisor="events_plus_one",
+                max_regions=512,
+                drop_last_group=True,
+            )
+        raise ConfigError(f"unknown fidelity preset '{name}': choose 'paper' or 'release'")
+
+
+class Protocol(_Strict):
+    """Who is allowed to see the test fold. Two presets: honest, paper; any leak can be switched on alone."""
+
+    name: str = "honest"
+    # train: differential tests, forest, imputation and scaling see the training part of a fold only; all: everybody.
+    select_on: Literal["train", "all"] = "train"
+    # last: fixed number of epochs; inner: best on an inner validation part; best_test: the release's habit.
+    epoch: Literal["last", "inner", "best_test"] = "inner"
+
+    @classmethod
+    def preset(cls, name: Literal["honest", "paper"]) -> Protocol:
+        """The two protocols of the book: honest leaks nothing, paper selects on everybody and reads the best test epoch."""
+        if name == "honest":
+            return cls()
+        if name == "paper":
+            return cls(name="paper", select_on="all", epoch="best_test")
+        raise ConfigError(f"unknown protocol '{name}': choose 'honest' or 'paper'")
+
+
+class SyntheticSettings(_Strict):
+    """Size of the synthetic twins in this profile."""
+
+    patient_scale: Annotated[float, Field(gt=0)] = 1.0
+    # Mean regions per slide, as a share of the real cancer's mean (Table I).
+    region_scale: Annotated[float, Field(gt=0)] = 1.0
+    genes: PositiveInt = 20000
+    mirnas: PositiveInt = 1881
+    probes: PositiveInt = 50000
+    jpeg_quality: Annotated[int, Field(ge=30, le=100)] = 85
+
+
+class Compute(_Strict):
+    """Devices, precision, loaders."""
+
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] = 2
+
+
+class Profile(_Strict):
+    """Sizes and schedule of a run: smoke, workstation or paper."""
+
+    name: str
+    geometry: Geometry = Geometry()
+    network: Network = Network()
+    mae_patch: MaePatchSettings = MaePatchSettings()
+    mae_region: MaeRegionSettings = MaeRegionSettings()
+    slides: SlideSettings = SlideSettings()
+    omics: OmicsSettings = OmicsSettings()
+    survival: SurvivalSettings = SurvivalSettings()
+    fidelity: Fidelity = Fidelity()
+    synthetic: SyntheticSettings = SyntheticSettings()
+    compute: Compute = Compute()
+
+
+class Table1Row(_Strict):
+    """The paper's Table I."""
+
+    patients: PositiveInt
+    regions: PositiveInt
+    patches_million: Annotated[float, Field(gt=0)]
+
+
+class FileQuery(_Strict):
+    """What one modality is on the GDC: equality filters on /files, all of them open access."""
+
+    filters: dict[str, str | list[str]]
+    source: Literal["gdc", "xena"] = "gdc"
+    xena_dataset: str | None = None
+
+
+class Inclusion(_Strict):
+    """Who enters the cohort (section III-A)."""
+
+    min_days: Annotated[int, Field(ge=0)] = 30
+    sample_types: list[str] = ["01"]
+    slide_kind: Literal["diagnostic", "any"] = "diagnostic"
+    min_slide_bytes: Annotated[int, Field(ge=0)] = 20_000_000
+    methylation_platforms: list[str] = ["Illumina Human Methylation 450"]
+
+
+class HazardMix(_Strict):
+    """Weights of the standardised latent factors in the synthetic log hazard."""
+
+    cell: float = 0.6
+    architecture: float = 0.6
+    burden: float = 0.5
+    shared: float = 0.6
+    omics: float = 0.8
+
+
+class SyntheticTwin(_Strict):
+    """Numbers of the synthetic twin before the profile scales them."""
+
+    patients: PositiveInt
+    event_rate: Annotated[float, Field(gt=0, lt=1)]
+    median_days: PositiveInt = 1500
+    hazard: HazardMix = HazardMix()
+
+
+class Manifest(_Strict):
+    """One cancer: what to fetch, whom to keep, what the paper counted, and its synthetic twin."""
+
+    cancer: str
+    title: str
+    project: str
+    files: dict[str, FileQuery]
+    inclusion: Inclusion = Inclusion()
+    table1: Table1Row
+    synthetic: SyntheticTwin
+
+    @model_validator(mode="after")
+    def _known_modalities(self) -> Self:
+        known = {"slides", "clinical", *MODALITIES}
+        unknown = sorted(set(self.files) - known)
+        if unknown:
+            raise ValueError(f"files.{unknown[0]}: not a modality; choose from {sorted(known)}")
+        return self
+
+    @property
+    def regions_per_slide(self) -> float:
+        return self.table1.regions / self.table1.patients
+
+
+def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> Profile:
+    """Read a profile by name ('smoke', 'workstation', 'paper') or path, with optional dotted overrides.
+
+    ``overrides`` maps dotted keys to values, e.g. ``{"survival.epochs": 5}``.
+    Raises ConfigError naming file, key and what to do.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else _PROFILE_DIR / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(
+            f"unknown profile '{name}': choose one of {', '.join(PROFILES)} or give the path of a YAML file"
+        )
+    raw = _read_yaml(path)
+    for dotted, value in (overrides or {}).items():
+        _assign(raw, dotted, value)
+    return _validated(Profile, raw, path)
+
+
+def load_manifest(cancer: str, directory: str | Path | None = None) -> Manifest:
+    """Read ``<directory>/<CANCER>.yaml`` (default: data_manifests beside the package or below the current folder).
+
+    Raises ConfigError for an unknown cancer, a missing file, an unknown key or a bad value.
+    """
+    folder = Path(directory) if directory is not None else _manifest_dir()
+    path = folder / f"{cancer}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise ConfigError(f"unknown cancer '{cancer}': {folder} has {', '.join(known) or 'no manifest at all'}")
+    manifest = _validated(Manifest, _read_yaml(path), path)
+    if manifest.cancer != path.stem:
+        raise ConfigError(
+            f"{path}: key 'cancer' says '{manifest.cancer}', but the file is named {path.name}; make them agree"
+        )
+    return manifest
+
+
+def _manifest_dir() -> Path:
+    for base in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent):
+        if (base / "data_manifests").is_dir():
+            return base / "data_manifests"
+    raise ConfigError("no folder data_manifests here or above: run from the repository, or pass its path")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
+    return raw
+
+
+def _assign(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        raw = raw.setdefault(key, {})
+    raw[last] = value
+
+
+def _validated(model: type[_T], raw: dict[str, Any], path: Path) -> _T:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "(file)"
+            hint = (
+                "unknown key: remove it or correct its spelling" if item["type"] == "extra_forbidden" else item["msg"]
+            )
+            lines.append(f"  {key}: {hint}")
+        raise ConfigError(f"{path}: {len(lines)} setting(s) cannot be used\n" + "\n".join(lines)) from None

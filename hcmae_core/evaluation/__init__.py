@@ -1,0 +1,1 @@
+"""Verdicts: metrics, Kaplan-Meier, comparison, tables."""

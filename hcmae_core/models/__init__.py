@@ -1,0 +1,1 @@
+"""Networks. Nothing here imports the rest of the library, so that a model can be lifted out."""

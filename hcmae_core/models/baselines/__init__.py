@@ -1,0 +1,1 @@
+"""The compared methods of Table II, one file each."""

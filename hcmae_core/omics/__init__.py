@@ -1,0 +1,1 @@
+"""Molecules: readers, imputation, differential tests, forest importance, selection."""

@@ -1,0 +1,1 @@
+"""Pixels: reading slides, tissue, regions and the store of one HDF5 per slide."""

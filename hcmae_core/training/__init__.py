@@ -1,0 +1,1 @@
+"""Loops: pre-training, embedding, survival cross-validation, checkpoints."""

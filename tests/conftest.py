@@ -1,0 +1,47 @@
+"""Shared fixtures: real input where the checkout has it, a tiny profile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hcmae_core.config import Profile, load_profile
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of small real input; set HCMAE_SHARED_DATA or place it beside the checkout as shared/data."""
+    candidates = [os.environ.get("HCMAE_SHARED_DATA"), REPO.parent / "shared" / "data"]
+    for candidate in candidates:
+        if candidate and Path(candidate).is_dir():
+            return Path(candidate)
+    pytest.skip("no real test data: set HCMAE_SHARED_DATA to the folder that holds slides/, mirna_gdc/, lihc_real/")
+
+
+@pytest.fixture(scope="session")
+def tiny_profile() -> Profile:
+    """Smaller than smoke: seconds for a whole road."""
+    return load_profile(
+        "smoke",
+        {
+            "name": "tiny",
+            "geometry": {"region": 256, "patch": 64, "cell": 16, "thumbnail": 16},
+            "network": {"dim": 32, "depth": 1, "heads": 4},
+            "synthetic": {"patient_scale": 0.05, "region_scale": 0.02, "genes": 200, "mirnas": 60, "probes": 150},
+            "omics.top_k": 10,
+            "omics.candidates": 40,
+            "omics.trees": 20,
+            "survival.network": {"dim": 32, "depth": 1, "heads": 4},
+            "survival.epochs": 2,
+        },
+    )
