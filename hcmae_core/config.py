@@ -188,7 +188,7 @@ class SurvivalSettings(_Strict):
 
 
 class Fidelity(_Strict):
-    """Each place where paper, prose and release disagree, as one named switch (rows of the paper-versus-release page)."""
+    """Each place where paper, prose and release disagree, as one named switch (page paper versus release)."""
 
     region_attention: Literal["q_enc_kv_patch", "eq4", "prose", "none"] = "q_enc_kv_patch"
     region_residual: bool = False
@@ -235,7 +235,7 @@ class Protocol(_Strict):
 
     @classmethod
     def preset(cls, name: Literal["honest", "paper"]) -> Protocol:
-        """The two protocols of the book: honest leaks nothing, paper selects on everybody and reads the best test epoch."""
+        """The two protocols: honest leaks nothing, paper selects on everybody and reads the best test epoch."""
         if name == "honest":
             return cls()
         if name == "paper":

@@ -1,0 +1,47 @@
+# Two commands on a fresh machine with Python 3.11: `make book` and `make test`. Each does all its own set-up.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+PROFILE ?= smoke
+UV_VERSION := 0.9.5
+STAMP := $(VENV)/.installed
+
+# One thread per process: the run graph decides how many processes work at a time.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export NUMBA_NUM_THREADS ?= 1
+export PYTHONHASHSEED := 0
+
+.PHONY: book test check notebooks benchmarks clean help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet 'uv==$(UV_VERSION)'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+book: $(STAMP)  ## synthetic cohorts -> executed notebooks -> the HTML book in _build/html
+	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --quiet progress --rerun-triggers mtime params input -- book
+
+test: $(STAMP)  ## every test, the slow ones too
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+
+check: $(STAMP)  ## ruff, formatting, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(STAMP)  ## write the .ipynb of every .py in notebooks/
+	$(BIN)/python -m hcmae_core.publish pair notebooks
+
+benchmarks: $(STAMP)  ## every benchmark beside its peers; results in book/results/
+	for name in cohort slides omics pretraining survival; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+clean:  ## everything that was computed (not the environment, not fetched TCGA data)
+	rm -rf _build runs data/synthetic-* book/executed .snakemake

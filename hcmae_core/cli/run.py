@@ -1,0 +1,54 @@
+"""``hcmae run``: the stages of the book without its notebooks, for scripts and clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+STAGES = ("synthesise", "curate", "slides", "omics", "pretrain", "embed", "survival")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+
+    @app.command("run")
+    def command(
+        stage: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
+        cancer: Annotated[str, typer.Option(help="Cancer, or NULL for the cohort without signal.")] = "LIHC",
+        profile: Annotated[str, typer.Option(help="smoke, workstation, paper, or the path of a YAML file.")] = "smoke",
+        source: Annotated[str, typer.Option(help="synthetic, gdc or local.")] = "synthetic",
+        seed: Annotated[int, typer.Option(help="One seed for everything.")] = 0,
+        data_dir: Annotated[Path, typer.Option(help="Raw data.")] = Path("data"),
+        run_dir: Annotated[Path, typer.Option(help="What is computed.")] = Path("runs"),
+        method: Annotated[str, typer.Option(help="Survival method, for stage survival.")] = "hcmae",
+        protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
+        workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
+    ) -> None:
+        """Run one stage; stages that are up to date are skipped."""
+        from hcmae_core import pipeline
+        from hcmae_core.config import ConfigError
+
+        run = pipeline.Run(cancer, profile, source, seed, data_dir, run_dir)
+        if stage == "synthesise":
+            run.synthesise(workers=workers)
+        elif stage == "curate":
+            print(run.curate().flow.to_string(index=False))
+        elif stage == "slides":
+            outcomes = run.make_slides(workers=workers)
+            print(outcomes.groupby(["status", "reason"], dropna=False).size().to_string())
+        elif stage == "omics":
+            print(run.load_omics())
+        elif stage == "pretrain":
+            run.pretrain_patch()
+            for variant in pipeline.REGION_VARIANTS:
+                run.pretrain_region(variant)
+        elif stage == "embed":
+            run.embed()
+        elif stage == "survival":
+            from hcmae_core.evaluation.metrics import c_index_per_fold
+
+            print(c_index_per_fold(run.evaluate(method, protocol, workers=workers)).to_string())
+        else:
+            raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(STAGES)}")
