@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PROFILE ?= smoke
-UV_VERSION := 0.9.5
+UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed
 
 # One thread per process: the run graph decides how many processes work at a time.
@@ -13,6 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 export PYTHONHASHSEED := 0
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: book test check notebooks benchmarks clean help
 

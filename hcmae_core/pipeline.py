@@ -39,8 +39,8 @@ REGION_VARIANTS = ("patreg", "reg")
 class Run:
     """One cancer, one profile, one source of data.
 
-    ``cancer`` is one of the six, a cancer with a manifest of your own, or 'NULL': the twin of LIHC whose survival depends
-    on nothing. Raises ConfigError for an unknown cancer, profile or source.
+    ``cancer`` is one of the six, a cancer with a manifest of your own, or 'NULL': the twin of LIHC whose survival
+    depends on nothing. Raises ConfigError for an unknown cancer, profile or source.
     """
 
     def __init__(

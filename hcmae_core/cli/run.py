@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option(help="One seed for everything.")] = 0,
         data_dir: Annotated[Path, typer.Option(help="Raw data.")] = Path("data"),
         run_dir: Annotated[Path, typer.Option(help="What is computed.")] = Path("runs"),
-        method: Annotated[str, typer.Option(help="Survival method, for stage survival.")] = "hcmae",
+        method: Annotated[
+            str, typer.Option(help="Survival method or methods, comma-separated, for stage survival.")
+        ] = "hcmae",
         protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
         workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
     ) -> None:
@@ -49,6 +51,8 @@ def register(app: typer.Typer) -> None:
         elif stage == "survival":
             from hcmae_core.evaluation.metrics import c_index_per_fold
 
-            print(c_index_per_fold(run.evaluate(method, protocol, workers=workers)).to_string())
+            for name in method.split(","):
+                print(name)
+                print(c_index_per_fold(run.evaluate(name, protocol, workers=workers)).to_string())
         else:
             raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(STAGES)}")

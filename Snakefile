@@ -1,0 +1,156 @@
+# The run graph: one rule per notebook, per profile and cancer; pre-training is shared over the cancers.
+#
+#   snakemake --cores 2 book                                   what `make book` runs
+#   snakemake --cores 8 --config profile=workstation source=gdc cancers=LIHC,BRCA notebooks
+#   snakemake --executor slurm --jobs 20 ... notebooks         the same on a cluster (pip install .[cluster])
+#
+# Every rule resumes: a stage whose record is up to date is skipped inside the notebook as well.
+from glob import glob
+
+PROFILE = config.get("profile", "smoke")
+SOURCE = config.get("source", "synthetic")
+SEED = config.get("seed", 0)
+CANCERS = config.get("cancers", "LIHC,BRCA,LUAD,COAD,LGG,STAD").split(",")
+SHOWN = config.get("shown", "LIHC")  # the cancer whose notebooks the book renders
+FIGURE2 = config.get("figure2", "BRCA")  # Fig. 2 of the paper shows BRCA
+DATA = config.get("data_dir", "data")
+RUNS = config.get("run_dir", "runs")
+
+NAME = PROFILE if SOURCE == "synthetic" else f"{PROFILE}-{SOURCE}"
+RUN = f"{RUNS}/{NAME}"
+RAW = f"{DATA}/synthetic-{PROFILE}" if SOURCE == "synthetic" else f"{DATA}/{SOURCE}"
+FIGURE2 = FIGURE2 if FIGURE2 in CANCERS else SHOWN
+NULL = ["NULL"] if SOURCE == "synthetic" else []
+METHODS = "hcmae,hcmae_image,trans_mo,cox_clinical,coxnet_omics,abmil_patch"
+
+# Which run each page of the book shows.
+PAGES = {
+    "01_survival": SHOWN, "02_cohort": SHOWN, "03_slides": SHOWN, "04_omics": SHOWN,
+    "05_mae_patch": "pretrain", "06_mae_region": "pretrain", "07_survival": SHOWN, "08_ablation": SHOWN,
+    "09_comparison": SHOWN, "10_kaplan_meier": FIGURE2, "11_leaks": (NULL or [SHOWN])[0], "12_interpretation": SHOWN,
+}
+PROSE = [p for p in glob("book/**/*", recursive=True) if p.endswith((".md", ".py", ".bib", ".css", ".js", ".svg", ".json"))
+         and "/executed/" not in p]
+
+wildcard_constraints:
+    cancer="[A-Z]+",
+    page=r"\d\d_\w+",
+
+localrules: all, notebooks, publish
+
+# A notebook runs in notebooks/, so that its paths are those of a reader who opens it there.
+PAPERMILL = (
+    "papermill notebooks/{page}.ipynb {{output}} --cwd notebooks --no-progress-bar --log-level ERROR "
+    f"-p profile {PROFILE} -p source {SOURCE} -p seed {SEED} -p data_dir ../{DATA} -p run_dir ../{RUNS} "
+    + "-p cancer {cancer}"
+)
+
+
+def execute(page, cancer):
+    return PAPERMILL.format(page=page, cancer=cancer)
+
+
+rule all:
+    default_target: True
+    input: "_build/html/index.html"
+
+rule book:
+    input: "_build/html/index.html"
+
+rule notebooks:
+    input: [f"{RUN}/{cancer}/notebooks/{page}.ipynb" for page, cancer in PAGES.items()]
+
+if SOURCE == "synthetic":
+    rule synthesise:
+        input: lambda w: f"data_manifests/{'LIHC' if w.cancer == 'NULL' else w.cancer}.yaml"
+        output: f"{RAW}/{{cancer}}/truth.json"
+        threads: 2
+        shell: f"hcmae run synthesise --cancer {{wildcards.cancer}} --profile {PROFILE} --seed {SEED} --data-dir {DATA} --workers {{threads}}"
+
+def raw(w):
+    return f"{RAW}/{w.cancer}/truth.json" if SOURCE == "synthetic" else []
+
+rule survival_in_one_hour:
+    input: "notebooks/01_survival.ipynb"
+    output: f"{RUN}/{{cancer}}/notebooks/01_survival.ipynb"
+    shell: execute("01_survival", "{wildcards.cancer}")
+
+rule cohort:
+    input: "notebooks/02_cohort.ipynb", raw
+    output: f"{RUN}/{{cancer}}/notebooks/02_cohort.ipynb"
+    shell: execute("02_cohort", "{wildcards.cancer}")
+
+rule slides:
+    input: "notebooks/03_slides.ipynb", rules.cohort.output
+    output: f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb"
+    shell: execute("03_slides", "{wildcards.cancer}")
+
+rule omics:
+    input: "notebooks/04_omics.ipynb", rules.cohort.output
+    output: f"{RUN}/{{cancer}}/notebooks/04_omics.ipynb"
+    shell: execute("04_omics", "{wildcards.cancer}")
+
+rule mae_patch:
+    input: "notebooks/05_mae_patch.ipynb", expand(rules.slides.output, cancer=CANCERS)
+    output: f"{RUN}/pretrain/notebooks/05_mae_patch.ipynb"
+    threads: 2
+    shell: "export OMP_NUM_THREADS={threads}; " + execute("05_mae_patch", SHOWN)
+
+rule mae_region:
+    input: "notebooks/06_mae_region.ipynb", rules.mae_patch.output
+    output: f"{RUN}/pretrain/notebooks/06_mae_region.ipynb"
+    threads: 2
+    shell: "export OMP_NUM_THREADS={threads}; " + execute("06_mae_region", SHOWN)
+
+rule survival:
+    input: "notebooks/07_survival.ipynb", rules.mae_region.output, rules.omics.output
+    output: f"{RUN}/{{cancer}}/notebooks/07_survival.ipynb"
+    shell: execute("07_survival", "{wildcards.cancer}")
+
+rule methods:
+    input: rules.survival.output
+    output: f"{RUN}/{{cancer}}/methods.done"
+    shell:
+        f"hcmae run survival --cancer {{wildcards.cancer}} --profile {PROFILE} --source {SOURCE} --seed {SEED} "
+        f"--data-dir {DATA} --run-dir {RUNS} --method {METHODS} --workers {{threads}} && touch {{output}}"
+
+rule ablation:
+    input: "notebooks/08_ablation.ipynb", f"{RUN}/{{cancer}}/methods.done"
+    output: f"{RUN}/{{cancer}}/notebooks/08_ablation.ipynb"
+    shell: execute("08_ablation", "{wildcards.cancer}")
+
+rule comparison:
+    input: "notebooks/09_comparison.ipynb", expand(rules.methods.output, cancer=CANCERS)
+    output: f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"
+    shell: execute("09_comparison", "{wildcards.cancer}")
+
+rule kaplan_meier:
+    input: "notebooks/10_kaplan_meier.ipynb", rules.methods.output
+    output: f"{RUN}/{{cancer}}/notebooks/10_kaplan_meier.ipynb"
+    shell: execute("10_kaplan_meier", "{wildcards.cancer}")
+
+rule null_cohort:
+    input: f"{RAW}/NULL/truth.json", rules.mae_region.output
+    output: f"{RUN}/NULL/prepared.done"
+    params: options=f"--cancer NULL --profile {PROFILE} --seed {SEED} --data-dir {DATA} --run-dir {RUNS}"
+    shell: "for stage in curate slides omics embed; do hcmae run $stage {params.options} || exit 1; done; touch {output}"
+
+rule leaks:
+    input: "notebooks/11_leaks.ipynb", lambda w: f"{RUN}/{w.cancer}/" + ("prepared.done" if w.cancer == "NULL" else "methods.done"), f"{RUN}/{SHOWN}/methods.done"
+    output: f"{RUN}/{{cancer}}/notebooks/11_leaks.ipynb"
+    shell: execute("11_leaks", "{wildcards.cancer}")
+
+rule interpretation:
+    input: "notebooks/12_interpretation.ipynb", rules.methods.output
+    output: f"{RUN}/{{cancer}}/notebooks/12_interpretation.ipynb"
+    shell: execute("12_interpretation", "{wildcards.cancer}")
+
+rule publish:
+    input: lambda w: f"{RUN}/{PAGES[w.page]}/notebooks/{w.page}.ipynb"
+    output: "book/executed/{page}.ipynb"
+    shell: "python -m hcmae_core.publish {input} {output}"
+
+rule html:
+    input: "_config.yml", "_toc.yml", PROSE, expand("book/executed/{page}.ipynb", page=PAGES)
+    output: "_build/html/index.html"
+    shell: "jupyter-book build . -n -W --keep-going --quiet"
