@@ -1,0 +1,422 @@
+"""Small Sphinx extension of this book: settings shown from the code, measured tables, run status, quizzes.
+
+Everything that a page says about a default, a time or a result is read at build time from the library or from a file
+that a run wrote, so that the prose cannot drift from the code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sphobjinv
+from docutils import nodes
+from docutils.parsers.rst import directives
+from pydantic import BaseModel
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from hcmae_core import config as settings
+
+LOG = logging.getLogger(__name__)
+HERE = Path(__file__).resolve().parent
+BOOK = HERE.parent
+
+
+# ------------------------------------------------------------------------------------------------------- settings
+
+
+def _section(name: str) -> type[BaseModel]:
+    model = getattr(settings, name, None)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise ExtensionError(f"hcmae_core.config has no settings section '{name}'")
+    return model
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _choices(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return " | ".join(_shown(choice) for choice in typing.get_args(annotation))
+    if origin is typing.Annotated:
+        return _choices(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_choices(part) for part in typing.get_args(annotation))
+    if annotation is bool:
+        return "on | off"
+    if annotation is type(None):
+        return "none"
+    return {"int": "whole number", "float": "number", "str": "text"}.get(getattr(annotation, "__name__", ""), "…")
+
+
+class SwitchRole(SphinxRole):
+    """``{switch}`Fidelity.pooler` `` shows the switch with its default, and fails when there is no such switch."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        section, _, field = self.text.partition(".")
+        fields = _section(section).model_fields
+        if field not in fields:
+            raise ExtensionError(f"{self.env.docname}: hcmae_core.config.{section} has no field '{field}'")
+        default = _shown(fields[field].get_default(call_default_factory=True))
+        out = nodes.inline(classes=["switch"])
+        out += nodes.literal(text=field)
+        out += nodes.Text(f" = {default}")
+        return [out], []
+
+
+class SettingRole(SphinxRole):
+    """``{setting}`paper:mae_patch.optimisation.batch_size` `` shows one value of a profile."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        profile, _, dotted = self.text.partition(":")
+        value: Any = settings.load_profile(profile)
+        for key in dotted.split("."):
+            if not hasattr(value, key):
+                raise ExtensionError(f"{self.env.docname}: profile {profile} has no setting '{dotted}'")
+            value = getattr(value, key)
+        return [nodes.Text(_shown(value))], []
+
+
+class SettingsTable(SphinxDirective):
+    """``{settings-table} Fidelity`` lists a section: field, default, choices."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        fields = _section(self.arguments[0]).model_fields
+        rows = [
+            [nodes.literal(text=name), _shown(field.get_default(call_default_factory=True)), _choices(field.annotation)]
+            for name, field in fields.items()
+        ]
+        return [table(["setting", "default", "choices"], rows)]
+
+
+class ProfileTable(SphinxDirective):
+    """``{profile-table}`` with one dotted setting per line sets the three profiles side by side."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        profiles = {name: settings.load_profile(name) for name in settings.PROFILES}
+        rows = []
+        for line in self.content:
+            dotted, _, label = line.partition(":")
+            dotted = dotted.strip()
+            if not dotted:
+                continue
+            row: list[Any] = [label.strip() or nodes.literal(text=dotted)]
+            for name, profile in profiles.items():
+                value: Any = profile
+                for key in dotted.split("."):
+                    if not hasattr(value, key):
+                        raise ExtensionError(f"{self.env.docname}: profile {name} has no setting '{dotted}'")
+                    value = getattr(value, key)
+                row.append(_shown(value))
+            rows.append(row)
+        return [table(["setting", *profiles], rows)]
+
+
+# --------------------------------------------------------------------------------------------- tables of measurements
+
+
+def table(header: list[str], rows: list[list[Any]], title: str | None = None) -> nodes.Node:
+    """A docutils table in a box that scrolls by itself; cells are text or nodes."""
+    made = nodes.table(classes=["colwidths-auto"])
+    if title:
+        made += nodes.title(text=title)
+    group = nodes.tgroup(cols=len(header))
+    made += group
+    for _ in header:
+        group += nodes.colspec(colwidth=1)
+    head = nodes.thead()
+    head += _row(header)
+    body = nodes.tbody()
+    for row in rows:
+        body += _row(row)
+    group += head
+    group += body
+    return made
+
+
+def _row(cells: list[Any]) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        entry = nodes.entry()
+        paragraph = nodes.paragraph()
+        paragraph += cell if isinstance(cell, nodes.Node) else nodes.Text(_cell(cell))
+        entry += paragraph
+        row += entry
+    return row
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else ("yes" if value else "no")
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_cell(part) for part in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(part)}" for key, part in value.items())
+    return str(value)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+class Measured(SphinxDirective):
+    """``{measured} name`` shows book/results/<name>*.json as tables; says so where nothing was measured.
+
+    A file is a list of records, or a mapping with the records under ``rows`` (or any key that holds a list of records);
+    its other plain values are written under the table.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        files = sorted((BOOK / "results").glob(f"{self.arguments[0]}*.json"))
+        self.env.note_reread()
+        if not files:
+            return [nodes.paragraph("", "Not measured yet.", classes=["not-measured"])]
+        out: list[nodes.Node] = []
+        for path in files:
+            self.env.note_dependency(str(path))
+            out += self._show(path)
+        return out
+
+    def _show(self, path: Path) -> list[nodes.Node]:
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ExtensionError(f"{path}: not valid JSON ({error})") from error
+        if isinstance(value, list):
+            value = {"rows": value}
+        title = str(value.pop("title", "") or _words(path.stem).capitalize())
+        out: list[nodes.Node] = [nodes.rubric("", title)]
+        for key in list(value):
+            rows = value[key]
+            if isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
+                rows = [{"": name, **row} for name, row in rows.items()]
+            if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+                header = list(dict.fromkeys(column for row in rows for column in row))
+                out.append(
+                    table(
+                        [_words(column) for column in header],
+                        [[row.get(column) for column in header] for row in rows],
+                        title=None if key == "rows" else _words(key),
+                    )
+                )
+                del value[key]
+        if value:
+            notes = nodes.field_list()
+            for key, rest in value.items():
+                field = nodes.field()
+                field += nodes.field_name(text=_words(key))
+                field += nodes.field_body("", nodes.paragraph(text=_cell(rest)))
+                notes += field
+            out.append(notes)
+        return out
+
+
+class RunStatus(SphinxDirective):
+    """``{run-status}`` shows what :mod:`hcmae_core.publish` recorded: time per notebook, packages, device."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        records = []
+        for path in sorted((BOOK / "executed").glob("*.status.json")):
+            self.env.note_dependency(str(path))
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+        if not records:
+            return [nodes.paragraph("", "No run has been published into this copy of the book.")]
+        total = sum(record.get("seconds") or 0 for record in records)
+        rows = [
+            [
+                record["notebook"],
+                record.get("cancer"),
+                record.get("profile"),
+                record.get("source"),
+                _duration(record.get("seconds")),
+            ]
+            for record in records
+        ]
+        rows.append(["all", None, None, None, _duration(total)])
+        out: list[nodes.Node] = [table(["notebook", "cancer", "profile", "source", "time"], rows)]
+        machine: dict[str, Any] = {}
+        packages: dict[str, str] = {}
+        for record in records:
+            machine.update(record.get("machine", {}))
+            packages.update(record.get("packages", {}))
+        out.append(nodes.rubric("", "Machine"))
+        out.append(table(["what", "value"], [[_words(key), value] for key, value in machine.items()]))
+        out.append(nodes.rubric("", "Packages"))
+        out.append(table(["package", "version"], [[name, packages[name]] for name in sorted(packages)]))
+        return out
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not recorded"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+# ------------------------------------------------------------------------------------------------------------- quiz
+
+
+class QuizNode(nodes.General, nodes.Element):
+    """One question; children are the question's paragraph and the options."""
+
+
+class QuizOptionNode(nodes.General, nodes.Element):
+    """One answer; children are its text and the reply that opens when it is chosen."""
+
+
+class QuizTextNode(nodes.General, nodes.Element):
+    """Question or text of an answer."""
+
+
+class QuizReplyNode(nodes.General, nodes.Element):
+    """What the reader is told after choosing."""
+
+
+_OPTION = re.compile(r"^- \((?P<right>[x ])\) (?P<text>.*?)(?: :: (?P<reply>.*))?$")
+
+
+class Quiz(SphinxDirective):
+    """A multiple-choice question that works without scripts.
+
+    The question comes first, then one option per line: ``- (x) right answer :: why`` or ``- ( ) wrong answer :: why``.
+    Radio buttons give the keyboard behaviour, the reply opens by style sheet alone, and print shows every reply.
+    """
+
+    has_content = True
+    option_spec: ClassVar[dict[str, Any]] = {"name": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        question = [line for line in self.content if not _OPTION.match(line)]
+        options = [match for match in map(_OPTION.match, self.content) if match]
+        if not question or len(options) < 2 or sum(option["right"] == "x" for option in options) != 1:
+            raise self.error("a quiz needs a question, two or more options and exactly one right one, marked (x)")
+        number = self.env.new_serialno("quiz")
+        out = QuizNode(ident=f"quiz-{number}")
+        out += self._inline(QuizTextNode(kind="question"), " ".join(question).strip())
+        for position, option in enumerate(options):
+            right = option["right"] == "x"
+            node = QuizOptionNode(ident=f"quiz-{number}-{position}", group=f"quiz-{number}", right=right)
+            node += self._inline(QuizTextNode(kind="option", ident=f"quiz-{number}-{position}"), option["text"])
+            reply = QuizReplyNode(right=right)
+            node += self._inline(reply, ("Right. " if right else "No. ") + (option["reply"] or ""))
+            out += node
+        return [out]
+
+    def _inline(self, node: nodes.Element, text: str) -> nodes.Element:
+        for child in self.parse_text_to_nodes(text):
+            node += child.children if isinstance(child, nodes.paragraph) else child
+        return node
+
+
+def _html_quiz(self: Any, node: QuizNode) -> None:
+    self.body.append(f'<fieldset class="quiz" id="{node["ident"]}">')
+
+
+def _html_option(self: Any, node: QuizOptionNode) -> None:
+    right = "right" if node["right"] else "wrong"
+    self.body.append(
+        f'<div class="quiz-option"><input type="radio" class="{right}" name="{node["group"]}" id="{node["ident"]}">'
+    )
+
+
+def _html_text(self: Any, node: QuizTextNode) -> None:
+    self.body.append("<legend>" if node["kind"] == "question" else f'<label for="{node["ident"]}">')
+
+
+def _html_text_end(self: Any, node: QuizTextNode) -> None:
+    self.body.append("</legend>" if node["kind"] == "question" else "</label>")
+
+
+def _html_reply(self: Any, node: QuizReplyNode) -> None:
+    self.body.append(f'<div class="quiz-reply {"right" if node["right"] else "wrong"}" role="note">')
+
+
+def _close(tag: str) -> Any:
+    def depart(self: Any, node: nodes.Node) -> None:
+        self.body.append(f"</{tag}>")
+
+    return depart
+
+
+def _plain(before: str = "", after: str = "\n\n") -> tuple[Any, Any]:
+    def visit(self: Any, node: nodes.Node) -> None:
+        self.body.append(before)
+
+    def depart(self: Any, node: nodes.Node) -> None:
+        self.body.append(after)
+
+    return visit, depart
+
+
+def _silent(self: Any, node: nodes.Node) -> None:
+    return None
+
+
+# -------------------------------------------------------------------------------------------------- local inventories
+
+
+def local_inventories(app: Sphinx, config: Config) -> None:
+    """Turn ``inventories/<name>.txt`` into inventories: ``-n`` then checks types without a network.
+
+    First line: the address of the documentation. Others: ``role name page``, where ``$`` in a page is the name.
+    """
+    folder = Path(app.outdir).parent / ".inventories"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((HERE / "inventories").glob("*.txt")):
+        base, *lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+        inventory = sphobjinv.Inventory()
+        inventory.project, inventory.version = path.stem, "0"
+        for line in lines:
+            role, name, page = line.split()
+            inventory.objects.append(
+                sphobjinv.DataObjStr(
+                    name=name, domain="py", role=role, priority="1", uri=page.replace("$", name), dispname="-"
+                )
+            )
+        target = folder / f"{path.stem}.inv"
+        sphobjinv.writebytes(str(target), sphobjinv.compress(inventory.data_file(contract=True)))
+        config.intersphinx_mapping[path.stem] = (base, (str(target),))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("config-inited", local_inventories, priority=100)
+    app.add_role("switch", SwitchRole())
+    app.add_role("setting", SettingRole())
+    app.add_directive("settings-table", SettingsTable)
+    app.add_directive("profile-table", ProfileTable)
+    app.add_directive("measured", Measured)
+    app.add_directive("run-status", RunStatus)
+    app.add_directive("quiz", Quiz)
+    plain = _plain()
+    app.add_node(QuizNode, html=(_html_quiz, _close("fieldset")), latex=plain, text=(_silent, _silent))
+    app.add_node(QuizOptionNode, html=(_html_option, _close("div")), latex=_plain("\n\n- "), text=(_silent, _silent))
+    app.add_node(QuizTextNode, html=(_html_text, _html_text_end), latex=_plain(), text=(_silent, _silent))
+    app.add_node(QuizReplyNode, html=(_html_reply, _close("div")), latex=_plain(), text=(_silent, _silent))
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
