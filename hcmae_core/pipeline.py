@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -448,6 +449,19 @@ class Run:
 def all_runs(run: Run, cancers: tuple[str, ...] = CANCERS) -> list[Run]:
     """The same run for every cancer that has been curated, in the paper's order."""
     return [run._sibling(cancer) for cancer in cancers if (run.profile_dir / cancer / "cohort.parquet").exists()]
+
+
+def example_data() -> Path | None:
+    """Folder with small real data (slides/, lihc_real/, mirna_gdc/), or None.
+
+    Looked for at $HCMAE_SHARED_DATA, then in shared/data beside the checkout; notebooks show a section on real input
+    where it exists.
+    """
+    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    for candidate in (os.environ.get("HCMAE_SHARED_DATA"), beside):
+        if candidate and Path(candidate).is_dir():
+            return Path(candidate)
+    return None
 
 
 def _write_parquet(path: Path, frame: pd.DataFrame) -> None:

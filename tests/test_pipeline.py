@@ -1,0 +1,115 @@
+"""The whole road at a tiny size, twice: it ends in predictions, and the second time does nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hcmae_core.config import ConfigError, Profile
+from hcmae_core.pipeline import Run, all_runs
+
+pytestmark = pytest.mark.slow
+
+OVERRIDES = {
+    "name": "tiny",
+    "geometry": {"region": 256, "patch": 64, "cell": 16, "thumbnail": 16},
+    "network": {"dim": 32, "depth": 1, "heads": 4},
+    "synthetic": {"patient_scale": 0.12, "region_scale": 0.02, "genes": 200, "mirnas": 80, "probes": 150},
+    "mae_patch.optimisation.epochs": 1,
+    "mae_patch.optimisation.samples_per_epoch": 512,
+    "mae_region.optimisation.epochs": 1,
+    "omics.top_k": 10,
+    "omics.candidates": 40,
+    "omics.trees": 20,
+    "survival.network": {"dim": 32, "depth": 1, "heads": 4},
+    "survival.epochs": 2,
+    "survival.repeats": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    base = tmp_path_factory.mktemp("road")
+    run = Run("LIHC", "smoke", "synthetic", 0, base / "data", base / "runs", overrides=OVERRIDES)
+    run.synthesise(workers=1)
+    run.curate()
+    run.make_slides(workers=1, progress=False)
+    run.load_omics()
+    run.pretrain_patch(progress=False)
+    for variant in ("patreg", "reg"):
+        run.pretrain_region(variant, progress=False)
+    return run
+
+
+def test_curation_loses_nobody_silently(run: Run) -> None:
+    cohort = run.cohort()
+    assert len(cohort.table) == round(run.manifest.synthetic.patients * run.profile.synthetic.patient_scale)
+    flow = cohort.flow
+    assert (flow["before"] - flow["excluded"] == flow["after"]).all()
+    # Patients who lost one of two samples stay; those who are gone must each be listed.
+    assert flow["before"].iloc[0] - flow["after"].iloc[-1] == cohort.exclusions["patient"].nunique()
+    assert flow["after"].iloc[-1] == len(cohort.table)
+    assert len(run.stores()) == len(cohort.table)
+
+
+def test_modalities_share_the_order_of_the_cohort(run: Run) -> None:
+    data = run.omics()
+    for modality in ("rna", "mirna", "methylation"):
+        assert list(data[modality].obs_names) == list(run.cohort().table.index)
+
+
+@pytest.mark.parametrize("method", ["hcmae", "trans_mo", "hc_patregsli", "mae_pat", "coxnet_omics", "cox_clinical"])
+def test_predictions_cover_every_patient_once(run: Run, method: str) -> None:
+    predictions = run.evaluate(method)
+    assert sorted(predictions["patient"]) == sorted(run.cohort().table.index)
+    assert np.isfinite(predictions["risk"]).all()
+    again = run.evaluate(method)
+    pd.testing.assert_frame_equal(predictions.reset_index(drop=True), again.reset_index(drop=True))
+
+
+def test_second_pass_does_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run.stores()}
+    run.synthesise()
+    run.curate()
+    run.make_slides()
+    run.load_omics()
+    run.pretrain_patch()
+    run.pretrain_region("patreg")
+    assert {p: p.stat().st_mtime_ns for p in run.stores()} == before
+    assert "done in" not in capsys.readouterr().out
+
+
+def test_other_methods_need_the_same_folds(run: Run) -> None:
+    assert run.folds().equals(run.folds())
+    assert [other.cancer for other in all_runs(run)] == ["LIHC"]
+
+
+def test_result_carries_provenance(run: Run) -> None:
+    run.save_result("check", {"value": np.float32(0.5)})
+    stored = run.load_result("check")
+    assert stored["value"] == 0.5
+    assert stored["provenance"]["profile"] == "tiny"
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        run.load_result("nothing")
+
+
+def test_replaced_data_needs_a_label(run: Run) -> None:
+    with pytest.raises(ConfigError, match="label"):
+        run.evaluate("trans_mo", data=run.survival_data)
+
+
+def test_slide_that_is_not_a_slide_is_reported_not_swallowed(run: Run, tmp_path: Path, tiny_profile: Profile) -> None:
+    from hcmae_core.slides.batch import process_slides
+
+    bad = tmp_path / "note.svs"
+    bad.write_text("this is not a slide")
+    good = run.cohort().table.iloc[0]
+    jobs = [(str(bad), tmp_path / "bad.h5", "bad"), (good.slide_path, tmp_path / "good.h5", "good")]
+    outcomes = process_slides(jobs, run.profile.geometry, run.profile.slides, progress=False).set_index("slide_id")
+    assert outcomes.loc["bad", "status"] != "ok"
+    assert outcomes.loc["bad", "reason"]
+    assert outcomes.loc["good", "status"] == "ok"
+    assert not (tmp_path / "bad.h5").exists()
