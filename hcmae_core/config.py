@@ -123,6 +123,10 @@ class MaePatchSettings(_Strict):
     decoder_depth: PositiveInt = 8
     decoder_heads: PositiveInt = 16
     normalise_targets: bool = False
+    # The paper never mentions a class token; the release has one, which no pooling uses.
+    class_token: bool = True
+    # Standard deviation of random per-channel scaling of optical density (0 = off).
+    stain_jitter: Fraction = 0.0
     optimisation: Optimisation = Optimisation(batch_size=500, epochs=10)
 
 
@@ -134,6 +138,8 @@ class MaeRegionSettings(_Strict):
     decoder_depth: PositiveInt = 4
     decoder_heads: PositiveInt = 16
     normalise_targets: bool = False
+    class_token: bool = True
+    stain_jitter: Fraction = 0.0
     optimisation: Optimisation = Optimisation(batch_size=10, accumulation=50, epochs=10)
 
 
@@ -185,6 +191,17 @@ class SurvivalSettings(_Strict):
     ensemble: PositiveInt = 1
     # Share of regions dropped at random from each bag in training (0 = the paper).
     region_dropout: Fraction = 0.0
+    # Share of omics inputs set to zero at random in training (0 = the paper).
+    omics_dropout: Fraction = 0.0
+    # Standardise region and patch vectors by the training patients inside the network (off = the paper).
+    scale_vectors: bool = True
+    # At most so many vectors of a bag are drawn per training step (None = all; bags of patches can hold 50,000).
+    bag_limit: PositiveInt | None = None
+    # Patients per forward pass inside a group; the gradient is that of the whole group (None = all at once).
+    micro_batch: PositiveInt | None = None
+    ties: Literal["breslow", "efron"] = "breslow"
+    # Stop when the inner C-index has not risen for so many epochs (None = never; only with Protocol.epoch = inner).
+    patience: PositiveInt | None = None
 
 
 class Fidelity(_Strict):
