@@ -1,0 +1,375 @@
+"""Painted H&E: two stain maps per region, filled by compiled loops, turned into colour through a table.
+
+Three things are painted on purpose. The *cell* factor changes nuclei inside the nests of a tumour region (size, variation
+of size, darkness). The *architecture* factor arranges patches of three kinds (nest, stroma, mucin) whose numbers are the
+same in every tumour region, from interspersed to clustered; nothing that is painted inside a patch depends on its
+neighbours, so only somebody who looks at several patches together can see it. *Burden* is the number of tumour
+regions among normal ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+NEST, STROMA, MUCIN, NORMAL = 0, 1, 2, 3
+# Shares of the three kinds of patch in every tumour region.
+SHARES = (0.40, 0.35, 0.25)
+STAIN_LEVELS = 128
+BACKGROUND = (244, 243, 244)
+_TEXTURE = 512
+
+
+# ---------------------------------------------------------------- arrangement of the patches
+
+
+def patch_kinds(side: int, architecture: float, seed: int) -> NDArray[np.int8]:
+    """Arrange the patch kinds of a tumour region [side, side]; their numbers depend on ``side`` alone.
+
+    ``architecture`` (standardised) sets the share of neighbouring patches of one kind, about 0.1 at -2.2 (interspersed)
+    and 0.75 at +2.2 (clustered).
+    """
+    rng = np.random.default_rng(seed)
+    cells = side * side
+    counts = [round(SHARES[0] * cells), round(SHARES[1] * cells)]
+    kinds_in_order = rng.permutation(3)
+    labels = np.repeat(np.arange(3), [*counts, cells - sum(counts)])
+    labels = np.concatenate([labels[labels == kind] for kind in kinds_in_order])
+    # Fully clustered: cut a smooth random landscape at the heights that give the wished numbers.
+    y, x = np.mgrid[0:side, 0:side] / max(side, 1)
+    angle = rng.uniform(0, 2 * np.pi)
+    landscape = np.cos(angle) * x + np.sin(angle) * y
+    for _ in range(2):
+        fx, fy, phase = rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6), rng.uniform(0, 2 * np.pi)
+        landscape = landscape + 0.35 * np.cos(2 * np.pi * (fx * x + fy * y) + phase)
+    grid = np.empty(cells, dtype=np.int8)
+    grid[np.argsort(landscape.ravel(), kind="stable")] = labels
+    grid = grid.reshape(side, side)
+    if side > 1:
+        low, high = 0.10, 0.82 - 0.8 / side
+        share = low + (high - low) * np.clip((architecture + 2.2) / 4.4, 0.0, 1.0)
+        _swap_towards(grid, share, np.uint64(rng.integers(1, 2**62)))
+    return grid
+
+
+def same_neighbours(grid: NDArray[np.int8]) -> float:
+    """Share of side-by-side patch pairs that are of one kind."""
+    pairs = np.concatenate([(grid[1:] == grid[:-1]).ravel(), (grid[:, 1:] == grid[:, :-1]).ravel()])
+    return float(pairs.mean())
+
+
+@njit(cache=True)
+def _random(state):
+    """Uniform in [0, 1); SplitMix64, so that the pictures depend on nothing but their seed."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return float(z >> np.uint64(11)) / 9007199254740992.0
+
+
+@njit(cache=True)
+def _normal(state):
+    """Roughly normal, bounded: sum of four uniforms."""
+    return (_random(state) + _random(state) + _random(state) + _random(state) - 2.0) * 1.732
+
+
+@njit(cache=True)
+def _local_same(grid, y, x):
+    side = grid.shape[0]
+    same = 0
+    if y > 0 and grid[y - 1, x] == grid[y, x]:
+        same += 1
+    if y + 1 < side and grid[y + 1, x] == grid[y, x]:
+        same += 1
+    if x > 0 and grid[y, x - 1] == grid[y, x]:
+        same += 1
+    if x + 1 < side and grid[y, x + 1] == grid[y, x]:
+        same += 1
+    return same
+
+
+@njit(cache=True)
+def _swap_towards(grid, share, seed):
+    """Exchange random pairs of patches while that brings the share of equal neighbours closer to the wished one."""
+    state = np.empty(1, np.uint64)
+    state[0] = seed
+    side = grid.shape[0]
+    pairs = 2 * side * (side - 1)
+    same = 0
+    for y in range(side):
+        for x in range(side):
+            same += _local_same(grid, y, x)
+    same //= 2
+    target = int(round(share * pairs))
+    for _ in range(60 * side * side):
+        if same == target:
+            return
+        y0, x0 = int(_random(state) * side), int(_random(state) * side)
+        y1, x1 = int(_random(state) * side), int(_random(state) * side)
+        if grid[y0, x0] == grid[y1, x1] or abs(y0 - y1) + abs(x0 - x1) <= 1:
+            continue
+        before = _local_same(grid, y0, x0) + _local_same(grid, y1, x1)
+        grid[y0, x0], grid[y1, x1] = grid[y1, x1], grid[y0, x0]
+        change = _local_same(grid, y0, x0) + _local_same(grid, y1, x1) - before
+        if abs(same + change - target) <= abs(same - target):
+            same += change
+        else:
+            grid[y0, x0], grid[y1, x1] = grid[y1, x1], grid[y0, x0]
+
+
+# ---------------------------------------------------------------- paint
+
+
+def stain_table(rng: np.random.Generator) -> Bytes:
+    """Colour of each pair (haematoxylin, eosin) for one patient's stain, [128, 128, 3], by Beer-Lambert's law.
+
+    Vectors and strengths vary mildly from patient to patient, as they do between laboratories.
+    """
+    haematoxylin = np.array([0.74, 0.78, 0.32]) + rng.normal(0, 0.015, 3)
+    eosin = np.array([0.09, 0.80, 0.36]) + rng.normal(0, 0.015, 3)
+    haematoxylin = haematoxylin * np.exp(rng.normal(0, 0.05))
+    eosin = eosin * np.exp(rng.normal(0, 0.06))
+    level = np.arange(STAIN_LEVELS) / 64.0
+    density = level[:, None, None] * haematoxylin + level[None, :, None] * eosin
+    return np.round(np.array(BACKGROUND) * np.exp(-density)).astype(np.uint8)
+
+
+def textures() -> tuple[Bytes, Bytes]:
+    """Two periodic grey textures [512, 512] that every picture shares: fine grain, and wavy fibres."""
+    rng = np.random.default_rng(20240511)
+    frequency_y = np.fft.fftfreq(_TEXTURE)[:, None]
+    frequency_x = np.fft.rfftfreq(_TEXTURE)[None, :]
+
+    def filtered(gain: NDArray[np.float64]) -> Bytes:
+        noise = np.fft.rfft2(rng.normal(size=(_TEXTURE, _TEXTURE)))
+        field = np.fft.irfft2(noise * gain, s=(_TEXTURE, _TEXTURE))
+        return np.clip(128 + 42 * field / field.std(), 0, 255).astype(np.uint8)
+
+    radius = np.hypot(frequency_y, frequency_x)
+    grain = filtered(np.exp(-((radius / 0.16) ** 2)))
+    # Fibres: long along x, thin along y, with some waviness from the angular spread.
+    fibres = filtered(np.exp(-((frequency_x / 0.012) ** 2)) * np.exp(-((np.abs(frequency_y) - 0.06) ** 2) / 0.0016))
+    wave = np.round(9 * np.sin(np.arange(_TEXTURE) * 4 * np.pi / _TEXTURE)).astype(int)
+    rows = (np.arange(_TEXTURE)[:, None] + wave[None, :]) % _TEXTURE
+    return grain, fibres[rows, np.arange(_TEXTURE)[None, :]]
+
+
+@njit(cache=True)
+def _nucleus(h, e, y0, x0, y1, x1, cy, cx, ry, rx, angle, dark, grain, nucleolus, state):
+    """An ellipse of haematoxylin with grainy chromatin and a darker rim, cut at the borders of its patch."""
+    reach = max(ry, rx) + 1.0
+    top, bottom = max(y0, int(cy - reach)), min(y1, int(cy + reach) + 2)
+    left, right = max(x0, int(cx - reach)), min(x1, int(cx + reach) + 2)
+    cos, sin = math.cos(angle), math.sin(angle)
+    offset = int(_random(state) * 262144)
+    for y in range(top, bottom):
+        for x in range(left, right):
+            dy, dx = y - cy, x - cx
+            u = (cos * dx + sin * dy) / rx
+            v = (cos * dy - sin * dx) / ry
+            d = u * u + v * v
+            if d < 1.0:
+                value = dark + 0.10 * (grain[(y + offset) & 511, (x + (offset >> 9)) & 511] - 128.0)
+                if d > 0.62:
+                    value += 7.0
+                if nucleolus and d < 0.07:
+                    value += 22.0
+                value = min(max(value, 0.0), 127.0)
+                if value > h[y, x]:
+                    h[y, x] = int(value)
+                e[y, x] = 20
+
+
+@njit(cache=True)
+def _paint_patch(h, e, y0, x0, patch, kind, cell, grain, fibres, state):
+    """Fill one patch of the stain maps; everything stays inside it and depends on its kind, ``cell`` and chance."""
+    y1, x1 = y0 + patch, x0 + patch
+    oy, ox = int(_random(state) * 512), int(_random(state) * 512)
+    flip = _random(state) < 0.5
+    # Ground: fibrous pink stroma, or the denser pink of normal parenchyma.
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            g = grain[(y + oy) & 511, (x + ox) & 511] - 128.0
+            f = (fibres[(x + ox) & 511, (y + oy) & 511] if flip else fibres[(y + oy) & 511, (x + ox) & 511]) - 128.0
+            if kind == 3:
+                e[y, x] = int(min(max(50.0 + 0.10 * g, 0.0), 127.0))
+                h[y, x] = int(min(max(9.0 + 0.04 * g, 0.0), 127.0))
+            else:
+                e[y, x] = int(min(max(33.0 + 0.16 * f + 0.05 * g, 0.0), 127.0))
+                h[y, x] = int(min(max(5.0 + 0.03 * g, 0.0), 127.0))
+    if kind == 1:
+        _stroma_cells(h, e, y0, x0, y1, x1, grain, flip, state)
+        return
+    if kind == 3:
+        _normal_cells(h, e, y0, x0, y1, x1, grain, state)
+        return
+    units = max(1, int(round(patch / 96.0)))
+    size = patch / units
+    for j in range(units):
+        for i in range(units):
+            cy = y0 + (j + 0.5) * size + 0.03 * size * _normal(state)
+            cx = x0 + (i + 0.5) * size + 0.03 * size * _normal(state)
+            _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state)
+
+
+@njit(cache=True)
+def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
+    """A rounded nest of tumour cells (some with a gland's lumen) or a pale pool of mucin, inside its stroma."""
+    radius = size * (0.455 + 0.012 * _normal(state))
+    squash = 1.0 + 0.04 * _normal(state)
+    p1, p2 = 6.2832 * _random(state), 6.2832 * _random(state)
+    w1, w2 = 0.05 * _random(state), 0.04 * _random(state)
+    lumen = 0.0
+    if kind == 0 and _random(state) < 0.35:
+        lumen = size * (0.10 + 0.05 * _random(state))
+    top, bottom = max(y0, int(cy - size)), min(y1, int(cy + size) + 1)
+    left, right = max(x0, int(cx - size)), min(x1, int(cx + size) + 1)
+    oy, ox = int(_random(state) * 512), int(_random(state) * 512)
+    for y in range(top, bottom):
+        for x in range(left, right):
+            dy, dx = (y - cy) * squash, (x - cx) / squash
+            # A superellipse (between circle and square) with a wavy border fills its patch well.
+            d = math.sqrt(math.sqrt(dy * dy * dy * dy + dx * dx * dx * dx))
+            if d > radius * 1.1:
+                continue
+            turn = math.atan2(dy, dx)
+            edge = radius * (1.0 + w1 * math.sin(3.0 * turn + p1) + w2 * math.sin(5.0 * turn + p2))
+            if d >= edge:
+                continue
+            g = grain[(y + oy) & 511, (x + ox) & 511] - 128.0
+            if kind == 2:
+                e[y, x] = int(min(max(8.0 + 0.05 * g, 0.0), 127.0))
+                h[y, x] = int(min(max(11.0 + 0.08 * g, 0.0), 127.0))
+            elif d < lumen:
+                e[y, x] = 3
+                h[y, x] = 2
+            else:
+                e[y, x] = int(min(max(27.0 + 0.07 * g, 0.0), 127.0))
+                h[y, x] = int(min(max(19.0 + 0.06 * g, 0.0), 127.0))
+    if kind == 2:
+        for _ in range(int(size * size / 1800.0)):
+            ny, nx = cy + 0.5 * radius * _normal(state), cx + 0.5 * radius * _normal(state)
+            _nucleus(h, e, y0, x0, y1, x1, ny, nx, 2.6, 2.6, 0.0, 58.0, grain, False, state)
+        return
+    # Nuclei on a jittered hexagonal lattice: their number does not depend on any factor.
+    spacing = 11.5
+    mean_radius = 4.1 * (1.0 + 0.17 * cell)
+    pleomorphism = 0.06 + 0.045 * (cell + 2.2)
+    dark = 66.0 + 9.5 * cell
+    rows = int(2 * radius / (spacing * 0.866)) + 2
+    for j in range(rows):
+        for i in range(int(2 * radius / spacing) + 2):
+            ny = cy - radius + j * spacing * 0.866 + 1.1 * _normal(state)
+            nx = cx - radius + (i + 0.5 * (j & 1)) * spacing + 1.1 * _normal(state)
+            dy, dx = (ny - cy) * squash, (nx - cx) / squash
+            d = math.sqrt(math.sqrt(dy * dy * dy * dy + dx * dx * dx * dx))
+            if d > radius * 0.93 or d < lumen + 2.5:
+                continue
+            scale = max(0.45, 1.0 + pleomorphism * _normal(state))
+            ratio = 1.0 + 0.10 * abs(_normal(state)) + 0.5 * pleomorphism * _random(state)
+            r = max(1.6, mean_radius * scale)
+            shade = dark + 4.0 * _normal(state)
+            _nucleus(
+                h, e, y0, x0, y1, x1, ny, nx, r / ratio, r * ratio, 3.1416 * _random(state), shade, grain,
+                r > 4.6 and _random(state) < 0.5, state,
+            )  # fmt: skip
+
+
+@njit(cache=True)
+def _stroma_cells(h, e, y0, x0, y1, x1, grain, upright, state):
+    """Spindle-shaped fibroblasts along the fibres, and a lymphocyte now and then."""
+    area = (y1 - y0) * (x1 - x0)
+    along = 1.5708 if upright else 0.0
+    for _ in range(int(area / 520.0)):
+        cy, cx = y0 + (y1 - y0) * _random(state), x0 + (x1 - x0) * _random(state)
+        _nucleus(
+            h, e, y0, x0, y1, x1, cy, cx, 1.7 + 0.5 * _random(state), 6.0 + 2.0 * _random(state),
+            along + 0.25 * _normal(state), 56.0 + 6.0 * _normal(state), grain, False, state,
+        )  # fmt: skip
+    for _ in range(int(area / 2600.0)):
+        cy, cx = y0 + (y1 - y0) * _random(state), x0 + (x1 - x0) * _random(state)
+        _nucleus(h, e, y0, x0, y1, x1, cy, cx, 3.0, 3.0, 0.0, 84.0, grain, False, state)
+
+
+@njit(cache=True)
+def _normal_cells(h, e, y0, x0, y1, x1, grain, state):
+    """Normal parenchyma: cords of large pink cells with small, round, regular nuclei and pale clefts between cords."""
+    turn = 3.1416 * _random(state)
+    cos, sin = math.cos(turn), math.sin(turn)
+    phase = 6.2832 * _random(state)
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            across = cos * (x - x0) + sin * (y - y0)
+            along = cos * (y - y0) - sin * (x - x0)
+            if math.sin(across * 0.22 + 1.2 * math.sin(along * 0.06) + phase) > 0.93:
+                e[y, x] = 13
+                h[y, x] = 3
+    spacing = 17.0
+    rows = int((y1 - y0) / (spacing * 0.866)) + 1
+    for j in range(rows):
+        for i in range(int((x1 - x0) / spacing) + 1):
+            ny = y0 + (j + 0.5) * spacing * 0.866 + 1.6 * _normal(state)
+            nx = x0 + (i + 0.25 + 0.5 * (j & 1)) * spacing + 1.6 * _normal(state)
+            r = 3.5 * (1.0 + 0.05 * _normal(state))
+            _nucleus(h, e, y0, x0, y1, x1, ny, nx, r, r, 0.0, 54.0 + 4.0 * _normal(state), grain, False, state)
+
+
+@njit(cache=True)
+def paint_region(h, e, y0, x0, patch, kinds, cell, grain, fibres, seed):
+    """Paint one region into the stain maps h, e (uint8 [H, W]) at (y0, x0); kinds [S, S] are its patches."""
+    state = np.empty(1, np.uint64)
+    for j in range(kinds.shape[0]):
+        for i in range(kinds.shape[1]):
+            # A seed per patch: what is painted cannot depend on the patches that came before.
+            state[0] = seed + np.uint64(j * kinds.shape[1] + i) * np.uint64(0xD1342543DE82EF95)
+            _random(state)
+            _paint_patch(h, e, y0 + j * patch, x0 + i * patch, patch, kinds[j, i], cell, grain, fibres, state)
+
+
+@njit(cache=True)
+def erode_side(h, e, y0, x0, size, side, amplitude, phase):
+    """Take a wavy strip of tissue off one side of a region (0 top, 1 bottom, 2 left, 3 right)."""
+    for t in range(size):
+        s = t / size * 6.2832
+        depth = int(amplitude * max(0.0, 0.5 * math.sin(2.0 * s + phase) + 0.5 * math.sin(5.0 * s + 2.7 * phase)))
+        for d in range(depth):
+            if side == 0:
+                y, x = y0 + d, x0 + t
+            elif side == 1:
+                y, x = y0 + size - 1 - d, x0 + t
+            elif side == 2:
+                y, x = y0 + t, x0 + d
+            else:
+                y, x = y0 + t, x0 + size - 1 - d
+            h[y, x] = 0
+            e[y, x] = 0
+
+
+@njit(cache=True)
+def round_corner(h, e, y0, x0, size, corner, radius):
+    """Round one corner of a region (0 top left, 1 top right, 2 bottom left, 3 bottom right)."""
+    for dy in range(radius):
+        for dx in range(radius):
+            if (radius - dy) ** 2 + (radius - dx) ** 2 > radius * radius:
+                y = y0 + dy if corner < 2 else y0 + size - 1 - dy
+                x = x0 + dx if corner % 2 == 0 else x0 + size - 1 - dx
+                h[y, x] = 0
+                e[y, x] = 0
+
+
+@njit(cache=True)
+def to_colour(h, e, table, out):
+    """Stain maps [H, W] to RGB [H, W, 3] through the table of one patient."""
+    for y in range(h.shape[0]):
+        for x in range(h.shape[1]):
+            a, b = h[y, x], e[y, x]
+            out[y, x, 0] = table[a, b, 0]
+            out[y, x, 1] = table[a, b, 1]
+            out[y, x, 2] = table[a, b, 2]
