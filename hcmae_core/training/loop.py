@@ -1,0 +1,492 @@
+"""One masked pre-training run: batches in, weights out, safe to interrupt at any step.
+
+What a step does follows from the settings, the seed and the step's number alone (masks, flips, learning rate), so a
+checkpoint needs model, optimiser, step and the stream's position, and resuming repeats the very same sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hcmae_core.config import Compute, Optimisation
+from hcmae_core.training.augment import (
+    apply_symmetries,
+    apply_symmetries_to_vectors,
+    draw_crops,
+    draw_stain,
+    draw_symmetries,
+    random_resized_crop,
+    stain_jitter,
+)
+from hcmae_core.training.checkpoint import CheckpointFolder, Interrupted
+
+
+class Stream(Protocol):
+    """Endlessly repeatable batches whose position can be saved: iterating once is one epoch."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number; the message names slides and coordinates of the batch."""
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX), where autocast to bf16 pays."""
+    test = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(test()) if test is not None else False
+
+
+def choose_precision(compute: Compute, device: torch.device | str = "cpu") -> str:
+    """Fabric's name of the precision: ``bf16-mixed`` where the device has bf16, else ``32-true``."""
+    if compute.precision == "auto":
+        on_gpu = torch.device(device).type == "cuda"
+        has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16()
+        return "bf16-mixed" if has_bf16 else "32-true"
+    return {"32": "32-true", "bf16": "bf16-mixed"}[compute.precision]
+
+
+def make_fabric(compute: Compute, *, find_unused: bool = False) -> Fabric:
+    """One device, or every process that torchrun started (CPU or GPU, one or several nodes).
+
+    Several GPUs are used through ``torchrun --nproc-per-node N -m hcmae_core ...`` only: a notebook stays one process.
+    """
+    gpu = torch.cuda.is_available()
+    precision: Any = choose_precision(compute, "cuda" if gpu else "cpu")
+    accelerator = "cuda" if gpu else "cpu"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+            strategy=DDPStrategy(find_unused_parameters=find_unused),
+            precision=precision,
+        )
+    else:
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: biases, norms and tokens are vectors and keep their size."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
+    """Adam or AdamW in one fused kernel."""
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    groups = parameter_groups(model, settings.weight_decay)
+    return kind(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+def learning_rate(settings: Optimisation, step: int, steps_per_epoch: float) -> float:
+    """Learning rate of update ``step`` (from 0): linear warm-up, then half a cosine to zero, or constant."""
+    warm = settings.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return settings.learning_rate * (step + 1) / math.ceil(warm)
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    total = settings.epochs * steps_per_epoch
+    progress = min(1.0, (step - warm) / max(1.0, total - warm))
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass
+class Stage:
+    """What is trained and on what: the part of a run that differs between MAE-Patch and MAE-Region."""
+
+    name: str
+    model: nn.Module
+    stream: Stream
+    settings: Optimisation
+    samples_per_epoch: int
+    image_key: str
+    augment: str = "joint"
+    stain: float = 0.0
+    with_vectors: bool = False
+    slides: list[str] = field(default_factory=list)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser updates in one epoch."""
+        return max(1, self.samples_per_epoch // (self.settings.batch_size * self.settings.accumulation))
+
+    def prepare(self, batch: Mapping[str, Any], seed: int, micro: int, rows: slice) -> dict[str, Tensor]:
+        """Augmented images, patch vectors and token order of this process's share of a batch.
+
+        Everything random is drawn for the whole batch, so that n processes do together what one would do alone.
+        """
+        images = torch.as_tensor(batch[self.image_key])
+        generator = torch.Generator().manual_seed(_mix(seed, micro))
+        count = images.shape[0]
+        length: int = self.model.length  # type: ignore[assignment]
+        noise = torch.rand(count, length, generator=generator)
+        symmetries = draw_symmetries(count, generator)
+        factors = draw_stain(count, self.stain, generator)
+        crops = draw_crops(count, generator)
+        images = images[rows]
+        out: dict[str, Tensor] = {"noise": noise[rows]}
+        vectors = torch.as_tensor(batch["patch_vectors"])[rows] if self.with_vectors else None
+        if self.augment == "joint":
+            images = apply_symmetries(images, symmetries[rows])
+            if vectors is not None:
+                vectors = apply_symmetries_to_vectors(vectors, symmetries[rows])
+        elif self.augment == "release":
+            images = random_resized_crop(images, crops[rows])
+        if self.stain > 0:
+            images = stain_jitter(images, factors[rows])
+        out["images"] = images.contiguous()
+        if vectors is not None:
+            out["vectors"] = vectors
+        return out
+
+    def loss(self, model: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        """Reconstruction loss of one prepared batch."""
+        order = inputs["noise"].argsort(dim=1)
+        if self.with_vectors:
+            return model(inputs["images"], inputs["vectors"], order=order).loss
+        return model(inputs["images"], order=order).loss
+
+
+def _mix(seed: int, number: int) -> int:
+    """Independent streams of random numbers for every (seed, step)."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _Batches:
+    """Prepared batches with the stream's state after each; on a GPU a thread stays ``ahead`` batches in front."""
+
+    def __init__(self, make: Callable[[], tuple[Any, Any, Any]], ahead: int) -> None:
+        self._make, self._queue = make, queue.Queue[Any](maxsize=max(1, ahead))
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        if ahead:
+            self._thread = threading.Thread(target=self._fill, daemon=True)
+            self._thread.start()
+
+    def _fill(self) -> None:
+        while not self._stop.is_set():
+            try:
+                item: Any = self._make()
+            except BaseException as error:
+                item = error
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, BaseException):
+                return
+
+    def next(self) -> tuple[Any, Any, Any]:
+        if self._thread is None:
+            return self._make()
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+class _StopSignal:
+    """Remembers SIGTERM or SIGINT until the step is over; a no-op outside the main thread."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def _remember(self, number: int, frame: Any) -> None:
+        self.received = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """JSON lines, one per logging interval; lines after the resumed step are dropped. Optionally TensorBoard."""
+
+    def __init__(self, path: Path, step: int, tensorboard: bool) -> None:
+        kept: list[str] = []
+        if path.exists() and step > 0:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except (ValueError, KeyError):
+                    continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(path.parent / "tensorboard" / path.stem, purge_step=step)
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for key in ("loss", "learning_rate", "images_per_second", "data_wait"):
+                self._board.add_scalar(key, record[key], record["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def fit(
+    stage: Stage,
+    fabric: Fabric,
+    folder: Path,
+    log_path: Path,
+    seed: int,
+    *,
+    fingerprint: str,
+    resume: bool = True,
+    progress: bool = True,
+    compile_blocks: bool = False,
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float = 10.0,
+    keep: int = 2,
+    log_every: int = 20,
+    tensorboard: bool = False,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> nn.Module:
+    """Train a stage to its last epoch, from the newest checkpoint in ``folder`` if there is one; returns the model.
+
+    A checkpoint is written every ``checkpoint_minutes`` (or ``checkpoint_steps`` updates), at the end of each epoch,
+    and on SIGTERM or SIGINT, after which Interrupted (exit status 75) is raised. on_epoch: called on process 0 with the
+    number of finished epochs. Raises NonFiniteLossError with slides and coordinates, CheckpointError for an unusable
+    checkpoint, ValueError when the batch does not divide among the processes.
+    """
+    settings = stage.settings
+    world, rank = fabric.world_size, fabric.global_rank
+    if settings.batch_size % world:
+        raise ValueError(f"{stage.name}: batch_size {settings.batch_size} does not divide among {world} processes")
+    share = settings.batch_size // world
+    rows = slice(rank * share, (rank + 1) * share)
+    bare = stage.model
+    if compile_blocks:
+        for module in bare.modules():
+            if type(module).__name__ == "Block":
+                module.compile()
+    optimizer = make_optimizer(bare, settings)
+    checkpoints = CheckpointFolder(folder, keep=keep)
+    # The optimiser's state is restored before Fabric moves the model, so that both end on the device together.
+    restored = checkpoints.load(bare, optimizer) if resume else None
+    step, best = 0, math.inf
+    epoch_loss, epoch_count = 0.0, 0
+    if restored is not None:
+        meta, stream_position = restored
+        step, best = meta["step"], meta["best"] if meta["best"] is not None else math.inf
+        epoch_loss, epoch_count = meta["epoch_loss"], meta["epoch_count"]
+        stage.stream.load_state_dict(stream_position)
+        if rank == 0:
+            tqdm.write(f"{stage.name}: resuming at step {step} from {folder}", file=sys.stderr)
+    elif on_epoch is not None and rank == 0:
+        on_epoch(0, bare)
+    wrapped, optimizer = fabric.setup(bare, optimizer)
+    per_epoch, accumulation = stage.steps_per_epoch, settings.accumulation
+    total = per_epoch * settings.epochs
+    micro = step * accumulation
+    pin = fabric.device.type == "cuda"
+
+    def endless() -> Iterator[Any]:
+        empty = 0
+        while True:
+            empty += 1
+            for batch in stage.stream:
+                if len(batch[stage.image_key]) == settings.batch_size:
+                    empty = 0
+                    yield batch
+            # One empty pass is normal: resuming at the very end of an epoch.
+            if empty > 1:
+                raise ValueError(
+                    f"{stage.name}: fewer samples than one batch of {settings.batch_size}; use a smaller one"
+                )
+
+    source, counter = endless(), iter(range(micro, 2**62))
+
+    def make() -> tuple[Any, Any, Any]:
+        batch = next(source)
+        inputs = stage.prepare(batch, seed, next(counter), rows)
+        if pin:
+            inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
+        origin = {key: np.asarray(batch[key])[rows] for key in ("slide", "coords", "index") if key in batch}
+        return inputs, origin, stage.stream.state_dict()
+
+    log = _Log(log_path, step, tensorboard) if rank == 0 else None
+    bar = tqdm(
+        total=total * settings.batch_size * accumulation,
+        initial=step * settings.batch_size * accumulation,
+        desc=stage.name,
+        unit="img",
+        unit_scale=True,
+        disable=not progress or rank != 0,
+        mininterval=1.0,
+    )
+    batches = _Batches(make, ahead=2 if pin else 0)
+    recent: deque[tuple[Tensor, Any]] = deque()
+    saved_at = logged_at = time.perf_counter()
+    waited, since_log = 0.0, 0
+    stream_state: Any = None
+    wrapped.train()
+
+    def state() -> dict[str, Any]:
+        return {
+            "stage": stage.name,
+            "fingerprint": fingerprint,
+            "best": best if math.isfinite(best) else None,
+            "epoch_loss": epoch_loss,
+            "epoch_count": epoch_count,
+        }
+
+    def drain() -> float:
+        """Losses since the last look, checked; looking makes a GPU wait, so it happens at intervals."""
+        nonlocal epoch_loss, epoch_count
+        values = [float(loss) for loss, _ in recent]
+        for value, (_, origin) in zip(values, recent, strict=True):
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"{stage.name}: loss {value} near step {step}; batch: {_describe(origin, stage.slides)}"
+                )
+        recent.clear()
+        epoch_loss += sum(values)
+        epoch_count += len(values)
+        return sum(values) / max(1, len(values))
+
+    def save(best_so_far: bool = False) -> Path:
+        drain()
+        path = folder / f"step-{step:08d}.safetensors"
+        if rank == 0:
+            checkpoints.save(step, bare, optimizer.optimizer, stream_state, state(), best=best_so_far)
+        fabric.barrier()
+        return path
+
+    try:
+        with _StopSignal() as stop:
+            while step < total:
+                rate = learning_rate(settings, step, per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                for part in range(accumulation):
+                    began = time.perf_counter()
+                    inputs, origin, stream_state = batches.next()
+                    waited += time.perf_counter() - began
+                    moved = {name: tensor.to(fabric.device, non_blocking=True) for name, tensor in inputs.items()}
+                    last = part == accumulation - 1
+                    with fabric.no_backward_sync(wrapped, enabled=not last):
+                        loss = stage.loss(wrapped, moved)
+                        fabric.backward(loss / accumulation if accumulation > 1 else loss)
+                    recent.append((loss.detach(), origin))
+                if settings.clip_norm is not None:
+                    fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                since_log += 1
+                bar.update(settings.batch_size * accumulation)
+                end_of_epoch = step % per_epoch == 0
+                if step % log_every == 0 or step == total or end_of_epoch:
+                    mean, now = drain(), time.perf_counter()
+                    speed = since_log * settings.batch_size * accumulation / (now - logged_at)
+                    if log is not None:
+                        log.write(
+                            {
+                                "step": step,
+                                "epoch": step / per_epoch,
+                                "loss": mean,
+                                "learning_rate": rate,
+                                "images_per_second": round(speed, 2),
+                                "data_wait": round(waited / (now - logged_at), 4),
+                            }
+                        )
+                    bar.set_postfix(loss=f"{mean:.4f}", wait=f"{100 * waited / (now - logged_at):.0f}%", refresh=False)
+                    logged_at, waited, since_log = now, 0.0, 0
+                if end_of_epoch:
+                    average = _mean_over_processes(fabric, epoch_loss / max(1, epoch_count))
+                    improved = average < best
+                    best = min(best, average)
+                    epoch_loss, epoch_count = 0.0, 0
+                    if on_epoch is not None and rank == 0:
+                        on_epoch(step // per_epoch, bare)
+                    if step < total:
+                        save(improved)
+                        saved_at = time.perf_counter()
+                        continue
+                due = checkpoint_steps is not None and step % checkpoint_steps == 0
+                due = due or time.perf_counter() - saved_at > 60 * checkpoint_minutes
+                due, interrupted = _agree(fabric, due, stop.received)
+                if interrupted and step < total:
+                    raise Interrupted(save())
+                if due and step < total:
+                    save()
+                    saved_at = time.perf_counter()
+    finally:
+        batches.close()
+        bar.close()
+        if log is not None:
+            log.close()
+    return bare
+
+
+def _agree(fabric: Fabric, due: bool, interrupted: bool) -> tuple[bool, bool]:
+    """Clocks and signals differ between processes; what one wants, all do."""
+    if fabric.world_size == 1:
+        return due, interrupted
+    flags = torch.tensor([float(due), float(interrupted)], device=fabric.device)
+    total: Any = fabric.all_reduce(flags, reduce_op="sum")
+    return bool(total[0] > 0), bool(total[1] > 0)
+
+
+def _mean_over_processes(fabric: Fabric, value: float) -> float:
+    if fabric.world_size == 1:
+        return value
+    mean: Any = fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")
+    return float(mean)
+
+
+def _describe(origin: Mapping[str, Any], slides: list[str]) -> str:
+    numbers = np.asarray(origin.get("slide", [])).reshape(-1).tolist()
+    names = [slides[n] if isinstance(n, int) and n < len(slides) else str(n) for n in numbers]
+    places = [tuple(c) for c in np.asarray(origin.get("coords", np.zeros((len(names), 2)))).tolist()]
+    pairs = [f"{name} at {place}" for name, place in zip(names, places, strict=False)]
+    return "; ".join(pairs[:16]) + ("; ..." if len(pairs) > 16 else "")
