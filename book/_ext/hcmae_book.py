@@ -6,7 +6,9 @@ that a run wrote, so that the prose cannot drift from the code.
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 import types
 import typing
@@ -405,8 +407,75 @@ def local_inventories(app: Sphinx, config: Config) -> None:
         config.intersphinx_mapping[path.stem] = (base, (str(target),))
 
 
+# -------------------------------------------------------------------------------------------------- reference pages
+
+
+def _modules(pattern: str) -> list[str]:
+    if not pattern.endswith(".*"):
+        return [pattern]
+    package = importlib.import_module(pattern[:-2])
+    names = [
+        info.name
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if not any(part.startswith("_") for part in info.name.split("."))
+    ]
+    if _public(package.__name__):
+        names.insert(0, package.__name__)
+    return [name for name in names if _public(name)]
+
+
+def _public(name: str) -> bool:
+    """Whether a module defines something that can be documented (a bare package does not)."""
+    module = importlib.import_module(name)
+    return any(
+        getattr(value, "__module__", None) == name and not key.startswith("_") and callable(value)
+        for key, value in vars(module).items()
+    )
+
+
+def reference_pages(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Expand ``% modules: package.*`` into one automodule per module, ``% settings`` into one table per section.
+
+    New modules thus appear without anybody listing them, and a page never names one that is gone.
+    """
+    if not docname.startswith("book/api/"):
+        return
+    lines = []
+    for line in source[0].splitlines():
+        if line.startswith("% modules:"):
+            for name in [name for pattern in line.split(":", 1)[1].split() for name in _modules(pattern)]:
+                lines += [f"## {name}", "", "```{eval-rst}", f".. automodule:: {name}", "```", ""]
+        elif line.strip() == "% settings":
+            for name, model in vars(settings).items():
+                if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == settings.__name__:
+                    if name.startswith("_") or not model.model_fields:
+                        continue
+                    first = (model.__doc__ or "").strip().splitlines()[0]
+                    lines += [f"## {name}", "", first, "", f"```{{settings-table}} {name}", "```", ""]
+        else:
+            lines.append(line)
+    source[0] = "\n".join(lines) + "\n"
+
+
+_MARKED = re.compile(r"(``.+?``|(?::[\w:]+:)?`[^`]+`)")
+_STRAY = re.compile(r"(?<=\w)_(?=\W|$)|(?<!\\)[*|]")
+
+
+def plain_docstrings(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep stray markup characters of a docstring (``n_``, ``a * b``, ``x | y``) as the characters they are."""
+    for number, line in enumerate(lines):
+        indent = line[: len(line) - len(line.lstrip())]
+        bullet = "* " if line.lstrip().startswith("* ") else ""
+        rest = line[len(indent) + len(bullet) :]
+        parts = _MARKED.split(rest)
+        parts[::2] = [_STRAY.sub(lambda match: "\\" + match.group(), part) for part in parts[::2]]
+        lines[number] = indent + bullet + "".join(parts)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", local_inventories, priority=100)
+    app.connect("autodoc-process-docstring", plain_docstrings)
+    app.connect("source-read", reference_pages)
     app.add_role("switch", SwitchRole())
     app.add_role("setting", SettingRole())
     app.add_directive("settings-table", SettingsTable)
