@@ -161,7 +161,7 @@ class OmicsSettings(_Strict):
     neighbours: PositiveInt = 5
     max_missing: Fraction = 0.2
     differential: Literal["deseq2", "cox_score"] = "deseq2"
-    contrast: Literal["horizon", "event"] = "horizon"
+    contrast: Literal["horizon", "event", "tumour_normal"] = "horizon"
     horizon_days: PositiveInt = 1095
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.05
     # The forest ranks this many candidates of the differential test; None: all that pass alpha, or all of them.
@@ -169,6 +169,17 @@ class OmicsSettings(_Strict):
     trees: PositiveInt = 1000
     importance: Literal["oob", "permutation"] = "oob"
     importance_repeats: PositiveInt = 5
+    # What the tables hold; default: counts for rna and mirna, beta for methylation, or what the reader marked (uns["values"]).
+    values: dict[str, Literal["counts", "rpm", "log", "beta", "mvalue", "auto"]] = {}
+    # A gene or miRNA is kept with at least min_count reads in at least min_expressed of the fitted patients.
+    min_count: Annotated[int, Field(ge=0)] = 10
+    min_expressed: Fraction = 0.1
+    # deseq2: the literal reading, beta values rounded to pseudo-counts.
+    methylation_test: Literal["moderated_t", "deseq2"] = "moderated_t"
+    # library: scikit-survival's forest and scikit-learn's in-sample importance, for whoever prefers them.
+    forest: Literal["compiled", "library"] = "compiled"
+    # Standardised values are cut at this many standard deviations.
+    clip: Annotated[float, Field(gt=0)] = 5.0
 
 
 class SurvivalSettings(_Strict):
