@@ -152,6 +152,12 @@ class SlideSettings(_Strict):
     keep_rule: Literal["fraction", "four_point"] = "fraction"
     min_tissue: Fraction = 0.5
     max_bad_regions: Fraction = 0.1
+    # Regions that overrun the right or lower edge of the slide, filled up with white.
+    pad_edges: bool = False
+    # Take ink of marker pens and black borders out of the tissue mask.
+    remove_pen: bool = True
+    # CSV with columns slide (file name or glob), mpp: for files that do not say their resolution.
+    mpp_table: str | None = None
 
 
 class OmicsSettings(_Strict):
