@@ -277,6 +277,94 @@ class Protocol(_Strict):
         raise ConfigError(f"unknown protocol '{name}': choose 'honest' or 'paper'")
 
 
+class DinoStage(_Strict):
+    """One of HIPT's two pre-training stages by DINO: network, crops in cells (tokens), head, schedules."""
+
+    network: Network = Network(dim=384, depth=12, heads=6)
+    drop_path: Fraction = 0.1
+    # Sides of the crops, in tokens: 14 x 16 = 224 pixels, 6 x 16 = 96 pixels (stage 2: patches of the grid).
+    global_cells: PositiveInt = 14
+    local_cells: PositiveInt = 6
+    local_crops: Annotated[int, Field(ge=0)] = 8
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    prototypes: PositiveInt = 65536
+    hidden: PositiveInt = 2048
+    bottleneck: PositiveInt = 256
+    # None: the budget (images per epoch, epochs) of the masked autoencoder of the same level.
+    epochs: PositiveInt | None = None
+    samples_per_epoch: PositiveInt | None = None
+    batch_size: PositiveInt = 256
+    # Per 256 images; warm-up and frozen prototypes as shares of all steps (10 and 1 of HIPT's 100 epochs).
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    warmup: Fraction = 0.1
+    frozen: Fraction = 0.01
+    weight_decay: tuple[float, float] = (0.04, 0.4)
+    clip_norm: Annotated[float, Field(gt=0)] = 3.0
+    student_temperature: Annotated[float, Field(gt=0)] = 0.1
+    teacher_temperature: Annotated[float, Field(gt=0)] = 0.04
+    teacher_momentum: Fraction = 0.996
+    centre_momentum: Fraction = 0.9
+
+
+class DinoSettings(_Strict):
+    """HIPT's self-supervised stages: cells to patch, patches to region. Defaults are HIPT's figures."""
+
+    patch: DinoStage = DinoStage()
+    region: DinoStage = DinoStage(network=Network(dim=192, depth=6, heads=6))
+
+
+class MethodSettings(_Strict):
+    """Optimisation of one compared method; None takes the value of the survival stage."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    epochs: PositiveInt | None = None
+    # Patients per update (0: all training patients at once).
+    group: Annotated[int, Field(ge=0)] | None = None
+    dropout: Fraction | None = None
+
+
+class ComparisonSettings(_Strict):
+    """Compared methods (Table II): published sizes and optimisers as defaults; the smoke profile shrinks them."""
+
+    # Selected features per input of GPDBN and of CAMR (fewer where the data hold fewer).
+    gpdbn_features: PositiveInt = 32
+    camr_features: PositiveInt = 80
+    camr_aligned: bool = True
+    mcat_dim: PositiveInt = 256
+    hipt_dim: PositiveInt = 192
+    clam_dim: PositiveInt = 512
+    bins: Annotated[int, Field(ge=2)] = 4
+    # Epochs of DeepCorrSurv's first stage, which makes images and omics correlate.
+    correlation_epochs: Annotated[int, Field(ge=0)] = 30
+    correlation_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    gpdbn: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-6, epochs=150, group=0)
+    camr: MethodSettings = MethodSettings(learning_rate=4e-4, weight_decay=1e-6, epochs=80, group=0)
+    deepcorrsurv: MethodSettings = MethodSettings(learning_rate=1e-4)
+    deepcorrsurv_hc: MethodSettings = MethodSettings()
+    mcat: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32)
+    hipt: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32)
+    hipt_integration: MethodSettings = MethodSettings()
+    clam_sb: MethodSettings = MethodSettings(learning_rate=1e-4, weight_decay=1e-5, group=32)
+
+
+class HandcraftedSettings(_Strict):
+    """CellProfiler-style features of nuclei (GPDBN, CAMR)."""
+
+    # Patches drawn per slide, at a fixed seed, densest nuclei first among four times as many.
+    patches: PositiveInt = 40
+    channels: tuple[Literal["hematoxylin", "eosin", "grey"], ...] = ("hematoxylin", "eosin", "grey")
+    # Grey levels of the Haralick texture (CellProfiler: 256).
+    grey_levels: Annotated[int, Field(ge=2, le=256)] = 256
+    # Areas in pixels; diameters of the pipeline of the public H&E recipe are 10 to 40.
+    min_area: PositiveInt = 30
+    min_distance: PositiveInt = 5
+    threshold_correction: Annotated[float, Field(gt=0)] = 1.0
+    # Without accelerator every patch costs ten times as much, and nothing is compiled.
+    accelerate: bool = True
+
+
 class SyntheticSettings(_Strict):
     """Size of the synthetic twins in this profile."""
 
@@ -309,6 +397,9 @@ class Profile(_Strict):
     omics: OmicsSettings = OmicsSettings()
     survival: SurvivalSettings = SurvivalSettings()
     fidelity: Fidelity = Fidelity()
+    dino: DinoSettings = DinoSettings()
+    handcrafted: HandcraftedSettings = HandcraftedSettings()
+    comparisons: ComparisonSettings = ComparisonSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
     compute: Compute = Compute()
 
