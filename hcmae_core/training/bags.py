@@ -15,8 +15,15 @@ from torch import Tensor
 from hcmae_core.config import MODALITIES
 
 # What a store calls each kind of vectors.
-STORE_FIELDS = {"region": "region_vectors", "region_reg": "region_vectors_reg", "patch": "patch_vectors"}
-VARIANTS = ("region", "region_reg", "patch")
+STORE_FIELDS = {
+    "region": "region_vectors",
+    "region_reg": "region_vectors_reg",
+    "region_hipt": "region_vectors_hipt",
+    "patch": "patch_vectors",
+    # One row per slide: hand-crafted features of its nuclei.
+    "handcrafted": "handcrafted",
+}
+VARIANTS = tuple(STORE_FIELDS)
 
 
 class Bags(Interface):

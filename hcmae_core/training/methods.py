@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from hcmae_core.training.fit import FoldInputs, FoldOutput
 
 Group = Literal["clinical", "omics", "image", "multimodal"]
-NEEDS = ("omics", "region", "region_reg", "patch", "thumbnail", "clinical")
+NEEDS = ("omics", "region", "region_reg", "region_hipt", "patch", "thumbnail", "handcrafted", "clinical")
+# The kinds that can be a method's bag of vectors.
+VECTORS = ("region", "region_reg", "region_hipt", "patch")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Method:
     @property
     def bag(self) -> str | None:
         """The kind of vectors in its bags, if any."""
-        return next((kind for kind in ("region", "region_reg", "patch") if kind in self.needs), None)
+        return next((kind for kind in VECTORS if kind in self.needs), None)
 
 
 METHODS: dict[str, Method] = {}

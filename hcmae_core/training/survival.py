@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -274,9 +276,9 @@ def _weights(path: Path, name: str) -> str | None:
 
 def _bags(stores: list[Path], name: str, sizes: list[int], flatten: bool, memory_bytes: int) -> Bags:
     first = read_store(stores[0], name, flatten)
-    per_region = first.nbytes / max(sizes[0], 1)
-    counts = [len(first)] if flatten else sizes
-    if per_region * sum(sizes) > memory_bytes:
+    one_row = len(first) == 1 and name == "handcrafted"
+    per_item = first.nbytes / max(1 if one_row else sizes[0], 1)
+    if not one_row and per_item * sum(sizes) > memory_bytes:
         scale = len(first) // max(sizes[0], 1)
         return StoredBags(stores, name, [size * scale for size in sizes], flatten)
     arrays = [first, *(read_store(path, name, flatten) for path in stores[1:])]
@@ -603,11 +605,13 @@ def survival_grid(time: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _run_key(method: Method, data: SurvivalData, profile: Profile, protocol: Protocol, seed: int) -> str:
+    comparisons = getattr(profile, "comparisons", None)
     parts = [
         method.name,
         data.fingerprint(method.needs),
         profile.survival.fingerprint(),
         profile.fidelity.fingerprint(),
+        comparisons.fingerprint() if comparisons is not None else "",
         profile.omics.fingerprint() if "omics" in method.needs else "",
         json.dumps([protocol.select_on, protocol.epoch]),
         str(seed),
@@ -627,6 +631,10 @@ def default_workers() -> int:
     """Processes for folds on this machine."""
     return max(1, len(os.sched_getaffinity(0)))
 
+
+# Importing it registers the compared methods of Table II.
+if importlib.util.find_spec("hcmae_core.training.comparisons") is not None:
+    importlib.import_module("hcmae_core.training.comparisons")
 
 __all__ = [
     "METHODS",
