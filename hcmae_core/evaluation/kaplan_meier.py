@@ -1,4 +1,4 @@
-"""Kaplan-Meier curves of risk groups (Fig. 2): groups by the training median, log-rank, hazard ratio, numbers at risk."""
+"""Kaplan-Meier curves of risk groups (Fig. 2): training-median split, log-rank, hazard ratio, numbers at risk."""
 
 from __future__ import annotations
 

@@ -83,6 +83,8 @@ class ThumbnailEmbedding(nn.Module):
 
     # Thumbnails converted to floating point at a time.
     block = 256
+    pixel_mean: Tensor
+    pixel_scale: Tensor
 
     def __init__(self, side: int, dim: int):
         super().__init__()

@@ -113,7 +113,7 @@ def thin(mask: Tensor, *, drop: float, limit: int | None, generator: torch.Gener
         best = noise.masked_fill(~mask, -1.0).argmax(1)
         kept[lost, best[lost]] = True
     if limit is not None and mask.shape[1] > limit:
-        rank = noise.masked_fill(~kept, 2.0).argsort(1).argsort(1)
+        rank = noise.masked_fill(~kept, 2.0).argsort(dim=1).argsort(dim=1)
         kept = kept & (rank < limit)
     return kept
 
@@ -123,7 +123,7 @@ def compact(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     length = max(int(mask.sum(1).max()), 1)
     if length == mask.shape[1]:
         return values, mask
-    index = (~mask).to(torch.uint8).argsort(1, stable=True)[:, :length]
+    index = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :length]
     shape = (*index.shape, *([1] * (values.ndim - 2)))
     picked = torch.take_along_dim(values, index.reshape(shape), 1)
     return picked, torch.take_along_dim(mask, index, 1)

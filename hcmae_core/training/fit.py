@@ -306,7 +306,7 @@ def _group_gradient(
     graph that is released at once. The gradient is that of the whole group; memory is that of a part.
     """
     settings, data = inputs.profile.survival, inputs.data
-    thinning = {"drop": settings.region_dropout, "limit": settings.bag_limit, "generator": generator}
+    thinning: dict[str, Any] = {"drop": settings.region_dropout, "limit": settings.bag_limit, "generator": generator}
     part = settings.micro_batch
     if part is None or part >= len(group) or method.loss is not None:
         output = _forward(model, feeder(group, **thinning), inputs)

@@ -421,9 +421,10 @@ def cross_validate(
     if out_dir is not None:
         folder = Path(out_dir) / "parts" / f"{method}-{_run_key(chosen, data, profile, protocol, seed)}"
     tasks = []
-    for (repeat, fold), part in folds.groupby(["repeat", "fold"], sort=True):
-        test, train = _fold_rows(data, folds, int(repeat), set(part["patient"]), f"repeat {repeat}, fold {fold}")
-        tasks.append((int(repeat), int(fold), train, test))
+    for number, part in folds.groupby(["repeat", "fold"], sort=True):
+        repeat, fold = (int(value) for value in number)  # type: ignore[attr-defined]
+        test, train = _fold_rows(data, folds, repeat, set(part["patient"]), f"repeat {repeat}, fold {fold}")
+        tasks.append((repeat, fold, train, test))
     results: dict[tuple[int, int], pd.DataFrame] = {}
     waiting = []
     for task in tasks:
