@@ -15,7 +15,7 @@ STAGES = ("Stage I", "Stage II", "Stage III", "Stage IV")
 def case_record(patient: Patient, manifest: Manifest, seed: int) -> dict[str, Any]:
     """One hit: demographic, diagnoses and follow_ups of a patient.
 
-    Age and stage are weakly related to the hazard (standardised), so that a clinical Cox model is a little better than chance.
+    Age and stage are weakly related to the hazard, so that a clinical Cox model is a little better than chance.
     """
     rng = patient_rng(seed, patient.index, 5)
     lean = float(np.clip(patient.log_hazard, -5, 5)) / 1.9

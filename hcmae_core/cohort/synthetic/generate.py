@@ -20,6 +20,7 @@ from hcmae_core.cohort.synthetic import omics_files
 from hcmae_core.cohort.synthetic.clinical_files import case_record
 from hcmae_core.cohort.synthetic.latent import (
     Patient,
+    cohort_seed,
     draw_patients,
     oracle_c_index,
     patient_rng,
@@ -48,7 +49,7 @@ class _Context:
 
     out_dir: Path
     profile: Profile
-    seed: int
+    seed: int  # of the cohort
     catalogue: omics_files.Catalogue
 
 
@@ -84,7 +85,8 @@ def generate_cohort(
         return out_dir
     _prepare(out_dir, settings)
     patients, truth = draw_patients(manifest, profile, seed, null=null)
-    context = _Context(out_dir, profile, seed, omics_files.draw_catalogue(profile.synthetic, seed))
+    own_seed = cohort_seed(seed, settings["cancer"])
+    context = _Context(out_dir, profile, own_seed, omics_files.draw_catalogue(profile.synthetic, seed))
     todo = [patient for patient in patients if not _written(out_dir, patient)]
     bar = tqdm(
         total=len(patients),
@@ -103,7 +105,7 @@ def generate_cohort(
         part = read_json(out_dir / _PARTS / f"{patient.barcode}.json")
         rows += part["files"]
         regions += part["regions"]
-    hits = [case_record(p, manifest, seed) for p in patients if p.exclusion != "no_clinical"]
+    hits = [case_record(p, manifest, own_seed) for p in patients if p.exclusion != "no_clinical"]
     write_json(out_dir / "clinical.json", hits)
     _write_truth(out_dir, manifest, settings, patients, truth, regions, context.catalogue, null)
     lock = ["\t".join(LOCK_COLUMNS)]
@@ -158,7 +160,7 @@ def _prepare(out_dir: Path, settings: dict[str, Any]) -> None:
     present = sorted(path.name for path in out_dir.iterdir()) if out_dir.exists() else []
     if present and not (marker.exists() or (out_dir / "truth.json").exists()):
         raise ValueError(
-            f"{out_dir}: holds {', '.join(present[:3])} but no synthetic cohort; give an empty folder, nothing was touched"
+            f"{out_dir}: holds {', '.join(present[:3])} but no synthetic cohort; nothing touched, give an empty folder"
         )
     for name in ("slides", *MODALITIES, _PARTS):
         shutil.rmtree(out_dir / name, ignore_errors=True)
@@ -263,18 +265,20 @@ def _plan_files(patient: Patient, seed: int) -> list[_PlannedFile]:
 
 def _write_slide(path: Path, file: _PlannedFile, patient: Patient, context: _Context) -> list[dict[str, Any]]:
     rng = patient_rng(context.seed, patient.index, 10 + file.copy)
-    plan = plan_slide(patient.regions, patient.tumour_regions, rng)
+    geometry = context.profile.geometry
+    # A band of regions is held in memory, so large regions make tall slides rather than wide ones.
+    plan = plan_slide(patient.regions, patient.tumour_regions, rng, widest=max(2, 32768 // geometry.region))
     write_slide(
         path,
         plan,
-        context.profile.geometry,
+        geometry,
         cell=patient.cell,
         architecture=patient.architecture,
         seed=[context.seed, patient.index, 20 + file.copy],
         quality=context.profile.synthetic.jpeg_quality,
         barcode=file.sample,
     )
-    corners = plan.corners(context.profile.geometry.region)
+    corners = plan.corners(geometry.region)
     return [
         {"patient": patient.barcode, "slide": file.filename.removesuffix(".svs"), "x": x, "y": y, "tumour": tumour}
         for (x, y), tumour in zip(corners, plan.tumour, strict=True)

@@ -1,10 +1,10 @@
 """Painted H&E: two stain maps per region, filled by compiled loops, turned into colour through a table.
 
-Three things are painted on purpose. The *cell* factor changes nuclei inside the nests of a tumour region (size, variation
-of size, darkness). The *architecture* factor arranges patches of three kinds (nest, stroma, mucin) whose numbers are the
-same in every tumour region, from interspersed to clustered; nothing that is painted inside a patch depends on its
-neighbours, so only somebody who looks at several patches together can see it. *Burden* is the number of tumour
-regions among normal ones.
+Three things are painted on purpose. The *cell* factor changes nuclei inside the nests of a tumour region (size,
+variation of size, darkness). The *architecture* factor arranges patches of three kinds (nest, stroma, mucin) whose
+numbers are the same in every tumour region, from interspersed to clustered; nothing that is painted inside a patch
+depends on its neighbours, so only somebody who looks at several patches together can see it. *Burden* is the number of
+tumour regions among normal ones.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def patch_kinds(side: int, architecture: float, seed: int) -> NDArray[np.int8]:
     for _ in range(2):
         fx, fy, phase = rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6), rng.uniform(0, 2 * np.pi)
         landscape = landscape + 0.35 * np.cos(2 * np.pi * (fx * x + fy * y) + phase)
-    grid = np.empty(cells, dtype=np.int8)
-    grid[np.argsort(landscape.ravel(), kind="stable")] = labels
-    grid = grid.reshape(side, side)
+    grid = np.empty((side, side), dtype=np.int8)
+    grid.ravel()[np.argsort(landscape.ravel(), kind="stable")] = labels
     if side > 1:
         low, high = 0.10, 0.82 - 0.8 / side
         share = low + (high - low) * np.clip((architecture + 2.2) / 4.4, 0.0, 1.0)
@@ -107,7 +106,7 @@ def _swap_towards(grid, share, seed):
         for x in range(side):
             same += _local_same(grid, y, x)
     same //= 2
-    target = int(round(share * pairs))
+    target = round(share * pairs)
     for _ in range(60 * side * side):
         if same == target:
             return
@@ -132,8 +131,8 @@ def stain_table(rng: np.random.Generator) -> Bytes:
 
     Vectors and strengths vary mildly from patient to patient, as they do between laboratories.
     """
-    haematoxylin = np.array([0.74, 0.78, 0.32]) + rng.normal(0, 0.015, 3)
-    eosin = np.array([0.09, 0.80, 0.36]) + rng.normal(0, 0.015, 3)
+    haematoxylin = np.array([0.76, 0.80, 0.36]) + rng.normal(0, 0.015, 3)
+    eosin = np.array([0.08, 0.70, 0.32]) + rng.normal(0, 0.015, 3)
     haematoxylin = haematoxylin * np.exp(rng.normal(0, 0.05))
     eosin = eosin * np.exp(rng.normal(0, 0.06))
     level = np.arange(STAIN_LEVELS) / 64.0
@@ -161,6 +160,11 @@ def textures() -> tuple[Bytes, Bytes]:
     return grain, fibres[rows, np.arange(_TEXTURE)[None, :]]
 
 
+def draw_ground(rng: np.random.Generator) -> NDArray[np.float64]:
+    """One slide's ground: texture offsets, fibre direction, direction and phase of the cords of normal tissue."""
+    return np.array([*rng.integers(0, _TEXTURE, 2), rng.uniform(), rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)])
+
+
 @njit(cache=True)
 def _nucleus(h, e, y0, x0, y1, x1, cy, cx, ry, rx, angle, dark, grain, nucleolus, state):
     """An ellipse of haematoxylin with grainy chromatin and a darker rim, cut at the borders of its patch."""
@@ -176,41 +180,43 @@ def _nucleus(h, e, y0, x0, y1, x1, cy, cx, ry, rx, angle, dark, grain, nucleolus
             v = (cos * dy - sin * dx) / ry
             d = u * u + v * v
             if d < 1.0:
-                value = dark + 0.10 * (grain[(y + offset) & 511, (x + (offset >> 9)) & 511] - 128.0)
-                if d > 0.62:
-                    value += 7.0
-                if nucleolus and d < 0.07:
-                    value += 22.0
-                value = min(max(value, 0.0), 127.0)
-                if value > h[y, x]:
-                    h[y, x] = int(value)
+                value = dark + 0.12 * (grain[(y + offset) & 511, (x + (offset >> 9)) & 511] - 128.0)
+                if d > 0.66:
+                    value += 10.0
+                if nucleolus and d < 0.09:
+                    value += 24.0
+                h[y, x] = int(min(max(value, 0.0), 127.0))
                 e[y, x] = 20
 
 
 @njit(cache=True)
-def _paint_patch(h, e, y0, x0, patch, kind, cell, grain, fibres, state):
-    """Fill one patch of the stain maps; everything stays inside it and depends on its kind, ``cell`` and chance."""
+def _paint_patch(h, e, y0, x0, top, patch, kind, cell, ground, grain, fibres, state):
+    """Fill one patch of the stain maps; everything stays inside it and depends on its kind, ``cell`` and chance.
+
+    ``ground`` = texture offsets (y, x), fibre direction, direction and phase of the cords: one draw per slide, so that
+    the ground runs on from patch to patch without a seam; ``top`` is the slide's y of row 0 of the maps.
+    """
     y1, x1 = y0 + patch, x0 + patch
-    oy, ox = int(_random(state) * 512), int(_random(state) * 512)
-    flip = _random(state) < 0.5
+    oy, ox = int(ground[0]) + top, int(ground[1])
+    flip = ground[2] < 0.5
     # Ground: fibrous pink stroma, or the denser pink of normal parenchyma.
     for y in range(y0, y1):
         for x in range(x0, x1):
             g = grain[(y + oy) & 511, (x + ox) & 511] - 128.0
-            f = (fibres[(x + ox) & 511, (y + oy) & 511] if flip else fibres[(y + oy) & 511, (x + ox) & 511]) - 128.0
             if kind == 3:
-                e[y, x] = int(min(max(50.0 + 0.10 * g, 0.0), 127.0))
+                e[y, x] = int(min(max(45.0 + 0.10 * g, 0.0), 127.0))
                 h[y, x] = int(min(max(9.0 + 0.04 * g, 0.0), 127.0))
             else:
+                f = (fibres[(x + ox) & 511, (y + oy) & 511] if flip else fibres[(y + oy) & 511, (x + ox) & 511]) - 128.0
                 e[y, x] = int(min(max(33.0 + 0.16 * f + 0.05 * g, 0.0), 127.0))
                 h[y, x] = int(min(max(5.0 + 0.03 * g, 0.0), 127.0))
     if kind == 1:
         _stroma_cells(h, e, y0, x0, y1, x1, grain, flip, state)
         return
     if kind == 3:
-        _normal_cells(h, e, y0, x0, y1, x1, grain, state)
+        _normal_cells(h, e, y0, x0, y1, x1, top, ground, grain, state)
         return
-    units = max(1, int(round(patch / 96.0)))
+    units = max(1, round(patch / 96.0))
     size = patch / units
     for j in range(units):
         for i in range(units):
@@ -220,24 +226,30 @@ def _paint_patch(h, e, y0, x0, patch, kind, cell, grain, fibres, state):
 
 
 @njit(cache=True)
+def _roundness(dy, dx):
+    """Distance whose circles lie between a circle and a square, so that a blob fills its patch well."""
+    a, b = dy * dy, dx * dx
+    return 0.5 * (math.sqrt(a + b) + math.sqrt(math.sqrt(a * a + b * b)))
+
+
+@njit(cache=True)
 def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
     """A rounded nest of tumour cells (some with a gland's lumen) or a pale pool of mucin, inside its stroma."""
-    radius = size * (0.455 + 0.012 * _normal(state))
-    squash = 1.0 + 0.04 * _normal(state)
+    radius = size * (0.45 + 0.02 * _normal(state))
+    squash = 1.0 + 0.05 * _normal(state)
     p1, p2 = 6.2832 * _random(state), 6.2832 * _random(state)
-    w1, w2 = 0.05 * _random(state), 0.04 * _random(state)
+    w1, w2 = 0.07 * _random(state), 0.05 * _random(state)
     lumen = 0.0
     if kind == 0 and _random(state) < 0.35:
-        lumen = size * (0.10 + 0.05 * _random(state))
+        lumen = size * (0.11 + 0.06 * _random(state))
     top, bottom = max(y0, int(cy - size)), min(y1, int(cy + size) + 1)
     left, right = max(x0, int(cx - size)), min(x1, int(cx + size) + 1)
     oy, ox = int(_random(state) * 512), int(_random(state) * 512)
     for y in range(top, bottom):
         for x in range(left, right):
             dy, dx = (y - cy) * squash, (x - cx) / squash
-            # A superellipse (between circle and square) with a wavy border fills its patch well.
-            d = math.sqrt(math.sqrt(dy * dy * dy * dy + dx * dx * dx * dx))
-            if d > radius * 1.1:
+            d = _roundness(dy, dx)
+            if d > radius * 1.12:
                 continue
             turn = math.atan2(dy, dx)
             edge = radius * (1.0 + w1 * math.sin(3.0 * turn + p1) + w2 * math.sin(5.0 * turn + p2))
@@ -245,9 +257,9 @@ def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
                 continue
             g = grain[(y + oy) & 511, (x + ox) & 511] - 128.0
             if kind == 2:
-                e[y, x] = int(min(max(8.0 + 0.05 * g, 0.0), 127.0))
-                h[y, x] = int(min(max(11.0 + 0.08 * g, 0.0), 127.0))
-            elif d < lumen:
+                e[y, x] = int(min(max(8.0 + 0.03 * g, 0.0), 127.0))
+                h[y, x] = int(min(max(10.0 + 0.05 * g, 0.0), 127.0))
+            elif dy * dy + dx * dx < lumen * lumen:
                 e[y, x] = 3
                 h[y, x] = 2
             else:
@@ -259,18 +271,17 @@ def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
             _nucleus(h, e, y0, x0, y1, x1, ny, nx, 2.6, 2.6, 0.0, 58.0, grain, False, state)
         return
     # Nuclei on a jittered hexagonal lattice: their number does not depend on any factor.
-    spacing = 11.5
-    mean_radius = 4.1 * (1.0 + 0.17 * cell)
+    spacing = 12.0
+    mean_radius = 4.2 * (1.0 + 0.16 * cell)
     pleomorphism = 0.06 + 0.045 * (cell + 2.2)
-    dark = 66.0 + 9.5 * cell
+    dark = 64.0 + 8.5 * cell
     rows = int(2 * radius / (spacing * 0.866)) + 2
     for j in range(rows):
         for i in range(int(2 * radius / spacing) + 2):
             ny = cy - radius + j * spacing * 0.866 + 1.1 * _normal(state)
             nx = cx - radius + (i + 0.5 * (j & 1)) * spacing + 1.1 * _normal(state)
             dy, dx = (ny - cy) * squash, (nx - cx) / squash
-            d = math.sqrt(math.sqrt(dy * dy * dy * dy + dx * dx * dx * dx))
-            if d > radius * 0.93 or d < lumen + 2.5:
+            if _roundness(dy, dx) > radius * 0.93 or math.sqrt(dy * dy + dx * dx) < lumen + 3.0:
                 continue
             scale = max(0.45, 1.0 + pleomorphism * _normal(state))
             ratio = 1.0 + 0.10 * abs(_normal(state)) + 0.5 * pleomorphism * _random(state)
@@ -299,38 +310,43 @@ def _stroma_cells(h, e, y0, x0, y1, x1, grain, upright, state):
 
 
 @njit(cache=True)
-def _normal_cells(h, e, y0, x0, y1, x1, grain, state):
+def _normal_cells(h, e, y0, x0, y1, x1, top, ground, grain, state):
     """Normal parenchyma: cords of large pink cells with small, round, regular nuclei and pale clefts between cords."""
-    turn = 3.1416 * _random(state)
-    cos, sin = math.cos(turn), math.sin(turn)
-    phase = 6.2832 * _random(state)
+    cos, sin = math.cos(ground[3]), math.sin(ground[3])
     for y in range(y0, y1):
         for x in range(x0, x1):
-            across = cos * (x - x0) + sin * (y - y0)
-            along = cos * (y - y0) - sin * (x - x0)
-            if math.sin(across * 0.22 + 1.2 * math.sin(along * 0.06) + phase) > 0.93:
-                e[y, x] = 13
+            across = cos * x + sin * (y + top)
+            along = cos * (y + top) - sin * x
+            bend = 1.3 * math.sin(along * 0.05 + 0.7 * math.sin(across * 0.021)) + 0.6 * math.sin(along * 0.017)
+            if math.sin(across * 0.2 + bend + ground[4]) > 0.93:
+                e[y, x] = 12
                 h[y, x] = 3
-    spacing = 17.0
+    spacing = 18.5
     rows = int((y1 - y0) / (spacing * 0.866)) + 1
     for j in range(rows):
         for i in range(int((x1 - x0) / spacing) + 1):
-            ny = y0 + (j + 0.5) * spacing * 0.866 + 1.6 * _normal(state)
-            nx = x0 + (i + 0.25 + 0.5 * (j & 1)) * spacing + 1.6 * _normal(state)
             r = 3.5 * (1.0 + 0.05 * _normal(state))
+            ny = y0 + (j + 0.5) * spacing * 0.866 + 2.0 * _normal(state)
+            nx = x0 + (i + 0.25 + 0.5 * (j & 1)) * spacing + 2.0 * _normal(state)
+            ny, nx = min(max(ny, y0 + r), y1 - r - 1.0), min(max(nx, x0 + r), x1 - r - 1.0)
             _nucleus(h, e, y0, x0, y1, x1, ny, nx, r, r, 0.0, 54.0 + 4.0 * _normal(state), grain, False, state)
 
 
 @njit(cache=True)
-def paint_region(h, e, y0, x0, patch, kinds, cell, grain, fibres, seed):
-    """Paint one region into the stain maps h, e (uint8 [H, W]) at (y0, x0); kinds [S, S] are its patches."""
+def paint_region(h, e, y0, x0, top, patch, kinds, cell, ground, grain, fibres, seed):
+    """Paint one region into the stain maps h, e (uint8 [H, W]) at (y0, x0); kinds [S, S] are its patches.
+
+    ``top`` is the slide's y of row 0 of the maps, ``ground`` as drawn by ``draw_ground``.
+    """
     state = np.empty(1, np.uint64)
     for j in range(kinds.shape[0]):
         for i in range(kinds.shape[1]):
             # A seed per patch: what is painted cannot depend on the patches that came before.
             state[0] = seed + np.uint64(j * kinds.shape[1] + i) * np.uint64(0xD1342543DE82EF95)
             _random(state)
-            _paint_patch(h, e, y0 + j * patch, x0 + i * patch, patch, kinds[j, i], cell, grain, fibres, state)
+            _paint_patch(
+                h, e, y0 + j * patch, x0 + i * patch, top, patch, kinds[j, i], cell, ground, grain, fibres, state
+            )
 
 
 @njit(cache=True)

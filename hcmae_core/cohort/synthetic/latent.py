@@ -1,4 +1,4 @@
-"""Who the synthetic patients are: latent factors, number of regions, hazard, follow-up, and why some must be excluded."""
+"""Who the synthetic patients are: latent factors, regions, hazard, follow-up, and why some must be excluded."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ def stable_uuid(*parts: object) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
+def cohort_seed(seed: int, cancer: str) -> int:
+    """One number from seed and cancer: patients of two cancers share no random stream."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{cancer}".encode()).digest()[:7], "big")
+
+
 def cohort_size(manifest: Manifest, profile: Profile) -> int:
     """How many patients remain after curation."""
     return max(1, round(manifest.synthetic.patients * profile.synthetic.patient_scale))
@@ -84,7 +89,8 @@ def draw_patients(
     twin = manifest.synthetic
     n = cohort_size(manifest, profile)
     total = n + len(EXCLUSIONS)
-    rng = np.random.default_rng([seed, _code("NULL" if null else manifest.cancer), 1])
+    cancer = "NULL" if null else manifest.cancer
+    rng = np.random.default_rng([cohort_seed(seed, cancer), 1])
 
     cell = _bounded(rng, total)
     architecture = _bounded(rng, total)
@@ -120,7 +126,7 @@ def draw_patients(
         patients.append(
             Patient(
                 index=position,
-                barcode=_barcode("NULL" if null else manifest.cancer, position),
+                barcode=_barcode(cancer, position),
                 exclusion="" if source < n else EXCLUSIONS[int(source) - n],
                 cell=float(row["cell"]),
                 architecture=float(row["architecture"]),
@@ -160,10 +166,6 @@ def _regions(mean: float, n: int, rng: np.random.Generator) -> np.ndarray:
     spread = 0.3
     values = max(mean, 3.0) * np.exp(rng.normal(-(spread**2) / 2, spread, size=n))
     return np.maximum(3, np.round(values)).astype(int)
-
-
-def _code(cancer: str) -> int:
-    return int.from_bytes(cancer.encode(), "big")
 
 
 def _barcode(cancer: str, index: int) -> str:

@@ -1,7 +1,7 @@
 """Omics files in the GDC's own formats: STAR counts, miRNA quantification, SeSAMe betas, with planted programmes.
 
 A programme is a set of features that rise and fall together with one latent value. ``shared`` and ``omics`` drive the
-hazard, the distractors do not: they are the co-expression that a selection without labels would pick. All the rest is noise.
+hazard, the distractors do not: they are the co-expression that a selection without labels picks. The rest is noise.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def write_mirna(path: Path, features: Features, programmes: FloatArray, rng: np.
 def write_methylation(path: Path, features: Features, programmes: FloatArray, rng: np.random.Generator) -> None:
     """SeSAMe betas: probe and beta, no header, ``NA`` where the probe failed."""
     batch = rng.normal(0, 0.08)
-    logit = features.base + features.loadings @ programmes + batch + rng.normal(size=len(features.base)) * features.spread
+    logit = (
+        features.base + features.loadings @ programmes + batch + rng.normal(size=len(features.base)) * features.spread
+    )
     beta = 1.0 / (1.0 + np.exp(-logit))
     missing = rng.uniform(size=len(beta)) < np.where(features.sparse, 0.65, 0.012)
     rows = zip(features.names, beta.tolist(), missing.tolist(), strict=True)
@@ -193,7 +195,9 @@ def _probes(count: int, rng: np.random.Generator) -> Features:
     other = max(2, count // 100)
     numbers = np.sort(rng.choice(np.arange(29, 27_000_000), size=count - 2 * other, replace=False))
     names = [f"cg{number:08d}" for number in numbers]
-    names += [f"ch.{1 + i % 22}.{1000 + 37 * i}F" for i in range(other)] + [f"rs{10_000 + 91 * i}" for i in range(other)]
+    names += [f"ch.{1 + i % 22}.{1000 + 37 * i}F" for i in range(other)] + [
+        f"rs{10_000 + 91 * i}" for i in range(other)
+    ]
     probes = len(numbers)
     sparse = np.zeros(count, dtype=bool)
     sparse[rng.choice(probes, size=max(2, probes // 50), replace=False)] = True
@@ -202,6 +206,4 @@ def _probes(count: int, rng: np.random.Generator) -> Features:
     # Probes are mostly unmethylated or mostly methylated.
     base = np.where(rng.uniform(size=count) < 0.5, rng.normal(-2.2, 0.8, count), rng.normal(1.8, 0.9, count))
     base[planted] = rng.uniform(-1.5, 1.5, size=int(planted.sum()))
-    return Features(
-        names=names, base=base, spread=rng.uniform(0.25, 0.6, size=count), loadings=loadings, sparse=sparse
-    )
+    return Features(names=names, base=base, spread=rng.uniform(0.25, 0.6, size=count), loadings=loadings, sparse=sparse)

@@ -36,9 +36,9 @@ class SlidePlan:
         return [((column + 1) * region, (row + 1) * region) for row, column in self.cells]
 
 
-def plan_slide(regions: int, tumour_regions: int, rng: np.random.Generator) -> SlidePlan:
-    """Place the regions in one connected piece of tissue, the tumour as one focus in it."""
-    columns = max(2, int(np.ceil(np.sqrt(regions * rng.uniform(0.9, 1.5)))))
+def plan_slide(regions: int, tumour_regions: int, rng: np.random.Generator, *, widest: int = 64) -> SlidePlan:
+    """Place the regions in one connected piece of tissue, ``widest`` regions wide at most, the tumour as one focus."""
+    columns = int(np.clip(np.ceil(np.sqrt(regions * rng.uniform(0.9, 1.5))), 2, widest))
     rows = -(-regions // columns)
     last = regions - (rows - 1) * columns
     start = int(rng.integers(0, columns - last + 1))
@@ -66,13 +66,10 @@ def write_slide(
     Page 0 is tiled JPEG (YCbCr 4:2:0), then thumbnail, levels /4 and /16 (where at least a tile fits), label, macro.
     One band of regions is in memory at a time, so that a slide of any size can be written.
     """
-    region = geometry.region
-    width = (plan.columns + 1) * region + region // 2
-    height = (plan.rows + 1) * region + region // 2
+    width, height = _size(plan, geometry.region)
     small = np.full((-(-height // 4), -(-width // 4), 3), histology.BACKGROUND, dtype=np.uint8)
     head = (
-        f"Aperio Image Library v12.0.15\r\n{width}x{height} [0,0 {width}x{height}] ({TILE}x{TILE}) "
-        f"JPEG/RGB Q={quality}"
+        f"Aperio Image Library v12.0.15\r\n{width}x{height} [0,0 {width}x{height}] ({TILE}x{TILE}) JPEG/RGB Q={quality}"
     )
     facts = f"|AppMag = {POWER}|StripeWidth = 2040|ScanScope ID = SYNTH|Filename = {barcode}|MPP = {MPP:.4f}"
     with (
@@ -83,28 +80,33 @@ def write_slide(
         _write_level(out, _tiles(bands, width, quality), (height, width), head + facts)
         side = max(width, height)
         factor = max(1, side // 512)
-        thumbnail = cv2.resize(
-            small, (max(1, width // factor), max(1, height // factor)), interpolation=cv2.INTER_AREA
-        )
+        thumbnail = _shrink(small, (max(1, width // factor), max(1, height // factor)))
         _write_strip(out, thumbnail, f"{head} -> {thumbnail.shape[1]}x{thumbnail.shape[0]} {facts}", 0)
         level = small
         for downsample in (4, 16):
             if downsample > 4:
                 if min(level.shape[:2]) < 4 * TILE // 2:
                     break
-                level = cv2.resize(
-                    level, (level.shape[1] // 4, level.shape[0] // 4), interpolation=cv2.INTER_AREA
-                )
+                level = _shrink(level, (level.shape[1] // 4, level.shape[0] // 4))
             note = f"{head} -> {level.shape[1]}x{level.shape[0]} {facts}"
             _write_level(out, _tiles(iter([level]), level.shape[1], quality), level.shape[:2], note)
         _write_strip(out, _label(barcode), "Aperio Image Library v12.0.15\r\nlabel 160x160", 1)
         macro = np.full((160, 400, 3), 235, dtype=np.uint8)
         scale = min(140 / height, 240 / width)
-        view = cv2.resize(
-            small, (max(1, int(width * scale)), max(1, int(height * scale))), interpolation=cv2.INTER_AREA
-        )
+        view = _shrink(small, (max(1, int(width * scale)), max(1, int(height * scale))))
         macro[10 : 10 + view.shape[0], 150 : 150 + view.shape[1]] = view
         _write_strip(out, macro, "Aperio Image Library v12.0.15\r\nmacro 400x160", 9)
+
+
+def paint_slide(plan: SlidePlan, geometry: Geometry, *, cell: float, architecture: float, seed: list[int]) -> Bytes:
+    """The same picture in memory, before JPEG: RGB [height, width, 3]. For small geometries, figures and tests."""
+    width, height = _size(plan, geometry.region)
+    small = np.empty((-(-height // 4), -(-width // 4), 3), dtype=np.uint8)
+    return np.concatenate(list(_bands(plan, geometry, width, height, cell, architecture, seed, small)))
+
+
+def _size(plan: SlidePlan, region: int) -> tuple[int, int]:
+    return (plan.columns + 1) * region + region // 2, (plan.rows + 1) * region + region // 2
 
 
 def _bands(
@@ -121,6 +123,7 @@ def _bands(
     region, side = geometry.region, geometry.patches_per_side
     rng = np.random.default_rng(seed)
     table = histology.stain_table(rng)
+    ground = histology.draw_ground(rng)
     grain, fibres = _cached_textures()
     seeds = rng.integers(1, 2**62, size=(len(plan.cells), 2))
     phases = rng.uniform(0, 2 * np.pi, size=(len(plan.cells), 4))
@@ -142,12 +145,11 @@ def _bands(
                 kinds = histology.patch_kinds(side, architecture, int(seeds[i, 0]))
             else:
                 kinds = np.full((side, side), histology.NORMAL, dtype=np.int8)
-            histology.paint_region(
-                h, e, 0, x0, geometry.patch, kinds, cell, grain, fibres, np.uint64(seeds[i, 1])
-            )
+            top, start = (row + 1) * region, np.uint64(seeds[i, 1])
+            histology.paint_region(h, e, 0, x0, top, geometry.patch, kinds, float(cell), ground, grain, fibres, start)
             _outline(h, e, x0, region, (row, column), occupied, phases[i])
         histology.to_colour(h, e, table, band)
-        quarter = cv2.resize(band, (-(-width // 4), -(-rows // 4)), interpolation=cv2.INTER_AREA)
+        quarter = _shrink(band, (-(-width // 4), -(-rows // 4)))
         top = (row + 1) * region // 4
         small[top : top + quarter.shape[0], : quarter.shape[1]] = quarter
         yield band
@@ -253,6 +255,11 @@ def _write_strip(out: tifffile.TiffWriter, image: Bytes, note: str, kind: int) -
         software=False,
         subfiletype=kind,
     )
+
+
+def _shrink(image: Bytes, size: tuple[int, int]) -> Bytes:
+    """Area mean; size is (width, height)."""
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _label(barcode: str) -> Bytes:
