@@ -422,7 +422,7 @@ def cross_validate(
         folder = Path(out_dir) / "parts" / f"{method}-{_run_key(chosen, data, profile, protocol, seed)}"
     tasks = []
     for number, part in folds.groupby(["repeat", "fold"], sort=True):
-        repeat, fold = (int(value) for value in number)  # type: ignore[attr-defined]
+        repeat, fold = (int(value) for value in tuple(number))  # type: ignore[arg-type, call-overload]
         test, train = _fold_rows(data, folds, repeat, set(part["patient"]), f"repeat {repeat}, fold {fold}")
         tasks.append((repeat, fold, train, test))
     results: dict[tuple[int, int], pd.DataFrame] = {}
