@@ -175,6 +175,8 @@ class OmicsSettings(_Strict):
     trees: PositiveInt = 1000
     importance: Literal["oob", "permutation"] = "oob"
     importance_repeats: PositiveInt = 5
+    # Order of the candidates: importance (the paper), or the mean of its rank and the test's (far more stable).
+    rank: Literal["importance", "combined"] = "combined"
     # What the tables hold; default: counts for rna and mirna, beta for methylation, or what the reader marked (uns["values"]).
     values: dict[str, Literal["counts", "rpm", "log", "beta", "mvalue", "auto"]] = {}
     # A gene or miRNA is kept with at least min_count reads in at least min_expressed of the fitted patients.
@@ -352,8 +354,9 @@ class ComparisonSettings(_Strict):
 class HandcraftedSettings(_Strict):
     """CellProfiler-style features of nuclei (GPDBN, CAMR)."""
 
-    # Patches drawn per slide, at a fixed seed, densest nuclei first among four times as many.
+    # Patches measured per slide: the densest of four times as many, drawn from at most so many regions.
     patches: PositiveInt = 40
+    regions: PositiveInt = 10
     channels: tuple[Literal["hematoxylin", "eosin", "grey"], ...] = ("hematoxylin", "eosin", "grey")
     # Grey levels of the Haralick texture (CellProfiler: 256).
     grey_levels: Annotated[int, Field(ge=2, le=256)] = 256
