@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,9 @@ class TileError(Exception):
     """Some tiles of a requested area cannot be decoded. ``tiles`` lists (level, column, row)."""
 
     def __init__(self, path: Path, tiles: list[tuple[int, int, int]], cause: str) -> None:
-        super().__init__(f"{path}: {len(tiles)} tile(s) cannot be decoded, first (level, column, row) {tiles[0]}: {cause}")
+        super().__init__(
+            f"{path}: {len(tiles)} tile(s) cannot be decoded, first (level, column, row) {tiles[0]}: {cause}"
+        )
         self.path, self.tiles, self.cause = path, tiles, cause
 
 
@@ -101,6 +103,7 @@ class _File:
     """Positional reads that many threads may do at once on one descriptor."""
 
     def __init__(self, path: Path) -> None:
+        self._fd = -1
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._lock = threading.Lock()
         self.stat = os.fstat(self._fd)
@@ -111,6 +114,9 @@ class _File:
         with self._lock:  # Windows has no pread
             os.lseek(self._fd, offset, os.SEEK_SET)
             return os.read(self._fd, count)
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -292,9 +298,7 @@ class Slide:
             raise TileError(self.path, bad, cause)
         return out
 
-    def _read_tiles(
-        self, x: int, y: int, level: int, out: NDArray[np.uint8]
-    ) -> tuple[list[tuple[int, int, int]], str]:
+    def _read_tiles(self, x: int, y: int, level: int, out: NDArray[np.uint8]) -> tuple[list[tuple[int, int, int]], str]:
         table = self._tables[level]
         info = table.level
         tw, th = info.tile_width, info.tile_height
@@ -324,7 +328,7 @@ class Slide:
         return bad, cause
 
     def _second_opinion(self, level: int, x: int, y: int, target: NDArray[np.uint8]) -> bool:
-        """Ask OpenSlide for an area whose tile the direct path refuses, so that direct is never worse than OpenSlide."""
+        """Ask OpenSlide for an area whose tile the direct path refuses: direct must never be the worse reader."""
         if not self._openslide_ok or self.changed():
             return False
         scale = self.levels[level].downsample
@@ -337,7 +341,7 @@ class Slide:
         return True
 
     def _tile(self, table: _TileTable, index: int, factor: int = 1) -> NDArray[np.uint8] | None:
-        """Decode one tile, [th, tw, 3]; None where the file stores nothing for it. ``factor``: JPEG scaling 1, 2, 4, 8."""
+        """Decode one tile, [th, tw, 3]; None where the file stores nothing for it. ``factor``: JPEG scaling."""
         offset, count = int(table.offsets[index]), int(table.counts[index])
         if count == 0 or offset == 0:
             return None
@@ -507,7 +511,9 @@ def _open_with_openslide(slide: Slide, why: str) -> None:
             "unsupported", slide.path, f"{why}, and OpenSlide is not installed (pip install openslide-bin)"
         ) from None
     except Exception as error:
-        raise SlideError("unreadable", slide.path, f"not a slide that can be read ({why}; OpenSlide: {error})") from None
+        raise SlideError(
+            "unreadable", slide.path, f"not a slide that can be read ({why}; OpenSlide: {error})"
+        ) from None
     slide.reader, slide.note = "openslide", why
     slide.properties.update(handle.properties)
     slide.levels = tuple(
@@ -548,7 +554,7 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
         raise SlideError(
             "truncated",
             slide.path,
-            f"the file ends at byte {length}, its last tile at {end} ({share:.0%} of level 0 is there); download it again",
+            f"the file ends at byte {length}, its last tile at {end} ({share:.0%} of level 0 is there); fetch it again",
         )
     slide._tables = tables
     return True, ""
@@ -565,13 +571,14 @@ def _ends_early(path: Path, length: int) -> bool:
 
 
 def _pyramid_pages(tif: tifffile.TiffFile) -> Iterator[Any]:
-    """Tiled pages of the image itself, largest first: level 0, its sub-directories, later tiled pages of the same shape."""
-    first = tif.pages[0]
+    """Tiled pages of the image itself, largest first: level 0, its sub-directories, later pages of the same shape."""
+    first: Any = tif.pages[0]
     if not first.is_tiled:
         return
     yield first
     previous = first.imagewidth
-    for page in [*(first.pages or ()), *tif.pages[1:]]:
+    later: list[Any] = [*(first.pages or ()), *tif.pages[1:]]
+    for page in later:
         if not page.is_tiled or page.imagewidth >= previous or page.subfiletype == 9:
             continue
         ratio = (first.imagewidth / page.imagewidth) / (first.imagelength / page.imagelength)
@@ -626,7 +633,7 @@ def _describe(slide: Slide, page: Any) -> None:
 
 
 def _self_check(slide: Slide) -> tuple[bool, str]:
-    """Compare tiles with OpenSlide. The most tightly packed tiles hold the most tissue, so the byte counts choose them."""
+    """Compare tiles with OpenSlide. The longest tiles hold the most tissue, so the byte counts choose them."""
     try:
         handle = slide._openslide.get()
     except ImportError:
@@ -792,9 +799,7 @@ def load_mpp_table(table: str | Path | Mapping[str, float] | None) -> dict[str, 
 
 
 def _resolve_mpp(slide: Slide, table: str | Path | Mapping[str, float] | None) -> None:
-    power = _number(slide.properties.get("openslide.objective-power")) or _number(
-        slide.properties.get("aperio.AppMag")
-    )
+    power = _number(slide.properties.get("openslide.objective-power")) or _number(slide.properties.get("aperio.AppMag"))
     slide.objective_power = power
     for names, source in ((_MPP_PROPERTIES, "property"), (_VENDOR_MPP, "vendor tag")):
         for name in names:
