@@ -4,9 +4,10 @@
 ``deseq2``     two groups of patients, raw counts, by pydeseq2 (the paper's step).
 ``moderated_t`` two groups, continuous values (M-values, log expression): limma's empirical Bayes t.
 
-Methylation beta values are shares between 0 and 1, not counts: DESeq2's negative binomial model has no meaning for them,
-and its size factors would scale away global hypomethylation, a hallmark of tumours. So they are tested as M-values by the
-moderated t; `beta_counts` keeps the literal reading (multiply, round, run DESeq2) for whoever wants to see it.
+Methylation beta values are shares between 0 and 1, not counts: DESeq2's negative binomial model has no meaning for
+them, and its size factors would scale away global hypomethylation, a hallmark of tumours. So they are tested as
+M-values by the moderated t; `beta_counts` keeps the literal reading (multiply, round, run DESeq2) for whoever wants to
+see it.
 
 Every function returns a DataFrame indexed by feature with columns effect, statistic, p, q (Benjamini-Hochberg).
 """
@@ -28,9 +29,10 @@ def two_groups(
 ) -> np.ndarray:
     """Group of every patient [n]: 1 (poor), 0 (good), -1 (in neither group).
 
-    ``horizon``: event at or before the horizon against known to be event-free beyond it; patients censored before it are
-    left out, because nobody knows their group. ``event``: dead against alive at last contact, whenever that was; a centre
-    with longer follow-up then looks like a disease. Raises ValueError when a group has fewer than three patients.
+    ``horizon``: event at or before the horizon against known to be event-free beyond it; patients censored before it
+    are left out, because nobody knows their group. ``event``: dead against alive at last contact, whenever that was; a
+    centre with longer follow-up then looks like a disease.
+    Raises ValueError when a group has fewer than three patients.
     """
     time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(int)
     group = np.full(time.shape, -1)
@@ -91,7 +93,8 @@ def cox_score(X: np.ndarray, time: np.ndarray, event: np.ndarray, names: list[st
 def moderated_t(X: np.ndarray, group: np.ndarray, names: list[str] | pd.Index) -> pd.DataFrame:
     """Two-group t with the variance of a feature drawn towards that of all features; effect is mean(1) - mean(0).
 
-    X [n, p] on a scale with additive noise (M-values, log expression); group [n] of {1, 0, -1 (ignored)}. The attributes
+    X [n, p] on a scale with additive noise (M-values, log expression); group [n] of {1, 0, -1 (ignored)}. The
+    attributes
     ``prior_df`` and ``prior_variance`` of the returned frame hold the fitted prior.
     Source: Smyth 2004 (Stat Appl Genet Mol Biol 3:3), the formulas of limma's lmFit and eBayes.
     """
@@ -124,7 +127,8 @@ def moderated_t(X: np.ndarray, group: np.ndarray, names: list[str] | pd.Index) -
 
 
 def fit_variance_prior(variance: np.ndarray, df: float) -> tuple[float, float]:
-    """Degrees of freedom and value of the scaled inverse chi-square prior of the variances, by moments of their logarithm.
+    """Degrees of freedom and value of the scaled inverse chi-square prior of the variances, by moments of their
+    logarithm.
 
     Features with zero variance get limma's offset (1e-5 of the median). Returns (inf, mean) when the variances scatter
     no more than sampling alone would make them.
@@ -185,12 +189,13 @@ def deseq2(
 
 
 def beta_counts(beta: np.ndarray, scale: int = 1000) -> np.ndarray:
-    """Beta values as pseudo-counts, round(beta * scale): the literal reading of DESeq2 on methylation, kept as a switch."""
+    """Beta values as pseudo-counts, round(beta * scale): the literal reading of DESeq2 on methylation, kept as a
+    switch."""
     return np.rint(np.clip(beta, 0.0, 1.0) * scale)
 
 
 def check_counts(counts: np.ndarray, what: str, patients: list[str] | pd.Index | None = None) -> None:
-    """Raise ValueError, naming the first patient, unless all are finite whole numbers >= 0 and every sample has counts."""
+    """Raise ValueError, naming the first patient, unless all are whole numbers >= 0 and every sample has some."""
 
     def who(row: int) -> str:
         return str(patients[row]) if patients is not None else f"row {row}"

@@ -7,8 +7,8 @@ moves to the left child and two running sums follow him:
   patient within the node;
 * the variance changes only at the node's own event times up to the patient's time.
 
-A score that comes within rounding of the best so far is recomputed with the textbook sum, so the chosen split is the one
-scikit-survival chooses, down to the last bit: the same seed gives the same forest.
+A score that comes within rounding of the best so far is recomputed with the textbook sum, so the chosen split is the
+one scikit-survival chooses, down to the last bit: the same seed gives the same forest.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ForestArrays:
 
     feature, left, right [T, N] int32; threshold [T, N] float64 (a value <= threshold goes left); value [T, N] float64:
     the node's cumulative hazard summed over the cohort's event times (expected number of events); size [T] int32;
-    count [T, N] int32: patients in the node; copies [T, n] uint8: how often each patient is in the tree's bootstrap sample
-    (0: out of bag).
+    count [T, N] int32: patients in the node; copies [T, n] uint8: how often each patient is in the tree's bootstrap
+    sample (0: out of bag).
     """
 
     feature: np.ndarray

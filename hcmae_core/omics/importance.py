@@ -1,8 +1,8 @@
 """Permutation importance of a survival forest, sending down the trees only whom a permuted feature can move.
 
-A feature splits in a few dozen of a thousand trees, and in such a tree only the patients that reach one of its nodes can
-change leaf. Everyone else keeps the prediction he has, so one permutation costs a few hundred short walks instead of a
-prediction by the whole forest; the values are those of the full computation.
+A feature splits in a few dozen of a thousand trees, and in such a tree only the patients that reach one of its nodes
+can change leaf. Everyone else keeps the prediction he has, so one permutation costs a few hundred short walks instead
+of a prediction by the whole forest; the values are those of the full computation.
 
 Two questions are answered:
 
@@ -107,7 +107,8 @@ def forest_importance(
 def library_importance(
     forest, X: np.ndarray, time: np.ndarray, event: np.ndarray, *, repeats: int = 5, seed: int = 0
 ) -> Importance:
-    """scikit-learn's permutation_importance of a scikit-survival forest (``importance: permutation`` by the library)."""
+    """scikit-learn's permutation_importance of a scikit-survival forest (``importance: permutation`` by the
+    library)."""
     from sklearn.inspection import permutation_importance
     from sksurv.util import Surv
 

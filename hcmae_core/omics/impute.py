@@ -17,8 +17,8 @@ _BLOCK = 8192
 class NeighbourImputer:
     """Fill missing values with the mean of the k nearest fitted patients that have the feature.
 
-    Same result as ``sklearn.impute.KNNImputer(n_neighbors=k, weights="uniform")`` on tables without an all-missing column
-    (equidistant donors apart: the library does not say which of them it takes, here the first).
+    Same result as ``sklearn.impute.KNNImputer(n_neighbors=k, weights="uniform")`` on tables without an all-missing
+    column (equidistant donors apart: the library does not say which of them it takes, here the first).
     """
 
     def __init__(self, neighbours: int = 5) -> None:
@@ -33,16 +33,17 @@ class NeighbourImputer:
         empty = np.flatnonzero(missing.all(axis=0))
         if empty.size:
             raise ValueError(
-                f"{empty.size} feature(s) are missing in every fitted patient (first: column {empty[0]}): drop them first"
+                f"{empty.size} feature(s) are missing in every fitted patient "
+                f"(first: column {empty[0]}): drop them first"
             )
         self.donors_ = donors
         # Distances do not change when a constant is taken off a column, but their rounding improves.
-        with np.errstate(invalid="ignore"):
-            self.centre_ = np.nanmean(donors, axis=0, dtype=np.float64)
+        self.centre_ = np.asarray(np.nanmean(donors, axis=0, dtype=np.float64))
         return self
 
     def transform(self, X: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
-        """Imputed copy of X [m, p], same dtype; with ``columns``, only these are filled and returned, [m, len(columns)].
+        """Imputed copy of X [m, p], same dtype; with ``columns``, only these are filled and returned, [m,
+        len(columns)].
 
         Distances always use all p features.
         """
@@ -73,7 +74,8 @@ class NeighbourImputer:
 
 
 def nan_distances(X: np.ndarray, Y: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
-    """Squared nan-Euclidean distances [m, n] float64 between the rows of X [m, p] and Y [n, p]; NaN without shared feature.
+    """Squared nan-Euclidean distances [m, n] float64 between the rows of X [m, p] and Y [n, p]; NaN without shared
+    feature.
 
     Work is done in blocks of columns, so memory beyond the inputs is a few megabytes.
     """

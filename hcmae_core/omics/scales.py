@@ -1,4 +1,5 @@
-"""From what is on disk to what a test may see: library size, logarithm, M-value, filters; fitted on some, applied to all.
+"""From what is on disk to what a test may see: library size, logarithm, M-value, filters; fitted on some, applied to
+all.
 
 The scale of a table is one of
 
@@ -60,7 +61,8 @@ def check_scale(X: np.ndarray, scale: Scale, modality: str, patients: list[str])
         if scale == "beta" and ((X < 0) | (X > 1)).any():
             row = int(np.nonzero((X < 0) | (X > 1))[0][0])
             raise ValueError(
-                f"{modality}: value outside [0, 1] for {patients[row]}; beta values are shares: set omics.values to mvalue"
+                f"{modality}: value outside [0, 1] for {patients[row]}; beta values are shares: "
+                "set omics.values to mvalue"
             )
 
 
@@ -68,8 +70,9 @@ def check_scale(X: np.ndarray, scale: Scale, modality: str, patients: list[str])
 class SizeFactors:
     """Median-of-ratios size factors against the geometric means of the fitted patients (Anders and Huber 2010).
 
-    ``log_mean`` [p] has the log geometric mean of features counted in every fitted patient and -inf elsewhere; with fewer
-    than 20 such features (sparse miRNA tables) the factor is the library over the fitted patients' median library.
+    ``log_mean`` [p] has the log geometric mean of features counted in every fitted patient and -inf elsewhere; with
+    fewer than 20 such features (sparse miRNA tables) the factor is the library over the fitted patients' median
+    library.
     """
 
     log_mean: np.ndarray

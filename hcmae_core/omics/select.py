@@ -1,8 +1,8 @@
 """From whole-genome tables to the 3 x top_k matrix of the survival network, fitted on some patients, applied to all.
 
-Everything that is learnt (filters, size-factor reference, donors of the imputation, tests, forest, scaling) is learnt in
-`OmicsSelector.fit` from the patients it is given and from nobody else. The honest protocol calls it with the training part
-of a fold; the paper's protocol calls it with everybody, and that is the whole difference between the two.
+Everything that is learnt (filters, size-factor reference, donors of the imputation, tests, forest, scaling) is learnt
+in `OmicsSelector.fit` from the patients it is given and from nobody else. The honest protocol calls it with the
+training part of a fold; the paper's protocol calls it with everybody, and that is the whole difference between the two.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class OmicsSelector:
     ) -> OmicsSelector:
         """Learn from these patients.
 
-        data: MuData, or dict of modality -> DataFrame (patients x features); all modalities have the same patients in the
-        same order. time [n] days, event [n] of {0, 1}, in that order. ``normals``: raw tables of normal tissue, for
+        data: MuData, or dict of modality -> DataFrame (patients x features); all modalities have the same patients in
+        the same order. time [n] days, event [n] of {0, 1}, in that order. ``normals``: raw tables of normal tissue, for
         ``contrast: tumour_normal`` only.
         Raises ValueError for patients that differ between modalities, values that contradict their scale, a library of
         zero, an unusable contrast, or fewer than top_k features left.
@@ -112,7 +112,8 @@ class OmicsSelector:
             if self.settings.contrast == "tumour_normal":
                 if normals is None or modality not in normals:
                     raise ValueError(
-                        f"contrast tumour_normal needs a table of normal tissue for {modality}: pass normals={{'{modality}': "
+                        f"contrast tumour_normal needs a table of normal tissue for {modality}: "
+                        f"pass normals={{'{modality}': "
                         "DataFrame}} or choose contrast horizon"
                     )
                 normal = normals[modality].reindex(columns=table.features).to_numpy(np.float32)
@@ -127,7 +128,8 @@ class OmicsSelector:
     def transform(self, data: Any) -> np.ndarray:
         """The chosen features of these patients, standardised with the fitted means: [n, modalities, top_k] float32.
 
-        Same modalities and features as fitted (extra modalities are ignored). Column j of a modality is row j of `chosen`.
+        Same modalities and features as fitted (extra modalities are ignored). Column j of a modality is row j of
+        `chosen`.
         """
         if not hasattr(self, "_steps"):
             raise ValueError("this OmicsSelector is not fitted: call fit first")
@@ -184,7 +186,8 @@ class OmicsSelector:
             raise ValueError(
                 f"{modality}: {int(varies.sum())} usable features of {table.X.shape[1]} measured, but omics.top_k is "
                 f"{settings.top_k}: lower omics.top_k (the matrix is modalities x top_k), or relax omics.max_missing "
-                f"({settings.max_missing}), min_count ({settings.min_count}) or min_expressed ({settings.min_expressed})"
+                f"({settings.max_missing}), min_count ({settings.min_count}) or "
+                f"min_expressed ({settings.min_expressed})"
             )
         usable = np.flatnonzero(varies)
         values = values[:, usable]
@@ -196,8 +199,7 @@ class OmicsSelector:
         left["candidates"] = pool.size
         importance = self._rank(values[:, pool], time, event, seed)
         statistic = np.abs(tested["statistic"].to_numpy()[pool])
-        # Features that no tree can use (importance <= 0) are equals; the test orders them.
-        best = np.lexsort((-statistic, -np.maximum(importance.mean, 0.0)))[: settings.top_k]
+        best = _order(importance.mean, statistic, settings.rank)[: settings.top_k]
         where = pool[best]
         left["chosen"] = where.size
         report = tested.iloc[where].copy()
@@ -236,7 +238,8 @@ class OmicsSelector:
                 below = np.where(np.isnan(below), np.nanmean(raw, axis=0), below)
                 values = np.concatenate([values, _rescale(below, scale, None)])
         else:
-            group = differential.two_groups(time, event, settings.contrast, settings.horizon_days)  # type: ignore[arg-type]
+            contrast = "event" if settings.contrast == "event" else "horizon"
+            group = differential.two_groups(time, event, contrast, settings.horizon_days)
         if scale == "counts":
             return differential.deseq2(raw, group, names, workers=self.workers)
         if scale == "beta" and settings.methylation_test == "deseq2":
@@ -280,7 +283,8 @@ class OmicsSelector:
                 if np.isnan(raw).any():
                     row = int(np.nonzero(np.isnan(raw))[0][0])
                     raise ValueError(
-                        f"{table.modality}: missing value for {table.patients[row]}, but no fitted patient had one to learn from"
+                        f"{table.modality}: missing value for {table.patients[row]}, "
+                        "but no fitted patient had one to learn from"
                     )
             limits = None if step.limits is None else (step.limits[0][step.chosen], step.limits[1][step.chosen])
             values = _rescale(raw, step.scale, limits)
@@ -323,14 +327,14 @@ def _table(modality: str, source: Any) -> OmicsTable:
     if isinstance(source, pd.DataFrame):
         X = source.to_numpy(dtype=np.float32)
         labels = pd.Series(source.columns.astype(str))
-        declared = source.attrs.get("values")
+        declared = source.attrs.get("values", source.attrs.get("unit"))
         patients, features = source.index, source.columns
     else:
         X = source.X.toarray() if hasattr(source.X, "toarray") else np.asarray(source.X)
         X = X.astype(np.float32, copy=False)
         patients, features = source.obs_names, source.var_names
         labels = source.var["gene_name"] if "gene_name" in source.var else pd.Series(features.astype(str))
-        declared = source.uns.get("values")
+        declared = source.uns.get("values", source.uns.get("unit"))
     index = pd.Index([str(f) for f in features])
     labels = pd.Series(labels.astype(str).to_numpy(), index=index)
     if index.has_duplicates:
@@ -346,7 +350,9 @@ def _table(modality: str, source: Any) -> OmicsTable:
 
 
 def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
-    scale: Any = settings.values.get(table.modality) or table.declared or _DEFAULT_SCALE.get(table.modality, "auto")
+    # A reader that could not know what a local table holds says "as given".
+    declared = "auto" if table.declared == "as given" else table.declared
+    scale: Any = settings.values.get(table.modality) or declared or _DEFAULT_SCALE.get(table.modality, "auto")
     if scale not in SCALES:
         raise ValueError(
             f"{table.modality}: unknown scale '{scale}' in uns['values']; choose one of {', '.join(SCALES)}"
@@ -378,6 +384,17 @@ def _candidates(tested: pd.DataFrame, settings: OmicsSettings) -> np.ndarray:
         return order[: max(settings.candidates, settings.top_k)]
     passed = int((tested["p"].to_numpy() < settings.alpha).sum())
     return order[:passed] if passed >= settings.top_k else order
+
+
+def _order(importance: np.ndarray, statistic: np.ndarray, rank: str) -> np.ndarray:
+    # Features that no tree can use (importance <= 0) are equals; the test orders them.
+    by_importance = np.lexsort((-statistic, -np.maximum(importance, 0.0)))
+    if rank == "importance":
+        return by_importance
+    places = np.empty((2, importance.size))
+    places[0, by_importance] = np.arange(importance.size)
+    places[1, np.argsort(-statistic, kind="stable")] = np.arange(importance.size)
+    return np.lexsort((-statistic, places.sum(axis=0)))
 
 
 def _labels(time: Any, event: Any, patients: list[str]) -> tuple[np.ndarray, np.ndarray]:
