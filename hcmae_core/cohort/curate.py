@@ -180,48 +180,24 @@ def _rules(
     if slides:
         pool = {p: list(c) for p, c in evidence.candidates.get("slides", {}).items()}
 
-        def narrowed(
-            keep: Callable[[Candidate], bool], reason: Callable[[list[Candidate]], str]
-        ) -> Callable[[str], str]:
+        def narrowed(keep: Callable[[Candidate], bool], loss: Callable[[list[Candidate]], str]) -> Callable[[str], str]:
             def judge(patient: str) -> str:
                 had = pool.get(patient, [])
                 pool[patient] = [c for c in had if keep(c)]
-                return "" if pool[patient] else reason(had)
+                return "" if pool[patient] else loss(had)
 
             return judge
 
-        diagnostic = inclusion.slide_kind == "diagnostic"
-        yield (
-            "diagnostic slide" if diagnostic else "slide",
-            narrowed(
-                # Slides of other origin carry no barcode; for them the user answers.
-                lambda c: not diagnostic or c.barcode is None or c.barcode.slide_kind == DIAGNOSTIC,
-                lambda had: f"frozen sections only ({len(had)})" if had else "no slide",
-            ),
+        losses: tuple[Callable[[list[Candidate]], str], ...] = (
+            lambda had: f"frozen sections only ({len(had)})" if had else "no slide",
+            lambda had: f"slides of sample type {_types(had)} only",
+            lambda had: f"largest slide has {max(c.size for c in had) / 1e6:.3g} MB, too little for a whole section",
         )
-        yield (
-            f"slide of sample type {', '.join(inclusion.sample_types)}",
-            narrowed(
-                lambda c: c.barcode is None or c.barcode.sample_type in inclusion.sample_types,
-                lambda had: f"slides of sample type {_types(had)} only",
-            ),
-        )
-        if inclusion.min_slide_bytes:
-            yield (
-                f"slide of {inclusion.min_slide_bytes / 1e6:g} MB or more",
-                narrowed(
-                    lambda c: c.size >= inclusion.min_slide_bytes,
-                    lambda had: (
-                        f"largest slide has {max(c.size for c in had) / 1e6:.3g} MB; it cannot hold a whole section"
-                    ),
-                ),
-            )
+        for (name, keep), loss in zip(slide_rules(inclusion), losses, strict=False):
+            yield name, narrowed(keep, loss)
 
         def draw(patient: str) -> str:
-            found = sorted(pool[patient], key=lambda c: Path(c.path).name)
-            # A generator per patient: the choice does not depend on who else is in the cohort.
-            rng = np.random.default_rng([seed, zlib.crc32(patient.encode())])
-            chosen["slides"][patient] = found[int(rng.integers(len(found)))]
+            chosen["slides"][patient] = draw_slide(patient, pool[patient], seed)
             _note_choice(choices, patient, "slides", evidence.candidates["slides"][patient], chosen["slides"][patient])
             return ""
     else:
@@ -251,6 +227,41 @@ def _rules(
         return f"not downloaded: {', '.join(missing)}" if missing else ""
 
     yield "files on disk", fetched
+
+
+def draw_slide(patient: str, candidates: Sequence[Candidate], seed: int) -> Candidate:
+    """One of a patient's slides at random; the choice depends on seed and patient, not on who else is in the cohort."""
+    found = sorted(candidates, key=lambda c: Path(c.path).name)
+    rng = np.random.default_rng([seed, zlib.crc32(patient.encode())])
+    return found[int(rng.integers(len(found)))]
+
+
+def drawn_slides(lock: pd.DataFrame, inclusion: Inclusion, seed: int) -> set[str]:
+    """Ids of the slides that curation draws from a lock, one per patient who has an eligible one."""
+    pool: dict[str, list[Candidate]] = {}
+    for row in lock[lock["modality"] == "slides"].itertuples():
+        barcode = _slide_barcode(str(row.filename), str(row.sample))
+        candidate = Candidate(f"{row.id}/{row.filename}", str(row.sample), int(str(row.size)), barcode)
+        if all(keep(candidate) for _, keep in slide_rules(inclusion)):
+            pool.setdefault(str(row.case), []).append(candidate)
+    return {draw_slide(case, found, seed).path.split("/")[0] for case, found in pool.items()}
+
+
+def slide_rules(inclusion: Inclusion) -> list[tuple[str, Callable[[Candidate], bool]]]:
+    """The rules for slides in order: name, and what a slide must be. Slides without barcode (of other origin) pass."""
+    diagnostic = inclusion.slide_kind == "diagnostic"
+    types = inclusion.sample_types
+    rules: list[tuple[str, Callable[[Candidate], bool]]] = [
+        (
+            "diagnostic slide" if diagnostic else "slide",
+            lambda c: not diagnostic or c.barcode is None or c.barcode.slide_kind == DIAGNOSTIC,
+        ),
+        (f"slide of sample type {', '.join(types)}", lambda c: c.barcode is None or c.barcode.sample_type in types),
+    ]
+    if inclusion.min_slide_bytes:
+        megabytes = inclusion.min_slide_bytes / 1e6
+        rules.append((f"slide of {megabytes:g} MB or more", lambda c: c.size >= inclusion.min_slide_bytes))
+    return rules
 
 
 def choose_file(candidates: Sequence[Candidate], modality: str) -> Candidate:
