@@ -222,14 +222,54 @@ def _without_progress(text: str) -> str:
     return "\n".join(kept) + "\n" if kept else ""
 
 
+def pair(folder: str | Path) -> list[Path]:
+    """Write the .ipynb beside every percent-format .py of ``folder``; returns those that changed.
+
+    Both carry the same cells and no outputs. Raises PublishError for a folder without notebooks.
+    """
+    sources = sorted(Path(folder).glob("[0-9][0-9]_*.py"))
+    if not sources:
+        raise PublishError(f"{folder}: no NN_name.py here; name the folder that holds the notebooks")
+    changed = []
+    for source in sources:
+        text = paired_text(source.read_text(encoding="utf-8"))
+        target = source.with_suffix(".ipynb")
+        if not target.exists() or target.read_text(encoding="utf-8") != text:
+            write_text(target, text)
+            changed.append(target)
+    return changed
+
+
+def paired_text(source: str) -> str:
+    """The .ipynb (JSON text) of a percent-format script: numbered cell ids, no outputs, the script's own metadata."""
+    import jupytext
+
+    notebook = jupytext.reads(source, fmt="py:percent")
+    notebook.metadata.setdefault("kernelspec", {"display_name": "Python 3", "language": "python", "name": "python3"})
+    # Which jupytext wrote the script is not a property of the notebook.
+    jupytext_metadata = dict(notebook.metadata.get("jupytext", {}))
+    jupytext_metadata.pop("text_representation", None)
+    jupytext_metadata.setdefault("formats", "ipynb,py:percent")
+    notebook.metadata["jupytext"] = jupytext_metadata
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:03d}"
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: SRC DST. Returns 0, or 1 with the reason on stderr."""
+    """Command line: ``SRC DST``, or ``pair FOLDER``. Returns 0, or 1 with the reason on stderr."""
     words = sys.argv[1:] if arguments is None else arguments
     if len(words) != 2:
         print("usage: python -m hcmae_core.publish EXECUTED.ipynb book/executed/NN_name.ipynb", file=sys.stderr)
+        print("   or: python -m hcmae_core.publish pair notebooks", file=sys.stderr)
         return 2
     try:
-        publish(words[0], words[1])
+        if words[0] == "pair":
+            for path in pair(words[1]):
+                print(path)
+        else:
+            publish(words[0], words[1])
     except PublishError as error:
         print(f"publish: {error}", file=sys.stderr)
         return 1

@@ -7,16 +7,20 @@ that a run wrote, so that the prose cannot drift from the code.
 from __future__ import annotations
 
 import importlib
+import inspect
+import io
 import json
 import pkgutil
 import re
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import sphobjinv
 from docutils import nodes
+from docutils.core import publish_doctree
 from docutils.parsers.rst import directives
 from pydantic import BaseModel
 from sphinx.application import Sphinx
@@ -239,6 +243,48 @@ class Measured(SphinxDirective):
         return out
 
 
+class Commands(SphinxDirective):
+    """``{commands}`` lists the commands of ``hcmae`` with their options, from the command line itself."""
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            from typer.main import get_command
+
+            from hcmae_core.cli import typer_app
+        except ImportError as error:
+            LOG.warning("the command line cannot be imported for the reference: %s", error)
+            return []
+        return [part for line in self._walk(get_command(typer_app), "hcmae") for part in line]
+
+    def _walk(self, command: Any, path: str) -> Iterator[list[nodes.Node]]:
+        inner = getattr(command, "commands", None)
+        if inner:
+            for name in sorted(inner):
+                yield from self._walk(inner[name], f"{path} {name}")
+            return
+        words = " ".join((command.help or command.short_help or "").split())
+        rows = [
+            [
+                nodes.literal(
+                    text=", ".join(option.opts) if option.param_type_name == "option" else option.name.upper()
+                ),
+                _help(option),
+            ]
+            for option in command.params
+            if option.name != "help"
+        ]
+        title = nodes.rubric("", "", nodes.literal(text=path))
+        yield [title, nodes.paragraph(text=words)] + ([table(["option", "meaning"], rows)] if rows else [])
+
+
+def _help(option: Any) -> str:
+    text = getattr(option, "help", None) or ""
+    default = option.default
+    if default is None or callable(default) or default is False or default == "" or "Sentinel" in repr(type(default)):
+        return text
+    return f"{text} (default: {_shown(default)})".strip()
+
+
 class RunStatus(SphinxDirective):
     """``{run-status}`` shows what :mod:`hcmae_core.publish` recorded: time per notebook, packages, device."""
 
@@ -412,7 +458,7 @@ def local_inventories(app: Sphinx, config: Config) -> None:
 
 def _modules(pattern: str) -> list[str]:
     if not pattern.endswith(".*"):
-        return [pattern]
+        return [pattern] if _public(pattern) else []
     package = importlib.import_module(pattern[:-2])
     names = [
         info.name
@@ -426,7 +472,11 @@ def _modules(pattern: str) -> list[str]:
 
 def _public(name: str) -> bool:
     """Whether a module defines something that can be documented (a bare package does not)."""
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        LOG.warning("module %s cannot be imported for the reference: %s", name, error)
+        return False
     return any(
         getattr(value, "__module__", None) == name and not key.startswith("_") and callable(value)
         for key, value in vars(module).items()
@@ -450,11 +500,26 @@ def reference_pages(app: Sphinx, docname: str, source: list[str]) -> None:
                 if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == settings.__name__:
                     if name.startswith("_") or not model.model_fields:
                         continue
-                    first = (model.__doc__ or "").strip().splitlines()[0]
-                    lines += [f"## {name}", "", first, "", f"```{{settings-table}} {name}", "```", ""]
+                    lines += [f"## {name}", "", "```{eval-rst}", f".. py:class:: {settings.__name__}.{name}", ""]
+                    lines += [f"   {line}" for line in inspect.cleandoc(model.__doc__ or "").splitlines()]
+                    lines += ["```", "", f"```{{settings-table}} {name}", "```", ""]
         else:
             lines.append(line)
     source[0] = "\n".join(lines) + "\n"
+
+
+_PRELOAD = re.compile(r"\s*<link rel=\"preload\" as=\"font\"[^>]*>")
+
+
+def without_preloads(app: Sphinx, error: Exception | None) -> None:
+    """Drop the theme's font preloads: from file:// each is a console error, and the style sheet loads the fonts."""
+    if error is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        clean = _PRELOAD.sub("", text)
+        if clean != text:
+            path.write_text(clean, encoding="utf-8")
 
 
 _MARKED = re.compile(r"(``.+?``|(?::[\w:]+:)?`[^`]+`)")
@@ -470,16 +535,37 @@ def plain_docstrings(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
         parts = _MARKED.split(rest)
         parts[::2] = [_STRAY.sub(lambda match: "\\" + match.group(), part) for part in parts[::2]]
         lines[number] = indent + bullet + "".join(parts)
+    if _badly_indented(lines):
+        # A hanging indent of prose is a block quote to docutils, and a broken one is a warning.
+        lines[:] = [line.strip() for line in lines]
+
+
+def _badly_indented(lines: list[str]) -> bool:
+    # Roles and directives need Sphinx, and cannot hang: they are taken out before the trial.
+    text = re.sub(r"(:[\w:]+:)?`+[^`]*`+_*", "x", "\n".join(lines)).replace(".. ", "   ")
+    messages = io.StringIO()
+    publish_doctree(
+        text,
+        settings_overrides={
+            "warning_stream": messages,
+            "report_level": 2,
+            "halt_level": 5,
+            "file_insertion_enabled": False,
+        },
+    )
+    return "indent" in messages.getvalue()
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", local_inventories, priority=100)
     app.connect("autodoc-process-docstring", plain_docstrings)
+    app.connect("build-finished", without_preloads)
     app.connect("source-read", reference_pages)
     app.add_role("switch", SwitchRole())
     app.add_role("setting", SettingRole())
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("profile-table", ProfileTable)
+    app.add_directive("commands", Commands)
     app.add_directive("measured", Measured)
     app.add_directive("run-status", RunStatus)
     app.add_directive("quiz", Quiz)

@@ -156,7 +156,7 @@ def figure(
     """Make a figure in the book's look, apart from pyplot's global state.
 
     ``width`` is 'narrow', 'medium', 'wide' or inches; ``height`` is inches (default: 0.62 of a panel's width per row).
-    Other keywords go to :meth:`matplotlib.figure.Figure.subplots` (``sharex``, ``width_ratios``, ``squeeze`` ...).
+    Other keywords go to ``Figure.subplots`` (``sharex``, ``width_ratios``, ``squeeze`` ...).
     Returns the figure and its axes: one Axes, or an array of them.
     Raises ValueError for an unknown width name.
     """
