@@ -37,7 +37,7 @@ Image = NDArray[np.uint8]
 Channels = dict[str, NDArray[np.float64]]
 
 STATISTICS = ("mean", "sd", "median", "iqr")
-# Name of the dataset in a slide store: one row [1, F].
+# Name of the dataset in a slide store. A store's datasets have one row per region, so the slide's row is repeated.
 DATASET = "handcrafted"
 # One stain unit is this many units of skimage's colour deconvolution: 1.5 in optical density (base 10), near the
 # darkest nuclei. Fixed for all slides, so that intensities can be compared.
@@ -55,7 +55,7 @@ _UNDEFINED = ("NormalizedMoment_0_0", "NormalizedMoment_0_1", "NormalizedMoment_
 def unmix(image: Image) -> Channels:
     """Haematoxylin, eosin and grey of an RGB image uint8 [H, W, 3], each [H, W] in [0, 1].
 
-    Bounds are the same for all slides. Grey is darkness turned round: 1 = white. Source: Ruifrok and Johnston 2001 for the stain vectors.
+    Bounds are the same for all slides; grey is lightness (1 = white). Source: Ruifrok and Johnston 2001.
     """
     stains = rgb2hed(image)
     return {
@@ -228,17 +228,26 @@ def aggregate(nuclei: pd.DataFrame, tiles: pd.DataFrame) -> pd.Series:
 
     Without any nucleus the features of nuclei are missing from the result; ``measure_patches`` fills them with NaN.
     """
-    parts = [_statistics(frame) for frame in (nuclei, tiles) if len(frame)]
+    parts = [_statistics(frame) for frame in (tiles, nuclei) if len(frame)]
     return pd.concat(parts) if parts else pd.Series(dtype=float)
 
 
 def _statistics(frame: pd.DataFrame) -> pd.Series:
     values = frame.to_numpy(dtype=np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
-        rows = np.stack([np.nanmean(values, axis=0), np.nanstd(values, axis=0), middle, high - low], axis=1)
+    rows = np.empty((values.shape[1], len(STATISTICS)))
+    whole = np.isfinite(values).all(axis=0)
+    # The functions that look for NaN go column by column; most columns have none.
+    for columns, mean, sd, quantile in (
+        (whole, np.mean, np.std, np.quantile),
+        (~whole, np.nanmean, np.nanstd, np.nanquantile),
+    ):
+        part = values[:, columns]
+        if part.shape[1]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                low, middle, high = quantile(part, (0.25, 0.5, 0.75), axis=0)
+                rows[columns] = np.stack([mean(part, axis=0), sd(part, axis=0), middle, high - low], axis=1)
     names = [f"{column}.{statistic}" for column in frame.columns for statistic in STATISTICS]
     return pd.Series(rows.ravel(), index=names)
 
@@ -315,12 +324,14 @@ def measure_slide(store: Path, profile: Profile, seed: int = 0) -> NDArray[np.fl
 def measure_slides(
     stores: Sequence[Path], profile: Profile, *, seed: int = 0, workers: int = 1, progress: bool = True
 ) -> int:
-    """Write ``handcrafted`` [1, F] into every store that lacks it; returns how many slides were measured.
+    """Write ``handcrafted`` [M, F] (equal rows) into every store that lacks it; returns how many slides were measured.
+
+    What is undefined (a slide without nuclei) is written as 0; ``load_handcrafted`` turns it back into NaN.
 
     A slide that is done is not measured again unless settings, seed or the library changed. Raises what the reader
     raises for a broken slide, with its path.
     """
-    from hcmae_core.slides.store import SlideStore, write_vectors
+    from hcmae_core.slides.store import SlideStore
 
     key = settings_key(profile.handcrafted, seed)
     waiting = [Path(store) for store in stores if not SlideStore(store).has_vectors(DATASET, key)]
@@ -332,13 +343,20 @@ def measure_slides(
             with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
                 jobs = [(store, profile, seed) for store in waiting]
                 for store, row in zip(waiting, pool.map(_measure_one, jobs, chunksize=4), strict=True):
-                    write_vectors(store, DATASET, row[None], weights=key)
+                    _write(store, row, key)
                     bar.update()
         else:
             for store in waiting:
-                write_vectors(store, DATASET, measure_slide(store, profile, seed)[None], weights=key)
+                _write(store, measure_slide(store, profile, seed), key)
                 bar.update()
     return len(waiting)
+
+
+def _write(store: Path, row: NDArray[np.float32], key: str) -> None:
+    from hcmae_core.slides.store import SlideStore, write_vectors
+
+    rows = np.repeat(np.nan_to_num(row, nan=0.0, posinf=0.0, neginf=0.0)[None], len(SlideStore(store)), axis=0)
+    write_vectors(store, DATASET, rows, weights=key)
 
 
 def _measure_one(job: tuple[Path, Profile, int]) -> NDArray[np.float32]:
@@ -352,10 +370,16 @@ def load_handcrafted(stores: Sequence[Path], profile: Profile) -> pd.DataFrame:
     names = feature_names(profile.handcrafted)
     rows = []
     for path in stores:
-        row = np.asarray(SlideStore(path).vectors(DATASET)).reshape(-1)
+        row = np.asarray(SlideStore(path).vectors(DATASET, 0), dtype=np.float32)
         if len(row) != len(names):
-            raise ValueError(
-                f"{path}: {len(row)} hand-crafted features, expected {len(names)}: measure the slides again"
-            )
+            raise ValueError(f"{path}: {len(row)} hand-crafted features, expected {len(names)}: measure again")
         rows.append(row)
-    return pd.DataFrame(rows, index=[Path(p).stem for p in stores], columns=names)
+    return pd.DataFrame(mark_undefined(np.stack(rows)), index=[Path(p).stem for p in stores], columns=names)
+
+
+def mark_undefined(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Stored features [n, F] with NaN instead of 0 wherever a slide showed no nucleus (first column: their number)."""
+    out = np.asarray(rows, dtype=np.float32).copy()
+    empty = out[:, 0] == 0
+    out[np.ix_(empty, np.arange(out.shape[1]) > 0)] = np.nan
+    return out
