@@ -136,6 +136,7 @@ class _OpenSlideHandle:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._slide: Any = None
+        self._downsamples: tuple[float, ...] = ()
         self._lock = threading.Lock()
 
     def get(self) -> Any:
@@ -145,6 +146,12 @@ class _OpenSlideHandle:
             if self._slide is None:
                 self._slide = openslide.OpenSlide(self.path)
             return self._slide
+
+    def downsamples(self, slide: Any) -> tuple[float, ...]:
+        """Downsample of each level, asked once while the handle is sound."""
+        if not self._downsamples:
+            self._downsamples = tuple(float(d) for d in slide.level_downsamples)
+        return self._downsamples
 
     def close(self) -> None:
         with self._lock:
@@ -160,8 +167,7 @@ class _OpenSlideHandle:
 
     def read(self, x: int, y: int, width: int, height: int, level: int, out: NDArray[np.uint8]) -> None:
         """Fill out [height, width, 3]; x, y in level-0 pixels. Transparent pixels become white."""
-        slide = self.get()
-        scale = slide.level_downsamples[level]
+        scale = self.downsamples(self.get())[level]
         rows = max(1, min(height, self.STRIPE_BYTES // (4 * width)))
         if rows > 256:
             rows -= rows % 256
@@ -171,11 +177,16 @@ class _OpenSlideHandle:
         buffer = np.empty((rows, width, 4), np.uint8)
         for top in range(0, height, rows):
             n = min(rows, height - top)
-            try:
-                self._fill(slide, buffer[:n], x, y + int(top * scale), level, width, n)
-            except Exception:
-                self._drop(slide)
-                raise
+            for attempt in (1, 2):
+                slide = self.get()
+                try:
+                    self._fill(slide, buffer[:n], x, y + int(top * scale), level, width, n)
+                    break
+                except Exception:
+                    # The handle may have been spoilt by another thread's bad tile: once more on a fresh one.
+                    self._drop(slide)
+                    if attempt == 2:
+                        raise
             _argb_on_white(buffer[:n], out[top : top + n])
 
     @staticmethod
@@ -226,6 +237,7 @@ class Slide:
         self.compression: str = "unknown"
         self._tables: list[_TileTable] = []
         self._file: _File | None = None
+        self._missing: list[tuple[int, int]] = []
         self._openslide = _OpenSlideHandle(path)
         self._openslide_ok = True
         self._scratch = threading.local()
@@ -317,7 +329,7 @@ class Slide:
                     tile = self._tile(table, row * table.columns + column)
                 except Exception as error:  # decoders raise many kinds; the tile is what is bad
                     cause = f"{type(error).__name__}: {error}"
-                    if not self._second_opinion(level, left, top, target):
+                    if _is_damage(error) or not self._second_opinion(level, left, top, target):
                         bad.append((level, column, row))
                         target[...] = 255
                     continue
@@ -325,7 +337,17 @@ class Slide:
                     target[...] = 255
                 else:
                     target[...] = tile[top - row * th : bottom - row * th, left - column * tw : right - column * tw]
+        if level and self._missing:
+            self._whiten_missing(x, y, level, out)
         return bad, cause
+
+    def _whiten_missing(self, x: int, y: int, level: int, out: NDArray[np.uint8]) -> None:
+        """Scanners leave rubbish in the smaller levels where a tile of level 0 is missing: white there too."""
+        base, scale = self._tables[0].level, self.levels[level].downsample
+        for row, column in self._missing:
+            left, right = (round(c * base.tile_width / scale) - x for c in (column, column + 1))
+            top, bottom = (round(r * base.tile_height / scale) - y for r in (row, row + 1))
+            out[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = 255
 
     def _second_opinion(self, level: int, x: int, y: int, target: NDArray[np.uint8]) -> bool:
         """Ask OpenSlide for an area whose tile the direct path refuses: direct must never be the worse reader."""
@@ -557,6 +579,9 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
             f"the file ends at byte {length}, its last tile at {end} ({share:.0%} of level 0 is there); fetch it again",
         )
     slide._tables = tables
+    first_table = tables[0]
+    empty = np.flatnonzero((first_table.counts == 0) | (first_table.offsets == 0))
+    slide._missing = [divmod(int(i), first_table.columns) for i in empty]
     return True, ""
 
 
@@ -651,6 +676,7 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
     if vendor not in _PLAIN_VENDORS:
         return False, f"format {vendor} is read by OpenSlide only"
     sizes = list(handle.level_dimensions)
+    downsamples = slide._openslide.downsamples(handle)
     if sizes[0] != (slide._tables[0].level.width, slide._tables[0].level.height):
         return False, "OpenSlide sees another size"
     # Levels of which OpenSlide knows nothing are not part of the pyramid, and the numbering must agree.
@@ -658,20 +684,23 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
     if [(t.level.width, t.level.height) for t in slide._tables] != sizes:
         return False, "OpenSlide sees other levels"
     worst, compared, failed = 0, 0, 0
-    for number, table in enumerate(slide._tables):
+    # Around missing tiles OpenSlide paints smaller levels anew from larger ones; only level 0 can be compared then.
+    for number, table in enumerate(slide._tables[:1] if slide._missing else slide._tables):
         for index in _telling_tiles(table) if number == 0 else _telling_tiles(table)[:1]:
             row, column = divmod(index, table.columns)
             info = table.level
             x, y = column * info.tile_width, row * info.tile_height
             w, h = min(info.tile_width, info.width - x), min(info.tile_height, info.height - y)
-            scale = handle.level_downsamples[number]
+            scale = downsamples[number]
             # Only where the corner is a whole level-0 pixel does OpenSlide not resample.
             if number and (x * scale != int(x * scale) or y * scale != int(y * scale)):
                 continue
             try:
                 mine = slide._tile(table, index)
-            except Exception:
-                mine, failed = None, failed + 1
+            except Exception as error:
+                failed += 1
+                if _is_damage(error):
+                    continue
                 theirs = _quiet_read(slide, int(x * scale), int(y * scale), w, h, number)
                 if theirs is not None:
                     return False, "OpenSlide reads a tile that the direct path refuses"
@@ -756,6 +785,12 @@ def _without_colour_markers(stream: bytes) -> bytes:
         position = following
     kept.append(stream[start:])
     return b"".join(kept)
+
+
+def _is_damage(error: Exception) -> bool:
+    """True where libjpeg says that the data are corrupt. OpenSlide would return such a tile without a word."""
+    text = str(error).lower()
+    return "corrupt" in text or "premature" in text or "the file ends inside" in text
 
 
 def _ycbcr_to_rgb(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
