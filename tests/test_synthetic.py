@@ -98,6 +98,23 @@ def test_full_size_region_is_painted_with_small_nuclei() -> None:
     assert 5 <= np.median(sides) <= 16
 
 
+@pytest.mark.slow
+def test_slide_at_the_geometry_of_the_paper(tmp_path: Path) -> None:
+    plan = plan_slide(3, 2, np.random.default_rng(0), widest=8)
+    path = tmp_path / "slide.svs"
+    write_slide(path, plan, Geometry(), cell=0.5, architecture=1.0, seed=[1], quality=85, barcode="TCGA-Y0-S001")
+    with openslide.OpenSlide(path) as slide:
+        assert slide.dimensions == ((plan.columns + 1) * 4096 + 2048, (plan.rows + 1) * 4096 + 2048)
+        assert [round(factor) for factor in slide.level_downsamples] == [1, 4, 16]
+        overview = np.asarray(slide.read_region((0, 0), 2, slide.level_dimensions[2]).convert("RGB")).astype(int)
+    tissue = np.zeros(overview.shape[:2], dtype=bool)
+    for x, y in plan.corners(4096):
+        tissue[y // 16 : (y + 4096) // 16, x // 16 : (x + 4096) // 16] = True
+    pink = overview[:, :, 0] - overview[:, :, 1] > 10
+    assert pink[tissue].mean() > 0.8
+    assert pink[~tissue].mean() < 0.01
+
+
 def test_number_of_each_kind_does_not_depend_on_architecture() -> None:
     for side in (4, 8, 16):
         counts = {

@@ -19,8 +19,8 @@ def case_record(patient: Patient, manifest: Manifest, seed: int) -> dict[str, An
     """
     rng = patient_rng(seed, patient.index, 5)
     lean = float(np.clip(patient.log_hazard, -5, 5)) / 1.9
-    age = int(np.clip(61 + 11 * (0.22 * lean + rng.normal()), 19, 90))
-    stage = STAGES[int(np.clip(np.floor(1.6 + 0.35 * lean + rng.normal(0, 0.9)), 0, 3))]
+    age = int(np.clip(61 + 11 * (0.18 * lean + rng.normal()), 19, 90))
+    stage = STAGES[int(np.clip(np.floor(1.6 + 0.25 * lean + rng.normal(0, 0.9)), 0, 3))]
     dead = patient.event == 1
     time = patient.time
     demographic: dict[str, Any] = {

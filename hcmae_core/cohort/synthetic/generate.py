@@ -31,7 +31,7 @@ from hcmae_core.config import MODALITIES, Manifest, Profile
 from hcmae_core.files import atomic_path, file_hash, read_json, write_json, write_text
 
 # Raise it when the generator writes something else: stored cohorts of an older version are then made anew.
-VERSION = 1
+VERSION = 2
 LOCK_COLUMNS = ("id", "filename", "md5", "size", "state", "sample", "case", "modality", "release")
 RELEASE = "synthetic"
 SUFFIX = {
@@ -191,7 +191,11 @@ def _start_worker(context: _Context) -> None:
 
 def _work(patient: Patient) -> None:
     assert _context is not None
-    _write_patient(patient, _context)
+    try:
+        _write_patient(patient, _context)
+    except Exception as error:
+        error.add_note(f"while writing synthetic patient {patient.barcode} to {_context.out_dir}")
+        raise
 
 
 def _run(patients: list[Patient], context: _Context, workers: int) -> Iterator[None]:
@@ -204,9 +208,12 @@ def _run(patients: list[Patient], context: _Context, workers: int) -> Iterator[N
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(context,)
     )
-    with pool:
+    try:
         for _ in pool.map(_work, patients, chunksize=max(1, min(8, len(patients) // (4 * workers)))):
             yield
+    finally:
+        # After an error or Ctrl-C nothing that still waits is started.
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _write_patient(patient: Patient, context: _Context) -> None:
