@@ -86,6 +86,9 @@ class SurvivalForest:
         features = _feature_count(self.max_features, p)
         columns = np.ascontiguousarray(X32.T)
         order = np.argsort(columns, axis=1, kind="stable").astype(np.int32)
+        ordered = np.take_along_axis(columns, order, axis=1)
+        place = np.empty_like(order)
+        np.put_along_axis(place, order, np.arange(n, dtype=np.int32)[None, :], axis=1)
         distinct, rank = np.unique(time64, return_inverse=True)
         event_times = np.zeros(distinct.size, dtype=np.bool_)
         event_times[rank[event8 == 1]] = True
@@ -115,8 +118,8 @@ class SurvivalForest:
         def grow(rows: np.ndarray) -> None:
             for t in rows:
                 size[t] = _grow_tree(
-                    columns, order, rank.astype(np.int32), event8, remaining, copies[t], split_seed[t], features,
-                    min_split, self.min_samples_leaf,
+                    columns, order, ordered, place, rank.astype(np.int32), event8, remaining, copies[t], split_seed[t],
+                    features, min_split, self.min_samples_leaf,
                     feature[t], threshold[t], left[t], right[t], value[t], count[t],
                 )  # fmt: skip
 
@@ -296,7 +299,7 @@ def _exact_score(local, upto, total_risk, total_events, left_deaths, left_leave,
 
 @njit(cache=True, nogil=True)
 def _grow_tree(
-    columns, order, rank, event, remaining, copies, seed, max_features, min_split, min_leaf,
+    columns, order, ordered, place_of, rank, event, remaining, copies, seed, max_features, min_split, min_leaf,
     out_feature, out_threshold, out_left, out_right, out_value, out_count,
 ):  # pragma: no cover - compiled  # fmt: skip
     p, n = columns.shape
@@ -313,8 +316,11 @@ def _grow_tree(
     features = np.arange(p).astype(np.int32)
     constant = np.empty(p, np.int32)
     place = np.full(n, np.int32(-1))  # local index of a patient in the current node
-    local = np.empty(n, np.int32)
-    sorted_values = np.empty(n, np.float32)
+    local = np.empty(n + 1, np.int32)
+    sorted_values = np.empty(n + 1, np.float32)
+    keys = np.empty(n, np.int64)
+    squares = np.empty(n + 1, np.float64)
+    variances = np.empty(n + 1, np.float64)
     upto = np.empty(n, np.int32)  # event times of the node up to the patient's time
     death = np.empty(n, np.bool_)
     weight = np.empty(n, np.float64)  # copies of the patient in the bootstrap sample
@@ -423,28 +429,26 @@ def _grow_tree(
             draw += found
             f = features[draw]
 
-            if 4 * m > n:
-                # Large node: walk the cohort's order and keep the members.
+            if 9 * m > n:
+                # Large node: walk the cohort's order and keep the members, without a branch.
                 c = 0
                 for k in range(n):
-                    s = order[f, k]
-                    i = place[s]
+                    i = place[order[f, k]]
                     local[c] = i
-                    sorted_values[c] = columns[f, s]
-                    if i >= 0:
-                        c += 1
-                        if c == m:
-                            break
+                    sorted_values[c] = ordered[f, k]
+                    c += 1 if i >= 0 else 0
             else:
                 for i in range(m):
-                    x = columns[f, samples[start + i]]
+                    key = (np.int64(place_of[f, samples[start + i]]) << 32) | np.int64(i)
                     k = i - 1
-                    while k >= 0 and sorted_values[k] > x:
-                        sorted_values[k + 1] = sorted_values[k]
-                        local[k + 1] = local[k]
+                    while k >= 0 and keys[k] > key:
+                        keys[k + 1] = keys[k]
                         k -= 1
-                    sorted_values[k + 1] = x
-                    local[k + 1] = i
+                    keys[k + 1] = key
+                for k in range(m):
+                    i = keys[k] & 0xFFFFFFFF
+                    local[k] = i
+                    sorted_values[k] = columns[f, samples[start + i]]
 
             if sorted_values[m - 1] <= sorted_values[0] + _SAME_VALUE:
                 features[draw], features[total_constant] = features[total_constant], features[draw]
@@ -460,24 +464,33 @@ def _grow_tree(
                 slope[t] = start_slope[t]
             numerator = 0.0
             variance = 0.0
+            top_numerator, top_variance = -1.0, 1.0  # best of this feature: squares compared crosswise, no division
             for k in range(1, m - min_leaf + 1):
                 i = local[k - 1]
-                numerator += step[i]
                 w = weight[i]
+                numerator += step[i]
                 # a(L+w)(N-L-w) - aL(N-L) = w a(N-2L) - w^2 a, summed over the event times the patient is at risk.
                 variance += w * _move_left(slope, curvature, upto[i], w) - w * w * curvature_sum[upto[i]]
-                if k < min_leaf or sorted_values[k] <= sorted_values[k - 1] + _SAME_VALUE:
-                    continue
-                # Compare squares: no root in the inner loop.
-                if best_score > 0.0 and numerator * numerator < best_score * best_score * _MARGIN * variance:
-                    continue
-                score = _exact_score(
-                    local, upto, total_risk, total_events, work_a, work_b, weight, death, k, n_times
-                )  # fmt: skip
-                if score > best_score:
-                    best_score = score
-                    best_feature = f
-                    best_threshold = sorted_values[k - 1] / 2.0 + sorted_values[k] / 2.0
+                square = numerator * numerator
+                if k < min_leaf or sorted_values[k] <= sorted_values[k - 1] + _SAME_VALUE or variance < 1e-9:
+                    square = -1.0
+                squares[k] = square
+                variances[k] = variance
+                if square * top_variance > top_numerator * variance:
+                    top_numerator, top_variance = square, variance
+            if top_numerator < 0.0 or (
+                best_score > 0.0 and top_numerator < best_score * best_score * _MARGIN * top_variance
+            ):
+                continue
+            for k in range(min_leaf, m - min_leaf + 1):
+                if squares[k] >= 0.0 and squares[k] * top_variance >= top_numerator * variances[k] * _MARGIN:
+                    score = _exact_score(
+                        local, upto, total_risk, total_events, work_a, work_b, weight, death, k, n_times
+                    )
+                    if score > best_score:
+                        best_score = score
+                        best_feature = f
+                        best_threshold = sorted_values[k - 1] / 2.0 + sorted_values[k] / 2.0
 
         for i in range(m):
             place[samples[start + i]] = -1

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from hcmae_core.omics.forest import ComparablePairs, ForestArrays, SurvivalForest, _in_threads
+from hcmae_core.omics.forest import ComparablePairs, ForestArrays, SurvivalForest, _count_pairs, _in_threads
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,23 @@ def forest_importance(
     )
     divisor = np.maximum(votes, 1.0)
     baseline = pairs.score(total / divisor)
+    columns = np.ascontiguousarray(X32.T)
     offsets, tree_of, node_of, deeper = _nodes_by_feature(
         trees.feature, trees.left, trees.right, trees.size, begin, end, p
     )
+    first, gain = _other_leaves(
+        columns, tree_of, node_of, trees.feature, trees.threshold, trees.left, trees.right, trees.value, trees.size,
+        members, begin, end, leaf_value,
+    )  # fmt: skip
     orders = permutations(n, repeats, seed)
     scores = np.empty((p, repeats))
-    columns = np.ascontiguousarray(X32.T)
 
     def work(rows: np.ndarray) -> None:
         _permuted_scores(
             rows, X32, columns, orders, total, divisor, leaf_value, members, begin, end,
             trees.feature, trees.threshold, trees.left, trees.right, trees.value,
-            offsets, tree_of, node_of, deeper, pairs.order, pairs.events, pairs.first_later, pairs.comparable, scores,
+            offsets, tree_of, node_of, deeper, first, gain, pairs.order, pairs.events, pairs.first_later,
+            pairs.comparable, scores,
         )  # fmt: skip
 
     _in_threads(work, p, workers)
@@ -211,44 +216,86 @@ def _nodes_by_feature(feature, left, right, size, begin, end, p):  # pragma: no 
 
 
 @njit(cache=True, nogil=True)
+def _other_leaves(
+    columns, tree_of, node_of, feature, threshold, left, right, value, size, members, begin, end, leaf_value
+):  # pragma: no cover - compiled
+    # For every uppermost node and every patient who reaches it: what he gains by taking the other branch there. That
+    # does not depend on the permuted value itself, so all permutations share it (where the feature splits once on the
+    # way).
+    trees, nodes = feature.shape
+    n = columns.shape[1]
+    entries = tree_of.shape[0]
+    first = np.zeros(entries + 1, np.int64)
+    for k in range(entries):
+        first[k + 1] = first[k] + end[tree_of[k], node_of[k]] - begin[tree_of[k], node_of[k]]
+    gain = np.empty(first[entries])
+    entry = np.full((trees, nodes), np.int64(-1))
+    for k in range(entries):
+        entry[tree_of[k], node_of[k]] = k
+    goes_left = np.empty((nodes, n), np.bool_)
+    for t in range(trees):
+        for node in range(size[t]):
+            f = feature[t, node]
+            if f >= 0:
+                cut = threshold[t, node]
+                for i in range(n):
+                    goes_left[node, i] = columns[f, i] <= cut
+        for top in range(size[t]):
+            k = entry[t, top]
+            if k < 0:
+                continue
+            at = first[k]
+            for q in range(begin[t, top], end[t, top]):
+                i = members[t, q]
+                node = right[t, top] if goes_left[top, i] else left[t, top]
+                while feature[t, node] >= 0:
+                    node = left[t, node] if goes_left[node, i] else right[t, node]
+                gain[at] = value[t, node] - leaf_value[t, i]
+                at += 1
+    return first, gain
+
+
+@njit(cache=True, nogil=True)
 def _permuted_scores(
     rows, X, columns, orders, total, divisor, leaf_value, members, begin, end,
     feature, threshold, left, right, value,
-    offsets, tree_of, node_of, deeper, pair_order, events, first_later, comparable, scores,
+    offsets, tree_of, node_of, deeper, first, gain, pair_order, events, first_later, comparable, scores,
 ):  # pragma: no cover - compiled  # fmt: skip
     n = X.shape[0]
     repeats = orders.shape[0]
-    change = np.empty(n)
+    change = np.empty((n, repeats))
+    new = np.empty((n, repeats), np.float32)
     risk = np.empty(n)
-    new = np.empty(n, np.float32)
     for f in rows:
-        for r in range(repeats):
-            for i in range(n):
-                change[i] = 0.0
-                new[i] = columns[f, orders[r, i]]
-            for k in range(offsets[f], offsets[f + 1]):
-                t, top = tree_of[k], node_of[k]
-                cut = threshold[t, top]
+        for i in range(n):
+            for r in range(repeats):
+                change[i, r] = 0.0
+                new[i, r] = columns[f, orders[r, i]]
+        for k in range(offsets[f], offsets[f + 1]):
+            t, top = tree_of[k], node_of[k]
+            cut = threshold[t, top]
+            if not deeper[k]:
+                at = first[k]
                 for q in range(begin[t, top], end[t, top]):
                     i = members[t, q]
-                    goes_left = new[i] <= cut
-                    if goes_left == (columns[f, i] <= cut) and not deeper[k]:
-                        continue
-                    node = left[t, top] if goes_left else right[t, top]
+                    was_left = columns[f, i] <= cut
+                    other = gain[at]
+                    at += 1
+                    for r in range(repeats):
+                        change[i, r] += other if (new[i, r] <= cut) != was_left else 0.0
+                continue
+            for q in range(begin[t, top], end[t, top]):
+                i = members[t, q]
+                for r in range(repeats):
+                    node = top
                     while feature[t, node] >= 0:
                         g = feature[t, node]
-                        x = new[i] if g == f else X[i, g]
+                        x = new[i, r] if g == f else X[i, g]
                         node = left[t, node] if x <= threshold[t, node] else right[t, node]
-                    change[i] += value[t, node] - leaf_value[t, i]
+                    change[i, r] += value[t, node] - leaf_value[t, i]
+        for r in range(repeats):
             for i in range(n):
                 j = pair_order[i]
-                risk[i] = (total[j] + change[j]) / divisor[j]
-            concordant = 0
-            tied = 0
-            for e in range(events.shape[0]):
-                own = risk[events[e]]
-                for j in range(first_later[e], n):
-                    d = own - risk[j]
-                    concordant += d > 1e-8
-                    tied += abs(d) <= 1e-8
+                risk[i] = (total[j] + change[j, r]) / divisor[j]
+            concordant, tied = _count_pairs(risk, events, first_later)
             scores[f, r] = (concordant + 0.5 * tied) / comparable

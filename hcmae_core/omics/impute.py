@@ -8,6 +8,8 @@ donors, sorted once, until it has met k that know the feature.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
@@ -41,11 +43,13 @@ class NeighbourImputer:
         self.centre_ = np.asarray(np.nanmean(donors, axis=0, dtype=np.float64))
         return self
 
-    def transform(self, X: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+    def transform(
+        self, X: np.ndarray, columns: np.ndarray | None = None, distances: np.ndarray | None = None
+    ) -> np.ndarray:
         """Imputed copy of X [m, p], same dtype; with ``columns``, only these are filled and returned, [m,
         len(columns)].
 
-        Distances always use all p features.
+        Distances always use all p features; ``distances`` [m, n] to the fitted patients, if they are known already.
         """
         X = _as_float(X)
         if X.ndim != 2 or X.shape[1] != self.donors_.shape[1]:
@@ -58,7 +62,10 @@ class NeighbourImputer:
         if rows.size == 0:
             return filled
         itself = X is self.donors_ and rows.size == X.shape[0]
-        distance = nan_distances(X if itself else X[rows], self.donors_, self.centre_)
+        if distances is not None:
+            distance = distances[rows].copy()
+        else:
+            distance = nan_distances(X if itself else X[rows], self.donors_, self.centre_)
         distance[np.isnan(distance)] = np.inf
         order = np.argsort(distance, axis=1, kind="stable").astype(np.int32)
         usable = np.isfinite(distance).sum(axis=1).astype(np.int32)
@@ -74,57 +81,103 @@ class NeighbourImputer:
 
 
 def nan_distances(X: np.ndarray, Y: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
-    """Squared nan-Euclidean distances [m, n] float64 between the rows of X [m, p] and Y [n, p]; NaN without shared
-    feature.
+    """Squared nan-Euclidean distances [m, n] float64 between the rows of X [m, p] and Y [n, p].
 
-    Work is done in blocks of columns, so memory beyond the inputs is a few megabytes.
+    NaN where two patients share no feature. Work is done in blocks of columns: a few megabytes beyond the inputs.
     """
+    if centre is None:
+        centre = np.nan_to_num(np.nanmean(Y, axis=0, dtype=np.float64))
+    squares, shared = pair_sums(X, Y, centre)
+    return _finish(squares, shared, X.shape[1], X is Y)
+
+
+@dataclass(frozen=True)
+class SharedSums:
+    """Pairwise sums over all features of a table, taken once and reused by every fold.
+
+    squares, shared [n, n]: sum of squared differences and number of features both patients have; X [n, p] the table,
+    centre [p] what was taken off its columns; rows: positions of the fold's patients.
+    """
+
+    X: np.ndarray
+    centre: np.ndarray
+    squares: np.ndarray
+    shared: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, X: np.ndarray) -> SharedSums:
+        """Sums between all rows of X [n, p]; features that nobody has count for nothing."""
+        present = (~np.isnan(X)).sum(axis=0)
+        centre = np.nansum(X, axis=0, dtype=np.float64) / np.maximum(present, 1)
+        squares, shared = pair_sums(X, X, centre)
+        return cls(X, centre, squares, shared, np.arange(X.shape[0]))
+
+    def take(self, rows: np.ndarray) -> SharedSums:
+        """The same sums for a fold's patients."""
+        return SharedSums(self.X, self.centre, self.squares, self.shared, np.asarray(rows))
+
+    def distances(self, kept: np.ndarray) -> np.ndarray:
+        """Squared nan-Euclidean distances [m, m] between the fold's patients over the features in mask ``kept`` [p]."""
+        part = np.ix_(self.rows, self.rows)
+        dropped = np.flatnonzero(~kept)
+        squares, shared = self.squares[part].copy(), self.shared[part].copy()
+        if dropped.size:
+            lost = self.X[np.ix_(self.rows, dropped)]
+            less, fewer = pair_sums(lost, lost, self.centre[dropped])
+            squares -= less
+            shared -= fewer
+        return _finish(squares, shared, int(kept.sum()), True)
+
+
+def pair_sums(X: np.ndarray, Y: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of squared differences over the features both rows have, and their number, both [m, n] float64."""
     same = X is Y
     m, p = X.shape
     n = Y.shape[0]
-    if centre is None:
-        centre = np.nan_to_num(np.nanmean(Y, axis=0, dtype=np.float64))
     products = np.zeros((m, n))
     # Sums of squares over the features the other patient has: everything minus his missing cells.
     squares_x, squares_y = np.zeros((m, 1)), np.zeros((1, n))
-    lost_x, lost_y = np.zeros((m, n)), np.zeros((m, n))
+    lost_x, lost_y = np.zeros((n, m)), np.zeros((m, n))
     both_missing = np.zeros((m, n))
     missing_x, missing_y = np.zeros((m, 1)), np.zeros((1, n))
     for start in range(0, p, _BLOCK):
         stop = min(start + _BLOCK, p)
-        a = np.subtract(X[:, start:stop], centre[start:stop], dtype=np.float64)
-        hole_a = np.isnan(a)
-        a[hole_a] = 0.0
-        if same:
-            b, hole_b = a, hole_a
-        else:
-            b = np.subtract(Y[:, start:stop], centre[start:stop], dtype=np.float64)
-            hole_b = np.isnan(b)
-            b[hole_b] = 0.0
-        products += a @ b.T
-        squares_x += np.einsum("ij,ij->i", a, a)[:, None]
-        squares_y += np.einsum("ij,ij->i", b, b)[None, :]
-        missing_x += hole_a.sum(axis=1)[:, None]
-        missing_y += hole_b.sum(axis=1)[None, :]
-        col_a, row_a = np.nonzero(hole_a.T)
-        col_b, row_b = (col_a, row_a) if same else np.nonzero(hole_b.T)
-        at = np.ascontiguousarray(a.T)
-        bt = at if same else np.ascontiguousarray(b.T)
-        _lost_squares(at, col_b, row_b, lost_x.T)
+        # Features in rows: what a missing cell takes off lies side by side.
+        at, hole_a = _centred(X, start, stop, centre)
+        bt, hole_b = (at, hole_a) if same else _centred(Y, start, stop, centre)
+        products += at.T @ bt
+        squares_x += np.einsum("ij,ij->j", at, at)[:, None]
+        squares_y += np.einsum("ij,ij->j", bt, bt)[None, :]
+        missing_x += hole_a.sum(axis=0)[:, None]
+        missing_y += hole_b.sum(axis=0)[None, :]
+        col_a, row_a = np.nonzero(hole_a)
+        col_b, row_b = (col_a, row_a) if same else np.nonzero(hole_b)
+        _lost_squares(at, col_b, row_b, lost_x)
         if not same:
             _lost_squares(bt, col_a, row_a, lost_y)
         _both_missing(col_a, row_a, col_b, row_b, both_missing)
     if same:
-        lost_y = lost_x.T
-    shared = p - missing_x - missing_y + both_missing
-    distance = (squares_x - lost_x) + (squares_y - lost_y) - 2.0 * products
-    np.maximum(distance, 0.0, out=distance)
+        lost_y = lost_x
+    squares = (squares_x - lost_x.T) + (squares_y - lost_y) - 2.0 * products
+    return squares, p - missing_x - missing_y + both_missing
+
+
+def _centred(X: np.ndarray, start: int, stop: int, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    block = np.subtract(X[:, start:stop].T, centre[start:stop, None], dtype=np.float64, order="C")
+    hole = np.isnan(block)
+    block[hole] = 0.0
+    return block, hole
+
+
+def _finish(squares: np.ndarray, shared: np.ndarray, p: int, same: bool) -> np.ndarray:
+    np.maximum(squares, 0.0, out=squares)
     with np.errstate(invalid="ignore", divide="ignore"):
-        distance *= p / shared
-    distance[shared == 0] = np.nan
+        squares *= p / shared
+    squares[shared == 0] = np.nan
     if same:
-        np.fill_diagonal(distance, 0.0)
-    return distance
+        np.fill_diagonal(squares, 0.0)
+    return squares
 
 
 def _as_float(X: np.ndarray) -> np.ndarray:

@@ -107,8 +107,14 @@ def log_expression(counts: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 def m_values(beta: np.ndarray) -> np.ndarray:
     """log2(beta / (1 - beta)), [n, p] float32; shares are kept 0.001 away from 0 and 1 (Du et al. 2010)."""
-    clipped = np.clip(beta, np.float32(_BETA_MARGIN), np.float32(1.0 - _BETA_MARGIN)).astype(np.float32, copy=False)
-    return np.log2(clipped / (np.float32(1.0) - clipped))
+    out = np.empty(beta.shape, dtype=np.float32)
+    low, high = np.float32(_BETA_MARGIN), np.float32(1.0 - _BETA_MARGIN)
+    # A few patients at a time: temporaries stay in cache.
+    for start in range(0, beta.shape[0], 4):
+        part = slice(start, start + 4)
+        share = np.clip(beta[part], low, high).astype(np.float32, copy=False)
+        np.log2(share / (np.float32(1.0) - share), out=out[part])
+    return out
 
 
 def expressed(counts: np.ndarray, min_count: int, min_share: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from hcmae_core.config import MODALITIES, OmicsSettings
 from hcmae_core.omics import differential
 from hcmae_core.omics.forest import SurvivalForest, library_forest
 from hcmae_core.omics.importance import Importance, forest_importance, library_importance
-from hcmae_core.omics.impute import NeighbourImputer
+from hcmae_core.omics.impute import NeighbourImputer, SharedSums
 from hcmae_core.omics.scales import (
     SCALES,
     Scale,
@@ -90,12 +90,14 @@ class OmicsSelector:
         event: Sequence[int] | np.ndarray | pd.Series,
         *,
         normals: Mapping[str, pd.DataFrame] | None = None,
+        shared: Mapping[str, SharedSums] | None = None,
     ) -> OmicsSelector:
         """Learn from these patients.
 
         data: MuData, or dict of modality -> DataFrame (patients x features); all modalities have the same patients in
         the same order. time [n] days, event [n] of {0, 1}, in that order. ``normals``: raw tables of normal tissue, for
-        ``contrast: tumour_normal`` only.
+        ``contrast: tumour_normal`` only. ``shared``: sums over patient pairs that folds have in common (see
+        `SelectorCache`).
         Raises ValueError for patients that differ between modalities, values that contradict their scale, a library of
         zero, an unusable contrast, or fewer than top_k features left.
         """
@@ -119,7 +121,7 @@ class OmicsSelector:
                 normal = normals[modality].reindex(columns=table.features).to_numpy(np.float32)
             # One stream per modality, so that a modality's selection does not depend on which others are present.
             seed = self.seed * 10 + (MODALITIES.index(modality) if modality in MODALITIES else 3 + k)
-            losses[modality] = self._fit_modality(table, time64, events, normal, seed)
+            losses[modality] = self._fit_modality(table, time64, events, normal, seed, (shared or {}).get(modality))
         steps = ["measured", "few missing", "expressed", "varies", "candidates", "chosen"]
         self.losses = pd.DataFrame(losses).T.reindex(columns=steps).astype("Int64")
         self.patients_ = patients
@@ -145,7 +147,13 @@ class OmicsSelector:
         return self.fit(data, time, event).transform(data)
 
     def _fit_modality(
-        self, table: OmicsTable, time: np.ndarray, event: np.ndarray, normal: np.ndarray | None, seed: int
+        self,
+        table: OmicsTable,
+        time: np.ndarray,
+        event: np.ndarray,
+        normal: np.ndarray | None,
+        seed: int,
+        shared: SharedSums | None,
     ) -> dict[str, int]:
         settings, modality = self.settings, table.modality
         scale = _scale(table, settings)
@@ -172,7 +180,7 @@ class OmicsSelector:
         else:
             if np.isnan(raw).any():
                 step.imputer = NeighbourImputer(settings.neighbours).fit(raw)
-                raw = step.imputer.transform(raw)
+                raw = step.imputer.transform(raw, distances=None if shared is None else shared.distances(keep))
             elif modality == "methylation":
                 # New patients may miss a probe that nobody misses here.
                 step.imputer = NeighbourImputer(settings.neighbours).fit(raw)
@@ -238,7 +246,7 @@ class OmicsSelector:
                 below = np.where(np.isnan(below), np.nanmean(raw, axis=0), below)
                 values = np.concatenate([values, _rescale(below, scale, None)])
         else:
-            contrast = "event" if settings.contrast == "event" else "horizon"
+            contrast: Literal["horizon", "event"] = "event" if settings.contrast == "event" else "horizon"
             group = differential.two_groups(time, event, contrast, settings.horizon_days)
         if scale == "counts":
             return differential.deseq2(raw, group, names, workers=self.workers)
@@ -324,6 +332,8 @@ def omics_tables(data: Any, modalities: Sequence[str] | None = None) -> dict[str
 
 
 def _table(modality: str, source: Any) -> OmicsTable:
+    if isinstance(source, OmicsTable):
+        return source
     if isinstance(source, pd.DataFrame):
         X = source.to_numpy(dtype=np.float32)
         labels = pd.Series(source.columns.astype(str))
