@@ -1,0 +1,170 @@
+"""The Cox loss against lifelines, against a definition written out, and against input that breaks naive versions."""
+
+from __future__ import annotations
+
+import lifelines
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hcmae_core.losses import cox_loss, nll_discrete
+
+
+def cohort(n: int = 60, ties: bool = False, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    time = rng.integers(1, 15, n).astype(float) if ties else rng.exponential(100, n)
+    return (
+        torch.tensor(rng.normal(size=n)),
+        torch.tensor(time),
+        torch.tensor((rng.random(n) < 0.5).astype(int)),
+    )
+
+
+def written_out(risk: np.ndarray, time: np.ndarray, event: np.ndarray, ties: str) -> float:
+    """Minus the log partial likelihood, event time by event time."""
+    total = 0.0
+    for moment in np.unique(time[event == 1]):
+        dead = (time == moment) & (event == 1)
+        at_risk = np.exp(risk[time >= moment]).sum()
+        for number in range(dead.sum()):
+            gone = number / dead.sum() * np.exp(risk[dead]).sum() if ties == "efron" else 0.0
+            total += np.log(at_risk - gone)
+        total -= risk[dead].sum()
+    return total
+
+
+@pytest.mark.parametrize("ties", ["breslow", "efron"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_equals_the_definition(ties: str, tied: bool) -> None:
+    risk, time, event = cohort(ties=tied)
+    expected = written_out(risk.numpy(), time.numpy(), event.numpy(), ties)
+    assert cox_loss(risk, time, event, ties=ties, divisor="none").item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_equals_lifelines_partial_likelihood(tied: bool) -> None:
+    _, time, event = cohort(ties=tied, seed=3)
+    x = np.random.default_rng(1).normal(size=len(time))
+    frame = pd.DataFrame({"x": x, "time": time.numpy(), "event": event.numpy()})
+    fitter = lifelines.CoxPHFitter().fit(frame, "time", "event")
+    # lifelines uses Efron's ties; its coefficient gives our log hazards.
+    ours = cox_loss(torch.tensor(x * fitter.params_["x"]), time, event, ties="efron", divisor="none")
+    assert -ours.item() == pytest.approx(fitter.log_likelihood_, abs=1e-6)
+
+
+@pytest.mark.slow  # importing torchsurv takes most of a minute on a busy machine
+def test_equals_torchsurv() -> None:
+    torchsurv = pytest.importorskip("torchsurv.loss.cox")
+    risk, time, event = cohort(ties=True, seed=5)
+    for ties in ("breslow", "efron"):
+        with pytest.warns(UserWarning, match="Ties"):
+            theirs = torchsurv.neg_partial_log_likelihood(risk, event.bool(), time, ties_method=ties, reduction="sum")
+        ours = cox_loss(risk, time, event, ties=ties, divisor="none")
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("ties", ["breslow", "efron"])
+def test_gradient(ties: str) -> None:
+    risk, time, event = cohort(25, ties=True)
+    risk.requires_grad_()
+    assert torch.autograd.gradcheck(lambda value: cox_loss(value, time, event, ties=ties), risk)
+
+
+def test_order_of_patients_does_not_matter() -> None:
+    risk, time, event = cohort(ties=True)
+    order = torch.randperm(len(risk), generator=torch.Generator().manual_seed(1))
+    for ties in ("breslow", "efron"):
+        assert cox_loss(risk, time, event, ties=ties).item() == pytest.approx(
+            cox_loss(risk[order], time[order], event[order], ties=ties).item(), abs=1e-10
+        )
+
+
+def test_divisors() -> None:
+    risk, time, event = cohort()
+    total = cox_loss(risk, time, event, divisor="none")
+    assert cox_loss(risk, time, event) == pytest.approx(total / event.sum())
+    assert cox_loss(risk, time, event, divisor="events_plus_one") == pytest.approx(total / (event.sum() + 1))
+
+
+def test_all_censored_is_zero_with_zero_gradient() -> None:
+    risk = torch.randn(9, requires_grad=True)
+    loss = cox_loss(risk, torch.arange(9.0), torch.zeros(9))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(risk.grad, torch.zeros(9))
+
+
+def test_one_patient() -> None:
+    risk = torch.tensor([2.0], requires_grad=True)
+    loss = cox_loss(risk, torch.tensor([5.0]), torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert risk.grad.item() == 0.0
+
+
+def test_everybody_dies_on_the_same_day() -> None:
+    risk = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    day, dead = torch.full((4,), 30.0), torch.ones(4)
+    assert cox_loss(risk, day, dead, divisor="none").item() == pytest.approx(4 * np.log(4))
+    assert cox_loss(risk, day, dead, ties="efron", divisor="none").item() == pytest.approx(np.log(24))
+
+
+@pytest.mark.parametrize("ties", ["breslow", "efron"])
+def test_extreme_log_hazards_stay_finite(ties: str) -> None:
+    risk = torch.tensor([500.0, -500.0, 500.0, -500.0, 0.0], requires_grad=True)
+    loss = cox_loss(risk, torch.tensor([1.0, 1.0, 2.0, 2.0, 3.0]), torch.ones(5), ties=ties)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(risk.grad).all()
+
+
+def test_bf16_is_computed_in_float32() -> None:
+    risk, time, event = cohort(200)
+    rounded = risk.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = cox_loss(rounded, time, event)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(cox_loss(rounded.float(), time, event).item(), rel=1e-6)
+
+
+def test_memory_is_linear() -> None:
+    # A matrix of risk sets would need 1.6 GB here and show as an allocation of that size.
+    n = 20_000
+    risk = torch.randn(n, requires_grad=True)
+    with torch.profiler.profile(profile_memory=True) as record:
+        cox_loss(risk, torch.rand(n), torch.rand(n) < 0.3).backward()
+    largest = max(event.cpu_memory_usage for event in record.events())
+    assert 0 < largest < 100 * n * 4
+
+
+@pytest.mark.parametrize(
+    ("risk", "time", "event", "message"),
+    [
+        (torch.tensor([0.0, float("nan")]), torch.ones(2), torch.ones(2), "NaN"),
+        (torch.zeros(2), torch.tensor([1.0, float("inf")]), torch.ones(2), "time"),
+        (torch.zeros(3), torch.ones(2), torch.ones(2), "equally long"),
+        (torch.zeros(0), torch.zeros(0), torch.zeros(0), "no patient"),
+    ],
+)
+def test_bad_input(risk: torch.Tensor, time: torch.Tensor, event: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cox_loss(risk, time, event)
+
+
+def test_unknown_names() -> None:
+    risk, time, event = cohort()
+    with pytest.raises(ValueError, match="ties"):
+        cox_loss(risk, time, event, ties="exact")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="divisor"):
+        cox_loss(risk, time, event, divisor="n")  # type: ignore[arg-type]
+
+
+def test_discrete_likelihood_is_a_likelihood() -> None:
+    # Probabilities of dying in one of K intervals or of outliving them all sum to one.
+    logits = torch.randn(1, 4, dtype=torch.float64)
+    deaths = [torch.exp(-nll_discrete(logits, torch.tensor([k]), torch.tensor([1]))) for k in range(4)]
+    alive = torch.exp(-nll_discrete(logits, torch.tensor([3]), torch.tensor([0])))
+    assert (sum(deaths) + alive).item() == pytest.approx(1.0, abs=1e-12)
+    with pytest.raises(ValueError, match="interval"):
+        nll_discrete(logits, torch.tensor([4]), torch.tensor([1]))
