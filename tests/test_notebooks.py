@@ -23,7 +23,9 @@ PARAMETERS = {
     "run_dir": "../runs",
 }
 # A cell that draws: it calls a plot function or asks for a figure, and shows the result.
-DRAWS = re.compile(r"\bplots\.(?!style\b)\w+\(|\bplt\.(subplots|figure|imshow|show)\(|style\.(image_)?figure\(")
+DRAWS = re.compile(
+    r"\bplots\.(?!style\b)\w+\(|\bplot_\w+\(|\bplt\.(subplots|figure|imshow|show)\(|style\.(image_)?figure\("
+)
 
 needs_notebooks = pytest.mark.skipif(not SOURCES, reason="notebooks/ holds no NN_name.py yet")
 each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

@@ -100,12 +100,30 @@ class SettingRole(SphinxRole):
 
 
 class SettingsTable(SphinxDirective):
-    """``{settings-table} Fidelity`` lists a section: field, default, choices."""
+    """``{settings-table} Fidelity`` lists a section: field, default, choices.
+
+    ``:presets: paper release`` shows these presets side by side in place of the default.
+    """
 
     required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {"presets": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        fields = _section(self.arguments[0]).model_fields
+        section = _section(self.arguments[0])
+        fields = section.model_fields
+        if "presets" in self.options:
+            names = self.options["presets"].split()
+            presets = [section.preset(name) for name in names]  # type: ignore[attr-defined]
+            rows = [
+                [
+                    nodes.literal(text=field),
+                    *(_shown(getattr(preset, field)) for preset in presets),
+                    _choices(fields[field].annotation),
+                ]
+                for field in fields
+                if field != "name"
+            ]
+            return [table(["setting", *(f"preset {name}" for name in names), "choices"], rows)]
         rows = [
             [nodes.literal(text=name), _shown(field.get_default(call_default_factory=True)), _choices(field.annotation)]
             for name, field in fields.items()
