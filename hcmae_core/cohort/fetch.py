@@ -374,6 +374,7 @@ def _work(jobs: Iterator[Job], workers: int, failures: dict[str, GDCError], clie
     from hcmae_core.cohort.gdc import Interrupted
 
     running: set[Future[dict[str, GDCError]]] = set()
+    client.stop.clear()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fetch")
     try:
         for job in jobs:

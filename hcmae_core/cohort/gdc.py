@@ -65,10 +65,10 @@ class Interrupted(GDCError):  # noqa: N818  (the user's wish, not an error of th
 class TransientError(GDCError):
     """Worth another try: connection, timeout, 5xx, truncated or wrong bytes."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None, gained: int = 0) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, reached: int = 0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        self.gained = gained
+        self.reached = reached  # how far the work has come, in its own units; more than ever before is progress
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,7 @@ class GDCClient:
 
     def _pages(self, endpoint: str, key: str, body: Mapping[str, Any], page: int) -> list[dict[str, Any]]:
         hits: list[dict[str, Any]] = []
+        ids: set[str] = set()
         total = None
         while total is None or len(hits) < total:
             answer = self._json("POST", f"{self.url}/{endpoint}", json={**body, "from": len(hits)})
@@ -216,9 +217,10 @@ class GDCClient:
             if not data["hits"] and len(hits) < total:
                 raise TransientError(f"{self.url}/{endpoint}: an empty page after {len(hits)} of {total} hits")
             hits += data["hits"]
-        ids = [hit.get(key) or hit.get("id") for hit in hits]
-        if len(set(ids)) != len(ids) or len(ids) != total:
-            raise TransientError(f"{self.url}/{endpoint}: pages overlap ({len(ids)} hits, {len(set(ids))} different)")
+            # At every page: a server that repeats itself would be asked for ever.
+            ids.update(str(hit.get(key) or hit.get("id")) for hit in data["hits"])
+            if len(ids) != len(hits) or len(hits) > total:
+                raise TransientError(f"{self.url}/{endpoint}: pages overlap ({len(hits)} hits, {len(ids)} different)")
         return hits
 
     def _json(self, method: str, url: str, **request: Any) -> dict[str, Any]:
@@ -330,12 +332,10 @@ class GDCClient:
                     os.fsync(out.fileno())
             except (httpx.HTTPError, httpx.StreamError) as error:
                 raise TransientError(
-                    f"{url}: broke off after {have + gained} bytes ({error!r})", gained=gained
+                    f"{url}: broke off after {have + gained} bytes ({error!r})", reached=have + gained
                 ) from error
-            except TransientError as error:
-                raise TransientError(str(error), gained=gained) from None
             if size is not None and have + gained < size:
-                raise TransientError(f"{url}: ended after {have + gained} of {size} bytes", gained=gained)
+                raise TransientError(f"{url}: ended after {have + gained} of {size} bytes", reached=have + gained)
 
     def _blocks(self, response: httpx.Response, url: str) -> Iterator[bytes]:
         """The body in blocks; ends a connection that drips, and on the caller's wish."""
@@ -355,10 +355,12 @@ class GDCClient:
 
         The hub publishes no md5: the size announced and the integrity of the gzip are checked instead.
         """
-        for name in (f"{dataset}.gz", dataset):
+        names = (f"{dataset}.gz", dataset)
+        for name in names:
+            if (folder / name).exists():
+                return folder / name
+        for name in names:
             target = folder / name
-            if target.exists():
-                return target
             url = f"{self.xena}/{quote(name)}"
             part = target.with_name(name + ".part")
             folder.mkdir(parents=True, exist_ok=True)
@@ -408,7 +410,7 @@ class GDCClient:
         def attempt() -> None:
             before = len(missing)
             if before > 1:
-                self._unpack(missing, progress)
+                self._unpack(missing, len(files), progress)
             # One id gives the bare file; what whole archives leave out, or hold with wrong bytes, is asked for alone.
             if len(missing) == before:
                 for file in list(missing.values()):
@@ -444,9 +446,9 @@ class GDCClient:
             failures |= dict.fromkeys(missing, error)
         return failures
 
-    def _unpack(self, missing: dict[str, RemoteFile], progress: Callable[[int], None]) -> None:
+    def _unpack(self, missing: dict[str, RemoteFile], total: int, progress: Callable[[int], None]) -> None:
         url = f"{self.url}/data"
-        before, gained = len(missing), 0
+        asked = dict(missing)
         with self._send("POST", url, json={"ids": list(missing)}, headers={"Accept-Encoding": "identity"}) as response:
             if response.status_code not in (200, 206):
                 body = _read_some(response)
@@ -454,31 +456,30 @@ class GDCClient:
             if "html" in response.headers.get("content-type", "") or "json" in response.headers.get("content-type", ""):
                 raise TransientError(f"{url}: expected an archive, got {_describe(response, _read_some(response))}")
             try:
-                with tarfile.open(fileobj=_Pipe(self._blocks(response, url)), mode="r|*", bufsize=BLOCK) as archive:  # type: ignore[call-overload]
+                with tarfile.open(fileobj=_Pipe(self._blocks(response, url)), mode="r|", bufsize=1 << 16) as archive:  # type: ignore[call-overload]
                     for member in archive:
-                        gained += self._take(archive, member, missing, progress)
+                        self._take(archive, member, asked, missing, progress)
             except (httpx.HTTPError, httpx.StreamError, tarfile.TarError, EOFError, OSError, zlib.error) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # the disk, not the network
                 raise TransientError(
-                    f"{url}: the bundle broke off, {before - len(missing)} of {before} files came ({error!r})",
-                    gained=gained,
+                    f"{url}: the bundle broke off, {len(asked) - len(missing)} of {len(asked)} files came ({error!r})",
+                    reached=total - len(missing),
                 ) from error
-            except TransientError as error:
-                raise TransientError(str(error), gained=gained) from None
 
     def _take(
         self,
         archive: tarfile.TarFile,
         member: tarfile.TarInfo,
+        asked: Mapping[str, RemoteFile],
         missing: dict[str, RemoteFile],
         progress: Callable[[int], None],
-    ) -> int:
-        """Write one member of an archive; returns its bytes, 0 for one that was not asked for or is not right."""
+    ) -> None:
+        """Write one member of an archive, if it was asked for and is right."""
         parts = member.name.removeprefix("./").split("/")
-        file = missing.get(parts[0].lower()) if len(parts) == 2 else None
+        file = asked.get(parts[0].lower()) if len(parts) == 2 else None
         if file is None or not member.isfile():
-            return 0
+            return
         source = archive.extractfile(member)
         assert source is not None
         if parts[1] == "annotations.txt":
@@ -486,12 +487,12 @@ class GDCClient:
             note = source.read(1 << 20)
             file.target.parent.mkdir(parents=True, exist_ok=True)
             (file.target.parent / "annotations.txt").write_bytes(note)
-            return 0
-        if parts[1] != file.name:
-            return 0
+            return
+        if parts[1] != file.name or file.id not in missing:
+            return
         if member.size != file.size:
             log.warning("bundle: %s has %d bytes, the metadata say %d", file.id, member.size, file.size)
-            return 0
+            return
         file.target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.md5(usedforsecurity=False)
         # Not the name that download() continues: a member cannot be continued.
@@ -503,7 +504,7 @@ class GDCClient:
                     out.write(block)
             if digest.hexdigest() != file.md5 or temporary.stat().st_size != file.size:
                 log.warning("bundle: the md5 of %s is not that of the metadata; thrown away", file.id)
-                return 0
+                return
             os.replace(temporary, file.target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -512,7 +513,6 @@ class GDCClient:
             file.part.unlink()
         progress(file.size)
         del missing[file.id]
-        return file.size
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -578,12 +578,14 @@ class GDCClient:
 
     def _retry(self, work: Callable[[], Any]) -> Any:
         """Call ``work`` until it succeeds; waits grow, Retry-After is honoured, progress starts the count anew."""
-        tries = 0
+        tries = best = 0
 
         def enough(state: tenacity.RetryCallState) -> bool:
-            nonlocal tries
+            nonlocal tries, best
             error = state.outcome.exception() if state.outcome else None
-            tries = 1 if isinstance(error, TransientError) and error.gained > 0 else tries + 1
+            reached = error.reached if isinstance(error, TransientError) else 0
+            tries = 1 if reached > best else tries + 1
+            best = max(best, reached)
             return tries >= self.attempts
 
         def pause(state: tenacity.RetryCallState) -> float:
@@ -610,19 +612,54 @@ class GDCClient:
 
 
 class _Pipe:
-    """Blocks of bytes as the file that tarfile reads."""
+    """Blocks of bytes, unpacked if gzip, as the file that tarfile reads.
+
+    Unpacking here in small steps, and not in tarfile, keeps its buffer small: it copies the rest of it at every read.
+    """
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
-        self.blocks, self.rest = blocks, b""
+        self.blocks = blocks
+        self.packed = b""
+        self.unpack: Any = None
+        self.ready: list[bytes] = []
+        self.length = 0
+        first = b""
+        while len(first) < 2 and (block := next(blocks, b"")):
+            first += block
+        if first.startswith(b"\x1f\x8b"):
+            self.packed, self.unpack = first, zlib.decompressobj(wbits=31)
+        else:
+            self._put(first)
 
     def read(self, size: int) -> bytes:
-        while len(self.rest) < size:
-            block = next(self.blocks, b"")
-            if not block:
-                break
-            self.rest += block
-        out, self.rest = self.rest[:size], self.rest[size:]
+        while self.length < size and self._more():
+            pass
+        data = b"".join(self.ready)
+        out, rest = data[:size], data[size:]
+        self.ready, self.length = [rest] if rest else [], len(rest)
         return out
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self.ready.append(data)
+            self.length += len(data)
+
+    def _more(self) -> bool:
+        if self.unpack is None:
+            block = next(self.blocks, b"")
+            self._put(block)
+            return bool(block)
+        if not self.packed:
+            self.packed = next(self.blocks, b"")
+            if not self.packed:
+                if not self.unpack.eof:
+                    raise EOFError("the gzip stream is cut short")
+                return False
+        if self.unpack.eof:  # another gzip member follows
+            self.unpack = zlib.decompressobj(wbits=31)
+        self._put(self.unpack.decompress(self.packed, BLOCK))
+        self.packed = self.unpack.unconsumed_tail or self.unpack.unused_data
+        return True
 
 
 def and_filter(conditions: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
