@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hcmae_core.cohort.splits import check_outcome
-from hcmae_core.config import MODALITIES, Profile, Protocol
+from hcmae_core.config import MODALITIES, Manifest, Profile, Protocol
 from hcmae_core.evaluation.metrics import breslow_survival
 from hcmae_core.files import atomic_path
 from hcmae_core.training.bags import STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
@@ -254,6 +254,28 @@ def load_inputs(
     )
 
 
+def load_tables(
+    folder: str | Path, manifest: Manifest, modalities: tuple[str, ...] = ("rna", "mirna"), *, seed: int = 0
+) -> SurvivalData:
+    """Molecular and clinical tables of a user's folder (source ``local``) without slides, for methods on omics alone.
+
+    Raises CurationError for tables that cannot be read and where nobody passes the manifest's inclusion rules.
+    """
+    from hcmae_core.cohort.curate import curate
+    from hcmae_core.omics.readers import read_omics
+
+    cohort = curate(manifest, "local", Path(folder), seed=seed, modalities=modalities, slides=False)
+    table = cohort.table
+    clinical = table[[name for name in ("age", "sex", "stage") if name in table.columns and table[name].notna().any()]]
+    return SurvivalData(
+        [str(patient) for patient in table.index],
+        table["time"].to_numpy(dtype=np.float64),
+        table["event"].to_numpy(dtype=np.int64),
+        omics=read_omics(cohort, "local", Path(folder)),
+        clinical=clinical if len(clinical.columns) else None,
+    )
+
+
 def _grid_step(corners: NDArray[np.float64]) -> float:
     gaps = np.diff(np.unique(corners.ravel()))
     return float(gaps[gaps > 0].min()) if (gaps > 0).any() else 1.0
@@ -323,16 +345,9 @@ def fold_omics(
     selector = OmicsSelector(profile.omics, seed)
     selector.fit({name: table.iloc[rows] for name, table in picked.items()}, data.time[rows], data.event[rows])
     values = np.asarray(selector.transform(picked), dtype=np.float32)
-    names = {modality: [str(x) for x in _chosen_names(report)] for modality, report in selector.chosen.items()}
+    names = {modality: [str(name) for name in report.index] for modality, report in selector.chosen.items()}
     _cache_write(cache, key, values, names)
     return values, names
-
-
-def _chosen_names(report: pd.DataFrame) -> list[Any]:
-    for column in ("feature", "gene"):
-        if column in report.columns:
-            return list(report[column])
-    return list(report.index)
 
 
 def _table(omics: Any, name: str) -> pd.DataFrame:
@@ -340,7 +355,10 @@ def _table(omics: Any, name: str) -> pd.DataFrame:
         return omics[name]
     part = omics.mod[name]
     values = part.X.toarray() if hasattr(part.X, "toarray") else np.asarray(part.X)
-    return pd.DataFrame(values, index=part.obs_names, columns=part.var_names)
+    table = pd.DataFrame(values, index=part.obs_names, columns=part.var_names)
+    # What the values are (counts, beta, log ...) travels with the table.
+    table.attrs["values"] = part.uns.get("values", part.uns.get("unit"))
+    return table
 
 
 def _omics_key(data: SurvivalData, rows: NDArray[np.int64], profile: Profile, seed: int) -> str:
@@ -648,6 +666,7 @@ __all__ = [
     "fold_omics",
     "get_method",
     "load_inputs",
+    "load_tables",
     "register",
     "run_fold",
     "train_models",

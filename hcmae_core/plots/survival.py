@@ -1,0 +1,294 @@
+"""Figures of the survival chapters: curves of risk groups, C-indices, comparisons, leaks, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hcmae_core.plots import style
+
+__all__ = [
+    "plot_ablation",
+    "plot_attention",
+    "plot_brier",
+    "plot_calibration",
+    "plot_comparison",
+    "plot_cox_geometry",
+    "plot_differences",
+    "plot_fold_scores",
+    "plot_gene_attributions",
+    "plot_hazard_and_survival",
+    "plot_kaplan_meier",
+    "plot_leaks",
+    "plot_optimism_curve",
+]
+
+
+def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
+    """Kaplan-Meier panels of low and high risk, one per method, with 95 % bands and numbers at risk.
+
+    groups: title -> evaluation.kaplan_meier.RiskGroups.
+    """
+    count = len(groups)
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    fig, axes = style.figure(rows, columns, width="wide", height=3.1 * rows, squeeze=False)
+    for ax, (title, verdict) in zip(axes.ravel(), groups.items(), strict=False):
+        for curve in (verdict.low, verdict.high):
+            colour = style.colour(curve.label)
+            years = curve.days / 365.25
+            ax.step(years, curve.survival, where="post", color=colour, label=f"{curve.label} risk")
+            ax.fill_between(years, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
+        ax.set_title(title)
+        ax.set_ylim(0, 1.02)
+        ax.set_xlabel(_at_risk(verdict))
+        ax.text(
+            0.03,
+            0.04,
+            f"p = {verdict.log_rank_p:.2g}\nHR {verdict.hazard_ratio:.2f} ({verdict.hr_low:.2f}-{verdict.hr_high:.2f})",
+            transform=ax.transAxes,
+            fontsize=8,
+        )
+    for ax in axes[:, 0]:
+        ax.set_ylabel("alive")
+    for ax in axes.ravel()[count:]:
+        ax.set_visible(False)
+    axes[0, 0].legend(loc="upper right")
+    return fig
+
+
+def _at_risk(verdict: Any) -> str:
+    ticks = verdict.ticks
+    years = "  ".join(f"{tick / 365.25:.0f}" for tick in ticks)
+    low = "  ".join(str(verdict.low.at_risk[tick]) for tick in ticks)
+    high = "  ".join(str(verdict.high.at_risk[tick]) for tick in ticks)
+    return f"years\nat risk in year {years}\nlow:  {low}\nhigh: {high}"
+
+
+def plot_fold_scores(
+    scores: Mapping[str, pd.DataFrame], *, labels: Mapping[str, str] | None = None, oracle: float | None = None
+) -> Figure:
+    """C-index of every fold as a dot and the mean as a bar mark, one row per method.
+
+    scores: method -> metrics.fold_concordance table.
+    """
+    fig, ax = style.figure(width="wide", height=0.42 * len(scores) + 1.0)
+    names = list(scores)
+    for row, name in enumerate(reversed(names)):
+        values = scores[name]["c_index"].to_numpy()
+        spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.plot(values, row + spread, "o", color=style.colour(name), alpha=0.45, markersize=3.5)
+        ax.plot([np.nanmean(values)] * 2, [row - 0.32, row + 0.32], color=style.colour(name), linewidth=2.5)
+    ax.set_yticks(range(len(names)), [(labels or {}).get(name, name) for name in reversed(names)])
+    _reference(ax, oracle)
+    ax.set_xlabel("C-index of a test fold")
+    return fig
+
+
+def _reference(ax: Axes, oracle: float | None) -> None:
+    ax.axvline(0.5, color=style.MUTED, linestyle=":", linewidth=1.2)
+    ax.annotate("coin", (0.5, 1.0), xycoords=("data", "axes fraction"), fontsize=7, ha="center", va="bottom")
+    if oracle is not None:
+        ax.axvline(oracle, color=style.INK, linestyle="--", linewidth=1.0)
+        ax.annotate("oracle", (oracle, 1.0), xycoords=("data", "axes fraction"), fontsize=7, ha="center", va="bottom")
+
+
+def plot_comparison(
+    table: pd.DataFrame, *, labels: Mapping[str, str] | None = None, oracle: float | None = None
+) -> Figure:
+    """Mean C-index with its bootstrap interval per method; table indexed by method with mean, low, high (and paper)."""
+    fig, ax = style.figure(width="wide", height=0.4 * len(table) + 1.1)
+    rows = np.arange(len(table))[::-1]
+    for row, (name, line) in zip(rows, table.iterrows(), strict=True):
+        colour = style.colour(str(name))
+        ax.plot([line["low"], line["high"]], [row, row], color=colour, linewidth=2)
+        ax.plot(line["mean"], row, "o", color=colour, markersize=6)
+        if "paper" in table.columns and np.isfinite(line["paper"]):
+            ax.plot(line["paper"], row, "D", markerfacecolor="none", markeredgecolor=style.INK, markersize=5)
+    ax.set_yticks(rows, [(labels or {}).get(str(name), str(name)) for name in table.index])
+    if "paper" in table.columns and np.isfinite(table["paper"]).any():
+        ax.plot([], [], "D", markerfacecolor="none", markeredgecolor=style.INK, label="paper (real data)")
+        ax.legend(loc="lower right")
+    _reference(ax, oracle)
+    ax.set_xlabel("C-index, mean over folds; line: 95 % over patients")
+    return fig
+
+
+def plot_ablation(
+    table: pd.DataFrame, *, labels: Mapping[str, str] | None = None, oracle: float | None = None
+) -> Figure:
+    """The ablation of Table III: the same picture as ``plot_comparison``, in the table's order."""
+    return plot_comparison(table, labels=labels, oracle=oracle)
+
+
+def plot_differences(table: pd.DataFrame, *, labels: Mapping[str, str] | None = None) -> Figure:
+    """Paired differences of C-indices with intervals; table of compare.compare."""
+    fig, ax = style.figure(width="wide", height=0.4 * len(table) + 1.0)
+    rows = np.arange(len(table))[::-1]
+    names = labels or {}
+    for row, (_, line) in zip(rows, table.iterrows(), strict=True):
+        sure = line["low"] > 0 or line["high"] < 0
+        colour = style.ACCENT if sure else style.MUTED
+        ax.plot([line["low"], line["high"]], [row, row], color=colour, linewidth=2)
+        ax.plot(line["difference"], row, "o", color=colour)
+    ax.set_yticks(
+        rows,
+        [f"{names.get(a, a)} minus {names.get(b, b)}" for a, b in zip(table["first"], table["second"], strict=True)],
+    )
+    ax.axvline(0, color=style.INK, linewidth=1)
+    ax.set_xlabel("difference in C-index, 95 % over patients")
+    return fig
+
+
+def plot_leaks(table: pd.DataFrame) -> Figure:
+    """C-index by protocol for true and permuted labels; table [cohort, labels, protocol, mean, low, high, noise].
+
+    ``noise`` is the standard deviation of a 5-fold mean for patients of that number and event rate; a grey band of
+    two of it around 0.5 shows what chance alone does.
+    """
+    cohorts = list(dict.fromkeys(table["cohort"]))
+    fig, axes = style.figure(1, len(cohorts), width="wide", height=3.4, squeeze=False, sharey=True)
+    for ax, cohort in zip(axes[0], cohorts, strict=True):
+        part = table[table["cohort"] == cohort]
+        protocols = list(dict.fromkeys(part["protocol"]))
+        noise = part["noise"].dropna()
+        if len(noise):
+            ax.axhspan(0.5 - 2 * noise.iloc[0], 0.5 + 2 * noise.iloc[0], color=style.GRID, alpha=0.7, linewidth=0)
+        for shift, (labels, marker) in zip((-0.12, 0.12), (("true", "o"), ("permuted", "s")), strict=True):
+            shown = part[part["labels"] == labels].set_index("protocol").reindex(protocols)
+            x = np.arange(len(protocols)) + shift
+            colour = style.ACCENT if labels == "true" else style.WARN
+            ax.vlines(x, shown["low"], shown["high"], color=colour)
+            ax.plot(x, shown["mean"], marker, color=colour, label=f"{labels} labels")
+        ax.axhline(0.5, color=style.MUTED, linestyle=":")
+        ax.set_xticks(range(len(protocols)), [name.replace(" + ", "\n+ ") for name in protocols], fontsize=7)
+        ax.set_title(cohort)
+    axes[0, 0].set_ylabel("C-index")
+    axes[0, 0].legend(loc="upper left")
+    return fig
+
+
+def plot_optimism_curve(curve: pd.DataFrame) -> Figure:
+    """Leaky against nested C-index of pure noise by the number of candidates; table [candidates, leaky, nested]."""
+    fig, ax = style.figure(width="medium")
+    ax.plot(curve["candidates"], curve["leaky"], "o-", color=style.colour("paper"), label="chosen on all patients")
+    ax.plot(curve["candidates"], curve["nested"], "s-", color=style.colour("honest"), label="chosen in training only")
+    ax.axhline(0.5, color=style.MUTED, linestyle=":")
+    ax.set_xscale("log")
+    ax.set_xlabel("noise features to choose from")
+    ax.set_ylabel("C-index")
+    ax.legend()
+    return fig
+
+
+def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Observed against predicted survival in groups of equal size; title -> metrics.calibration table."""
+    fig, axes = style.figure(1, len(tables), width="wide" if len(tables) > 1 else "narrow", height=3.0, squeeze=False)
+    for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+        ax.plot([0, 1], [0, 1], color=style.MUTED, linestyle=":")
+        ax.vlines(table["predicted"], table["low"], table["high"], color=style.ACCENT)
+        ax.plot(table["predicted"], table["observed"], "o", color=style.ACCENT)
+        ax.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel="predicted survival")
+    axes[0, 0].set_ylabel("observed (Kaplan-Meier)")
+    return fig
+
+
+def plot_brier(tables: Mapping[str, pd.DataFrame], *, labels: Mapping[str, str] | None = None) -> Figure:
+    """Brier score over time per method, with Kaplan-Meier as the reference; method -> metrics.brier table."""
+    fig, ax = style.figure(width="medium")
+    for name, table in tables.items():
+        ax.plot(table["day"] / 365.25, table["model"], color=style.colour(name), label=(labels or {}).get(name, name))
+    reference = next(iter(tables.values()))
+    ax.plot(reference["day"] / 365.25, reference["kaplan_meier"], color=style.INK, linestyle="--", label="nobody known")
+    ax.set_xlabel("years")
+    ax.set_ylabel("Brier score (smaller is better)")
+    ax.legend()
+    return fig
+
+
+def plot_hazard_and_survival(days: NDArray, survival: Mapping[str, NDArray]) -> Figure:
+    """Survival curves of a few log hazards; label -> S(t)."""
+    fig, ax = style.figure(width="medium")
+    for label, curve in survival.items():
+        ax.plot(np.asarray(days) / 365.25, curve, label=label)
+    ax.set(xlabel="years", ylabel="alive", ylim=(0, 1.02))
+    ax.legend()
+    return fig
+
+
+def plot_cox_geometry(time: NDArray, event: NDArray, risk: NDArray) -> Figure:
+    """Patients as bars of follow-up, sorted by time; at each death the risk set is everybody at or beyond it."""
+    order = np.argsort(time)
+    fig, ax = style.figure(width="wide", height=0.24 * len(time) + 1.0)
+    scale = (np.asarray(risk) - np.min(risk)) / max(float(np.ptp(risk)), 1e-9)
+    for row, index in enumerate(order):
+        colour = style.WARN if event[index] else style.ACCENT
+        ax.plot([0, time[index]], [row, row], color=colour, linewidth=1 + 4 * scale[index], alpha=0.7)
+        ax.plot(time[index], row, "X" if event[index] else "|", color=colour, markersize=7)
+        if event[index]:
+            ax.axvline(time[index], color=style.GRID, linewidth=1, zorder=0)
+    ax.set_yticks([])
+    ax.set_xlabel("days; a cross is a death, a stroke the last contact; thicker = larger predicted risk")
+    return fig
+
+
+def plot_attention(
+    thumbnails: NDArray[np.uint8],
+    positions: NDArray[np.floating],
+    weights: NDArray[np.floating],
+    *,
+    planted: NDArray[np.bool_] | None = None,
+    titles: Sequence[str] = ("rna", "mirna", "methylation"),
+) -> Figure:
+    """Regions at their places on the slide and each omics token's attention over them.
+
+    thumbnails [M, T, T, 3], positions [M, 2] in units of a region, weights [k, M]; planted regions get a frame.
+    """
+    fig, axes = style.image_figure(1, 1 + len(weights), width="wide")
+    axes = np.atleast_1d(axes)
+    extent = (
+        float(positions[:, 0].min()) - 0.1,
+        float(positions[:, 0].max()) + 1.1,
+        float(positions[:, 1].max()) + 1.1,
+        float(positions[:, 1].min()) - 0.1,
+    )
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    colours = colormaps[style.ATTENTION]
+    top = max(float(np.max(weights)), 1e-9)
+    for number, ax in enumerate(axes):
+        ax.set_xlim(extent[0], extent[1])
+        ax.set_ylim(extent[2], extent[3])
+        ax.set_aspect("equal")
+        for region, (x, y) in enumerate(positions):
+            if number == 0:
+                ax.imshow(thumbnails[region], extent=(x, x + 1, y + 1, y), aspect="auto")
+            else:
+                ax.add_patch(Rectangle((x, y), 1, 1, color=colours(float(weights[number - 1, region]) / top)))
+            if planted is not None and planted[region]:
+                ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=style.ACCENT, linewidth=1.5))
+        ax.set_xlim(extent[0], extent[1])
+        ax.set_ylim(extent[2], extent[3])
+        ax.set_title("regions" if number == 0 else titles[number - 1])
+    return fig
+
+
+def plot_gene_attributions(table: pd.DataFrame, *, top: int = 20) -> Figure:
+    """The features with the largest attribution; planted ones are filled. Table of interpret.gene_table."""
+    shown = table.head(top).iloc[::-1]
+    fig, ax = style.figure(width="wide", height=0.24 * len(shown) + 0.9)
+    for row, (_, line) in enumerate(shown.iterrows()):
+        colour = style.colour(line["modality"])
+        ax.barh(row, line["attribution"], color=colour if line["planted"] else "white", edgecolor=colour)
+    ax.set_yticks(
+        range(len(shown)), [f"{m}: {f}" for m, f in zip(shown["modality"], shown["feature"], strict=True)], fontsize=7
+    )
+    ax.set_xlabel("mean absolute integrated gradient; filled = planted")
+    return fig
