@@ -1,0 +1,176 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Survival analysis in one lesson
+#
+# **Question.** How can a model be judged when half of the answers are unknown, and what is it that HC-MAE minimises?
+#
+# About 25 minutes; needs nothing but the idea of a probability. Runs in seconds.
+#
+# A patient of a cancer cohort is followed until death or until the last contact. The second kind is *censored*: we know that
+# the patient lived at least so long. Leaving the censored out, or calling their last contact a death, both give wrong answers.
+
+# %% tags=["parameters"]
+cancer = "LIHC"
+profile = "smoke"
+source = "synthetic"
+seed = 0
+data_dir = "../data"
+run_dir = "../runs"
+
+# %%
+from hcmae_core import pipeline, plots
+
+run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+plots.style.notebook()
+
+# %% [markdown]
+# ## A cohort that we know everything about
+#
+# The synthetic cohorts of this book have a known log hazard for every patient: a mix of latent factors. Two numbers are
+# observed, the time $T$ and the event $E$ (1 = death seen).
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+
+from hcmae_core.evaluation import compare, metrics
+
+rng = np.random.default_rng(seed)
+score, time, event = compare.simulate_outcome(200, 1.0, 0.4, rng)
+time = time / time.max() * 3000
+display(Markdown(f"{len(time)} patients, {event.sum()} deaths seen, {(~event).sum()} censored."))
+
+# %% [markdown]
+# ## Kaplan-Meier: alive at least so long
+#
+# At each death the curve falls by the share of those *still at risk* who die:
+# $\hat S(t) = \prod_{t_i \le t} (1 - d_i / n_i)$. The censored leave the denominator when they leave the study, and that is
+# all that has to be done for them.
+
+# %% mystnb={"image": {"alt": "Kaplan-Meier curves of simulated patients with low and high true risk; the high-risk curve falls much faster"}}
+from hcmae_core.evaluation.kaplan_meier import compare_groups
+
+groups = compare_groups(time, event.astype(int), score > np.median(score))
+plots.plot_kaplan_meier({"split at the median of the true score": groups}, columns=1)
+
+# %% [markdown]
+# **What to see.** Two curves with bands, a hazard ratio with its interval, a log-rank p-value, and below the axis how many
+# patients are still followed: where few are left, the curve says little.
+#
+# ## The hazard and Cox's idea
+#
+# The hazard is the rate of dying now among those alive. Cox lets patients differ by a factor that does not change with time:
+# $h(t \mid x) = h_0(t)\, e^{\beta x}$. Then, given that *somebody* of those at risk dies at $T_i$, the probability that it is patient
+# $i$ does not contain $h_0$ at all:
+#
+# $$
+# L = -\frac{1}{n_E} \sum_{i: E_i = 1} \Big( \beta x_i - \log \sum_{j: T_j \ge T_i} e^{\beta x_j} \Big)
+# $$
+#
+# This is Eq. 13 of the paper with $\ge$ where $>$ is printed: a patient belongs to the own risk set. With $>$ the last death would
+# need the logarithm of an empty sum.
+
+# %% mystnb={"image": {"alt": "Twelve patients as horizontal bars of follow-up time ending in a cross for a death or a stroke for censoring"}}
+few = np.sort(rng.choice(len(time), 12, replace=False))
+plots.plot_cox_geometry(time[few], event[few], score[few])
+
+# %% [markdown]
+# **What to see.** Each vertical line is a death; all bars that reach it form its risk set. The loss is small when, at every death,
+# the thick bars end first. A censored patient never starts a term of the sum and still matters: as one who was not the one to die.
+#
+# ## The loss of this book is that sum
+
+# %%
+import torch
+
+from hcmae_core.losses import cox_loss
+
+risk, days, dead = (torch.tensor(np.asarray(v, dtype=np.float64)) for v in (score, time, event))
+by_hand = 0.0
+for i in torch.nonzero(dead).flatten():
+    by_hand -= risk[i] - torch.logsumexp(risk[days >= days[i]], 0)
+by_hand /= dead.sum()
+ours = cox_loss(risk, days, dead)
+assert torch.isclose(by_hand, ours)
+display(Markdown(f"Written out: {by_hand:.6f}. By one sort and one running log-sum-exp: {ours:.6f}."))
+
+# %% [markdown]
+# ## The concordance index
+#
+# Of two patients, one of whom is known to have died first, did that one have the larger predicted risk? $C$ is the share of such
+# pairs; a coin gets 0.5. It asks for the order only, not for probabilities.
+
+# %%
+rows = []
+for name, guess in {
+    "the true score": score,
+    "the true score plus noise": score + rng.normal(size=len(score)),
+    "a coin": rng.normal(size=len(score)),
+}.items():
+    rows.append((name, metrics.concordance(time, event, guess)))
+pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format({"C-index": "{:.3f}"}).hide(axis="index")
+
+# %% [markdown]
+# **What to see.** Even the true score stays clearly below 1: death has a part that nobody can predict. In the synthetic cohorts
+# this best reachable value is printed as the *oracle*.
+#
+# ## How much of a C-index is luck
+#
+# A test fold of a TCGA cohort has 50 to 145 patients. Below, models that are all equally good are scored on cohorts of that size.
+
+# %% mystnb={"image": {"alt": "Standard deviation of one fold's C-index and of the five-fold mean against the number of patients"}}
+sizes = (160, 320, 720)
+noise = [compare.sampling_noise(n, 0.35, c_index=0.65, draws=60, seed=seed) for n in sizes]
+fig, ax = plots.style.figure(width="medium")
+ax.plot(sizes, [single for single, _ in noise], "o-", label="one fold")
+ax.plot(sizes, [mean for _, mean in noise], "s-", label="mean of five folds")
+ax.set(xlabel="patients in the cohort", ylabel="sd of the C-index", ylim=(0, None))
+ax.legend()
+fig
+
+# %% [markdown]
+# **What to see.** A difference of a few hundredths between two methods on one cohort is what two equally good methods show.
+#
+# **Takeaway.** Censored patients stay in every risk set; the Cox loss needs no baseline hazard; C measures order; and it is noisy.
+
+# %% [markdown]
+# ````{exercise}
+# :label: ex-surv-1
+#
+# Multiply all log hazards by 3. What happens to the C-index, and what to the Cox loss? Predict first, then compute.
+# ````
+
+# %% [markdown]
+# ````{solution} ex-surv-1
+# :class: dropdown
+#
+# The order is the same, so C does not change. The loss does: `cox_loss(3 * risk, days, dead)` is larger here, because the
+# predictions are now far too sure of themselves. C cannot see that; calibration can (notebook 07).
+# ````
+
+# %% [markdown]
+# ````{exercise}
+# :label: ex-surv-2
+#
+# Call every censored patient dead at the last contact (`event` = 1 for all) and compute C of the true score again.
+# ````
+
+# %% [markdown]
+# ````{solution} ex-surv-2
+# :class: dropdown
+#
+# `metrics.concordance(time, np.ones(len(time)), score)` falls towards 0.5: the invented deaths are in no order of risk.
+# ````

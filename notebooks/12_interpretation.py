@@ -1,0 +1,174 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What the model looks at, and what that does not prove
+#
+# **Question.** Which regions do the omics attend to, which genes move the risk, and do both lie where the truth was planted?
+#
+# About 25 minutes; needs notebook 07.
+
+# %% tags=["parameters"]
+cancer = "LIHC"
+profile = "smoke"
+source = "synthetic"
+seed = 0
+data_dir = "../data"
+run_dir = "../runs"
+
+# %%
+from hcmae_core import pipeline, plots
+
+run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+plots.style.notebook()
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+
+from hcmae_core.evaluation import interpret
+from hcmae_core.slides.store import SlideStore
+from hcmae_core.training.survival import fold_omics, train_models
+
+data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
+first = folds[(folds["repeat"] == 0) & (folds["fold"] == 0)]
+test = np.array([i for i, p in enumerate(data.patients) if p in set(first["patient"])])
+train = np.setdiff1d(np.arange(len(data.patients)), test)
+models, inputs = train_models("hcmae", data, train, run.profile, seed=seed, omics_cache=run.dir / "omics_cache")
+display(
+    Markdown(
+        f"{len(models)} network(s) trained on {len(train)} patients; what follows is about the {len(test)} others."
+    )
+)
+
+# %% [markdown]
+# ## Attention over regions
+#
+# Each omics token of Eq. 7 has one weight per region. Below is a test patient with regions of both kinds; frames mark planted tumour regions.
+
+# %%
+attention = interpret.region_attention(models, inputs, test)
+table = run.cohort().table
+corners = {p: SlideStore(run.store_dir / f"{table.loc[p, 'slide']}.h5").coords for p in (a.patient for a in attention)}
+truth = run.truth_regions()
+planted = None
+if truth is not None:
+    planted = interpret.planted_regions(truth, corners, run.profile.geometry.region)
+mixed = [a for a in attention if planted is None or 0 < planted[a.patient].sum() < len(planted[a.patient])]
+shown = max(mixed or attention, key=lambda a: a.weights.shape[1])
+
+# %% mystnb={"image": {"alt": "Regions of one slide at their places, and the attention of RNA, miRNA and methylation over them"}}
+# %config InlineBackend.figure_formats = ["png"]
+row = data.patients.index(shown.patient)
+plots.plot_attention(
+    data.bags["thumbnail"].packed(np.array([row])).numpy(),
+    data.bags["positions"].packed(np.array([row])).numpy(),
+    shown.weights,
+    planted=None if planted is None else planted[shown.patient],
+    titles=shown.modalities,
+)
+
+# %% [markdown]
+# ## Does it coincide with what was planted?
+#
+# The AUC below is the chance that a planted tumour region gets more attention than another region of the same slide; 0.5 is a coin. Beside
+# it stands a second question: how far does the predicted risk fall when a region is left out?
+
+# %%
+plots.style.notebook()
+result = {}
+if planted is not None:
+    for number, name in enumerate(shown.modalities):
+        result[f"attention, {name}"] = interpret.attention_auc(
+            {a.patient: a.weights[number] for a in attention}, planted
+        )
+    result["attention, mean"] = interpret.attention_auc({a.patient: a.weights.mean(0) for a in attention}, planted)
+    effect = {a.patient: interpret.region_importance(models, inputs, data.patients.index(a.patient)) for a in attention}
+    result["size of the effect of leaving out"] = interpret.attention_auc(
+        {p: np.abs(v) for p, v in effect.items()}, planted
+    )
+    run.save_result("interpretation", {"auc": result})
+    display(pd.Series(result, name="AUC").round(3).to_frame())
+    verdict = result["attention, mean"]
+    if verdict >= 0.7:
+        display(Markdown(f"Attention ranks planted regions first in {verdict:.0%} of the pairs."))
+    else:
+        display(
+            Markdown(
+                f"Attention does **not** single out the planted regions (AUC {verdict:.2f}). Nothing in the loss asks it to: in Eq. 7 "
+                "an even mix of all region vectors already carries the mean of the slide, and the risk can be read from that."
+            )
+        )
+
+# %% [markdown]
+# ## For the pathologist: GeoJSON
+#
+# Regions with their attention as annotations that QuPath opens by drag and drop.
+
+# %%
+path = run.dir / "results" / f"attention_{shown.patient}.geojson"
+interpret.write_geojson(path, corners[shown.patient], run.profile.geometry.region, shown.weights.mean(0))
+display(Markdown(f"`{path.name}` holds {len(corners[shown.patient])} squares in level-0 pixels."))
+
+# %% [markdown]
+# ## Genes
+#
+# Integrated gradients follow the risk from the mean patient of the training part to the patient in question and share the difference out
+# among the inputs. Planted features are filled.
+
+# %%
+few = test[: min(16, len(test))]
+gradients = interpret.omics_gradients(models[:1], inputs, few, steps=16)
+_, names = fold_omics(data, train, run.profile, inputs.protocol, seed, run.dir / "omics_cache")
+summary = run.truth_summary()
+genes = interpret.gene_table(gradients, names, summary["planted"] if summary else None)
+if summary:
+    share, among = genes.head(30)["planted"].mean(), genes["planted"].mean()
+    display(
+        Markdown(f"Planted: {share:.0%} of the 30 with the largest attribution, {among:.0%} of all that were selected.")
+    )
+genes.head(10)
+
+# %% mystnb={"image": {"alt": "The twenty features with the largest attribution; planted ones filled"}}
+plots.plot_gene_attributions(genes)
+
+# %% [markdown]
+# ## What attention does not show
+#
+# Attention is a set of mixing weights *inside* one layer. A region with a large weight contributes much to a token; whether the token
+# matters for the risk is decided afterwards. Two networks of the same ensemble can agree on every risk and disagree on attention. A region with a
+# small weight is not thereby irrelevant: its content may be in the vectors of its neighbours. And on real slides there is no planted
+# truth to check against. So a heat map is a hypothesis about the model, not a finding about the tumour.
+#
+# **Takeaway.** Check an explanation where the answer is known before showing it where it is not.
+
+# %% [markdown]
+# ````{exercise}
+# :label: ex-int-1
+#
+# Compute the attention AUC for each member of the ensemble on its own. Do members that predict equally well attend equally?
+# ````
+
+# %% [markdown]
+# ````{solution} ex-int-1
+# :class: dropdown
+#
+#
+# ```python
+# for m in models:
+#     a = interpret.region_attention([m], inputs, test)
+#     print(interpret.attention_auc({x.patient: x.weights.mean(0) for x in a}, planted))
+# ```
+# The values differ by more than the members' C-indices do.
+# ````
