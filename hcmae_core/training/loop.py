@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,29 @@ class Stream(Protocol):
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state: Any) -> None: ...
+
+
+class ShardedStream:
+    """Several streams side by side, each with its share of the regions and of every batch.
+
+    A batch is the same however many processes share the shards, and no process decodes what another one uses.
+    """
+
+    def __init__(self, shards: Sequence[Any]) -> None:
+        self.shards = list(shards)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for parts in zip(*self.shards, strict=False):
+            yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Shards advance together, so one position says it all."""
+        return {"position": self.shards[0].state_dict()["position"]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Move all shards to a saved position."""
+        for shard in self.shards:
+            shard.load_state_dict({**shard.state_dict(), "position": state["position"]})
 
 
 class NonFiniteLossError(RuntimeError):
@@ -138,19 +161,21 @@ class Stage:
     def prepare(self, batch: Mapping[str, Any], seed: int, micro: int, rows: slice) -> dict[str, Tensor]:
         """Augmented images, patch vectors and token order of this process's share of a batch.
 
-        Everything random is drawn for the whole batch, so that n processes do together what one would do alone.
+        Everything random is drawn for the whole batch, so that n processes do together what one would do alone. The
+        batch may be the whole one or, from a sharded stream, this process's rows only.
         """
+        count = self.settings.batch_size
         images = torch.as_tensor(batch[self.image_key])
+        mine = rows if len(images) == count else slice(None)
         generator = torch.Generator().manual_seed(_mix(seed, micro))
-        count = images.shape[0]
         length: int = self.model.length  # type: ignore[assignment]
         noise = torch.rand(count, length, generator=generator)
         symmetries = draw_symmetries(count, generator)
         factors = draw_stain(count, self.stain, generator)
         crops = draw_crops(count, generator)
-        images = images[rows]
+        images = images[mine]
         out: dict[str, Tensor] = {"noise": noise[rows]}
-        vectors = torch.as_tensor(batch["patch_vectors"])[rows] if self.with_vectors else None
+        vectors = torch.as_tensor(batch["patch_vectors"])[mine] if self.with_vectors else None
         if self.augment == "joint":
             images = apply_symmetries(images, symmetries[rows])
             if vectors is not None:
@@ -289,13 +314,15 @@ def fit(
     log_every: int = 20,
     tensorboard: bool = False,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Train a stage to its last epoch, from the newest checkpoint in ``folder`` if there is one; returns the model.
 
     A checkpoint is written every ``checkpoint_minutes`` (or ``checkpoint_steps`` updates), at the end of each epoch,
     and on SIGTERM or SIGINT, after which Interrupted (exit status 75) is raised. on_epoch: called on process 0 with the
-    number of finished epochs. Raises NonFiniteLossError with slides and coordinates, CheckpointError for an unusable
-    checkpoint, ValueError when the batch does not divide among the processes.
+    number of finished epochs; on_step: after every update with its number.
+    Raises NonFiniteLossError with slides and coordinates, CheckpointError for an unusable checkpoint,
+    ValueError when the batch does not divide among the processes.
     """
     settings = stage.settings
     world, rank = fabric.world_size, fabric.global_rank
@@ -313,11 +340,12 @@ def fit(
     # The optimiser's state is restored before Fabric moves the model, so that both end on the device together.
     restored = checkpoints.load(bare, optimizer) if resume else None
     step, best = 0, math.inf
-    epoch_loss, epoch_count = 0.0, 0
+    epoch_loss, epoch_count, log_loss, log_count = 0.0, 0, 0.0, 0
     if restored is not None:
         meta, stream_position = restored
         step, best = meta["step"], meta["best"] if meta["best"] is not None else math.inf
         epoch_loss, epoch_count = meta["epoch_loss"], meta["epoch_count"]
+        log_loss, log_count = meta["log_loss"], meta["log_count"]
         stage.stream.load_state_dict(stream_position)
         if rank == 0:
             tqdm.write(f"{stage.name}: resuming at step {step} from {folder}", file=sys.stderr)
@@ -334,7 +362,7 @@ def fit(
         while True:
             empty += 1
             for batch in stage.stream:
-                if len(batch[stage.image_key]) == settings.batch_size:
+                if len(batch[stage.image_key]) in (settings.batch_size, share):
                     empty = 0
                     yield batch
             # One empty pass is normal: resuming at the very end of an epoch.
@@ -350,7 +378,8 @@ def fit(
         inputs = stage.prepare(batch, seed, next(counter), rows)
         if pin:
             inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
-        origin = {key: np.asarray(batch[key])[rows] for key in ("slide", "coords", "index") if key in batch}
+        mine = rows if len(batch[stage.image_key]) == settings.batch_size else slice(None)
+        origin = {key: np.asarray(batch[key])[mine] for key in ("slide", "row", "coords") if key in batch}
         return inputs, origin, stage.stream.state_dict()
 
     log = _Log(log_path, step, tensorboard) if rank == 0 else None
@@ -377,11 +406,13 @@ def fit(
             "best": best if math.isfinite(best) else None,
             "epoch_loss": epoch_loss,
             "epoch_count": epoch_count,
+            "log_loss": log_loss,
+            "log_count": log_count,
         }
 
-    def drain() -> float:
+    def drain() -> None:
         """Losses since the last look, checked; looking makes a GPU wait, so it happens at intervals."""
-        nonlocal epoch_loss, epoch_count
+        nonlocal epoch_loss, epoch_count, log_loss, log_count
         values = [float(loss) for loss, _ in recent]
         for value, (_, origin) in zip(values, recent, strict=True):
             if not math.isfinite(value):
@@ -391,7 +422,8 @@ def fit(
         recent.clear()
         epoch_loss += sum(values)
         epoch_count += len(values)
-        return sum(values) / max(1, len(values))
+        log_loss += sum(values)
+        log_count += len(values)
 
     def save(best_so_far: bool = False) -> Path:
         drain()
@@ -423,10 +455,14 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
                 since_log += 1
+                if on_step is not None:
+                    on_step(step)
                 bar.update(settings.batch_size * accumulation)
                 end_of_epoch = step % per_epoch == 0
                 if step % log_every == 0 or step == total or end_of_epoch:
-                    mean, now = drain(), time.perf_counter()
+                    drain()
+                    mean, now = log_loss / max(1, log_count), time.perf_counter()
+                    log_loss, log_count = 0.0, 0
                     speed = since_log * settings.batch_size * accumulation / (now - logged_at)
                     if log is not None:
                         log.write(
@@ -451,7 +487,6 @@ def fit(
                     if step < total:
                         save(improved)
                         saved_at = time.perf_counter()
-                        continue
                 due = checkpoint_steps is not None and step % checkpoint_steps == 0
                 due = due or time.perf_counter() - saved_at > 60 * checkpoint_minutes
                 due, interrupted = _agree(fabric, due, stop.received)
@@ -486,7 +521,10 @@ def _mean_over_processes(fabric: Fabric, value: float) -> float:
 
 def _describe(origin: Mapping[str, Any], slides: list[str]) -> str:
     numbers = np.asarray(origin.get("slide", [])).reshape(-1).tolist()
-    names = [slides[n] if isinstance(n, int) and n < len(slides) else str(n) for n in numbers]
-    places = [tuple(c) for c in np.asarray(origin.get("coords", np.zeros((len(names), 2)))).tolist()]
-    pairs = [f"{name} at {place}" for name, place in zip(names, places, strict=False)]
+    names = [slides[n] if n < len(slides) else f"slide {n}" for n in numbers]
+    if "coords" in origin:
+        places = [f"(x, y) = {tuple(c)}" for c in np.asarray(origin["coords"]).tolist()]
+    else:
+        places = [f"region {n}" for n in np.asarray(origin.get("row", numbers)).reshape(-1).tolist()]
+    pairs = [f"{name} at {place}" for name, place in zip(names, places, strict=True)]
     return "; ".join(pairs[:16]) + ("; ..." if len(pairs) > 16 else "")

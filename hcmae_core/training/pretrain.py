@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +16,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from hcmae_core.config import Profile
+from hcmae_core.config import Optimisation, Profile
 from hcmae_core.files import atomic_path
 from hcmae_core.models.layers import split_tokens, take_tokens
 from hcmae_core.models.mae_patch import MAEPatch
 from hcmae_core.models.mae_region import MAERegion, Reading
 from hcmae_core.training.checkpoint import CheckpointError, load_state, read_metadata, read_tensors, write_tensors
-from hcmae_core.training.loop import Stage, Stream, fit, make_fabric
+from hcmae_core.training.loop import ShardedStream, Stage, Stream, fit, make_fabric
 
 Variant = Literal["patreg", "reg"]
 _Model = TypeVar("_Model", MAEPatch, MAERegion)
@@ -76,13 +77,16 @@ def pretrain_patch(
     resume: bool = True,
     progress: bool = True,
     stream: Stream | None = None,
+    shards: int | None = None,
     **options: Any,
 ) -> Path:
     """Pre-train MAE-Patch on all patches of these slide stores; returns ``out_dir/mae_patch.safetensors``.
 
     Finished work with the same settings, seed and slides is kept and said so; an interrupted run goes on where it
-    stopped. options: passed to ``loop.fit``. Source: section II-B.1, III-A.
+    stopped. shards: in how many equal parts the regions are read (None: one per process); the same number gives the
+    same batches on any number of processes that divides it. options: passed to ``loop.fit``.
     Raises Interrupted (exit status 75), NonFiniteLossError, CheckpointError, ValueError for stores without regions.
+    Source: section II-B.1, III-A.
     """
     from hcmae_core.slides.stream import PatchStream
 
@@ -91,13 +95,7 @@ def pretrain_patch(
     samples = settings.samples_per_epoch or regions * profile.geometry.patches_per_region
 
     def make_stream() -> Stream:
-        return PatchStream(
-            list(stores),
-            settings.batch_size,
-            seed,
-            workers=profile.compute.workers,
-            samples_per_epoch=settings.samples_per_epoch,
-        )
+        return _shards(PatchStream, stores, settings, seed, shards, profile.compute.workers)
 
     return _pretrain(
         "mae_patch",
@@ -128,6 +126,7 @@ def pretrain_region(
     resume: bool = True,
     progress: bool = True,
     stream: Stream | None = None,
+    shards: int | None = None,
     **options: Any,
 ) -> Path:
     """Pre-train MAE-Region on all regions of these stores; returns ``out_dir/mae_region_<variant>.safetensors``.
@@ -143,13 +142,8 @@ def pretrain_region(
     samples = settings.samples_per_epoch or _count_regions(stores)
 
     def make_stream() -> Stream:
-        return RegionStream(
-            list(stores),
-            settings.batch_size,
-            seed,
-            workers=profile.compute.workers,
-            samples_per_epoch=settings.samples_per_epoch,
-        )
+        vectors = "patch_vectors" if reading in ("q_enc_kv_patch", "prose") else None
+        return _shards(RegionStream, stores, settings, seed, shards, profile.compute.workers, vectors=vectors)
 
     relevant: dict[str, Any] = {"mae": profile.mae_region.model_dump(mode="json"), "reading": reading}
     relevant["residual"] = profile.fidelity.region_residual
@@ -170,6 +164,43 @@ def pretrain_region(
         progress=progress,
         options=options,
     )
+
+
+def _shards(
+    kind: Callable[..., Any],
+    stores: Sequence[Path],
+    settings: Optimisation,
+    seed: int,
+    shards: int | None,
+    workers: int,
+    **extra: Any,
+) -> Stream:
+    """This process's part of the batches."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    count = shards or world
+    if count % world or settings.batch_size % count:
+        raise ValueError(
+            f"{count} shards do not fit {world} processes and batches of {settings.batch_size}: "
+            "processes must divide shards, and shards the batch"
+        )
+    own = range(rank * count // world, (rank + 1) * count // world)
+    streams: list[Any] = []
+    for number in own:
+        streams.append(
+            kind(
+                list(stores),
+                settings.batch_size // count,
+                seed,
+                workers=max(1, workers // len(own)),
+                samples_per_epoch=settings.samples_per_epoch,
+                drop_last=True,
+                rank=number,
+                world_size=count,
+                source=streams[0].source if streams else None,
+                **extra,
+            )
+        )
+    return streams[0] if len(streams) == 1 and count == 1 else ShardedStream(streams)
 
 
 def _pretrain(

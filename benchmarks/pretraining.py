@@ -1,0 +1,409 @@
+"""Pre-training beside its peers: full training steps, embedding, and MAE-Region beside two plain formulations.
+
+Every comparison interleaves the contestants in one process and divides medians of paired rounds, so that a busy
+machine slows all of them alike. Peers: transformers' ViTMAE and lightly's MAE at the sizes of the paper. MAE-Region has
+no public counterpart but the release; its two formulations are written here in a few lines: the convolution over the
+whole region with the full prediction (as released), and the same with the convolution as a matrix product.
+
+Run: python -m benchmarks.pretraining [--quick] [--out book/results/pretraining.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hcmae_core.files import write_json
+from hcmae_core.models.mae_patch import MAEPatch
+from hcmae_core.models.mae_region import MAERegion
+from hcmae_core.training.loop import cpu_has_bf16
+
+# The paper's encoder; decoder 4 blocks deep, the size at which the public implementations were compared before.
+SIZES = {"dim": 384, "depth": 12, "heads": 12, "decoder_dim": 256, "decoder_depth": 4, "decoder_heads": 16}
+
+
+# ------------------------------------------------------------------ contestants: MAE-Patch
+
+
+def ours_patch() -> nn.Module:
+    return MAEPatch(256, 16, **SIZES)  # type: ignore[arg-type]
+
+
+def transformers_patch() -> nn.Module:
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    config = ViTMAEConfig(
+        hidden_size=SIZES["dim"],
+        num_hidden_layers=SIZES["depth"],
+        num_attention_heads=SIZES["heads"],
+        intermediate_size=4 * SIZES["dim"],
+        image_size=256,
+        patch_size=16,
+        decoder_hidden_size=SIZES["decoder_dim"],
+        decoder_num_hidden_layers=SIZES["decoder_depth"],
+        decoder_num_attention_heads=SIZES["decoder_heads"],
+        decoder_intermediate_size=4 * SIZES["decoder_dim"],
+        attn_implementation="sdpa",
+    )
+    return ViTMAEForPreTraining(config)
+
+
+class LightlyMAE(nn.Module):
+    """lightly's parts put together as its documentation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from lightly.models import utils
+        from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
+        from timm.models.vision_transformer import VisionTransformer
+
+        self.utils = utils
+        vit = VisionTransformer(
+            img_size=256, patch_size=16, embed_dim=SIZES["dim"], depth=SIZES["depth"], num_heads=SIZES["heads"],
+            num_classes=0,
+        )  # fmt: skip
+        self.length = vit.patch_embed.num_patches + 1
+        self.backbone = MaskedVisionTransformerTIMM(vit=vit)
+        self.decoder = MAEDecoderTIMM(
+            num_patches=vit.patch_embed.num_patches, patch_size=16, embed_dim=SIZES["dim"],
+            decoder_embed_dim=SIZES["decoder_dim"], decoder_depth=SIZES["decoder_depth"],
+            decoder_num_heads=SIZES["decoder_heads"], mlp_ratio=4.0, proj_drop_rate=0.0, attn_drop_rate=0.0,
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch, utils = images.shape[0], self.utils
+        keep, mask = utils.random_token_mask(size=(batch, self.length), mask_ratio=0.75, device=images.device)
+        encoded = self.decoder.embed(self.backbone.encode(images=images, idx_keep=keep))
+        tokens = utils.repeat_token(self.decoder.mask_token, (batch, self.length))
+        tokens = utils.set_at_index(tokens, keep, encoded.type_as(tokens))
+        decoded = self.decoder.decode(tokens)
+        predicted = self.decoder.predict(utils.get_at_index(decoded, mask))
+        target = utils.get_at_index(utils.patchify(images, 16), mask - 1)
+        return F.mse_loss(predicted.float(), target)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """What a peer's loader does: channels first, float, ImageNet units."""
+    mean = torch.tensor([0.485, 0.456, 0.406], device=images.device)
+    std = torch.tensor([0.229, 0.224, 0.225], device=images.device)
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+# ------------------------------------------------------------------ contestants: MAE-Region
+
+
+class PlainRegion(nn.Module):
+    """MAE-Region as released in structure: embed all 256 patches, predict all 256; ``convolution`` or a product."""
+
+    def __init__(self, convolution: bool) -> None:
+        super().__init__()
+        self.inner = MAERegion(4096, 256)
+        self.convolution = convolution
+
+    def forward(self, regions: Tensor, vectors: Tensor) -> Tensor:
+        model = self.inner
+        encoder, decoder = model.encoder, model.decoder
+        pixels = (regions.float() / 255 - 0.45) / 0.225
+        target = pixels.view(-1, 16, 256, 16, 256, 3).permute(0, 1, 3, 2, 4, 5).reshape(len(regions), 256, -1)
+        if self.convolution:
+            kernel = encoder.embed.weight.view(-1, 256, 256, 3).permute(0, 3, 1, 2)
+            x = F.conv2d(pixels.permute(0, 3, 1, 2), kernel, encoder.embed.bias, stride=256).flatten(2).transpose(1, 2)
+        else:
+            x = F.linear(target, encoder.embed.weight, encoder.embed.bias)
+        order = torch.rand(len(regions), 256).argsort(dim=1)
+        keep = order[:, :64]
+        x = (x + encoder.positions).gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+        seen = vectors.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+        x, _ = model._attend(x, encoder(x), seen)
+        y = decoder.embed(x)
+        blanks = decoder.mask_token.expand(len(regions), 192, -1).to(y.dtype)
+        back = order.argsort(dim=1)[..., None].expand(-1, -1, y.shape[-1])
+        tokens = torch.cat([y[:, 1:], blanks], dim=1).gather(1, back) + decoder.positions
+        tokens = torch.cat([y[:, :1].float(), tokens.float()], dim=1)
+        for block in decoder.blocks:
+            tokens = block(tokens)
+        prediction = F.linear(decoder.norm(tokens)[:, 1:], decoder.head.weight, decoder.head.bias)
+        mask = torch.ones(len(regions), 256).scatter(1, keep, 0.0)
+        return (((prediction - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def training_step(model: nn.Module, loss: Callable[[], Tensor], low: bool, device: str = "cpu") -> Callable[[], None]:
+    """Forward, backward and fused AdamW, as one callable."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def interleaved(
+    steps: dict[str, Callable[[], None]], rounds: int, sync: Callable[[], None] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round, after one warm-up; the order turns from round to round."""
+    for step in steps.values():
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            if sync:
+                sync()
+            start = time.perf_counter()
+            steps[name]()
+            if sync:
+                sync()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
+    """Median of paired ratios: how many times faster ``fast`` is."""
+    return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def _row(table: list[dict[str, Any]], task: str, name: str, seconds: list[float], images: int, unit: str) -> None:
+    median = statistics.median(seconds)
+    table.append({"task": task, "implementation": name, "rate": round(images / median, 3), "unit": unit})
+    print(f"{task:<34} {name:<34} {images / median:>9.2f} {unit}", flush=True)
+
+
+def patch_training(table: list[dict[str, Any]], batch: int, rounds: int) -> dict[str, float]:
+    images = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8)
+    pixels = normalise(images)
+    steps: dict[str, Callable[[], None]] = {}
+    for low in (False, True):
+        tag = "bf16" if low else "fp32"
+        ours, hugging, lightly = ours_patch(), transformers_patch(), LightlyMAE()
+        steps[f"hcmae {tag}"] = training_step(ours, lambda m=ours: m(images).loss, low)
+        steps[f"transformers {tag}"] = training_step(hugging, lambda m=hugging: m(pixels).loss, low)
+        steps[f"lightly {tag}"] = training_step(lightly, lambda m=lightly: m(pixels), low)
+    seconds = interleaved(steps, rounds)
+    for name, values in seconds.items():
+        _row(table, "MAE-Patch training step", name, values, batch, "images/s")
+    default = "hcmae bf16" if cpu_has_bf16() else "hcmae fp32"
+    return {
+        "patch_ratio_fp32": ratio(seconds, "transformers fp32", "hcmae fp32"),
+        "patch_ratio_bf16": ratio(seconds, "transformers bf16", "hcmae bf16"),
+        "patch_ratio_default": ratio(seconds, "transformers fp32", default),
+        "patch_ratio_lightly_fp32": ratio(seconds, "lightly fp32", "hcmae fp32"),
+        "patch_ratio_lightly_bf16": ratio(seconds, "lightly bf16", "hcmae bf16"),
+    }
+
+
+def patch_embedding(table: list[dict[str, Any]], batch: int, rounds: int) -> dict[str, float]:
+    """Encoder on all 256 tokens and the mean over them; the peer is transformers' encoder without masking."""
+    images = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8)
+    pixels = normalise(images)
+    ours, hugging = ours_patch().eval(), transformers_patch().eval()
+    hugging.vit.embeddings.config.mask_ratio = 0.0
+    hugging.config.mask_ratio = 0.0
+
+    def run(call: Callable[[], Any], low: bool) -> Callable[[], None]:
+        def step() -> None:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+                call()
+
+        return step
+
+    low = cpu_has_bf16()
+    steps = {
+        "hcmae default": run(lambda: ours.encode(images), low),
+        "hcmae fp32": run(lambda: ours.encode(images), False),
+        "transformers fp32": run(lambda: hugging.vit(pixels).last_hidden_state[:, 1:].mean(1), False),
+    }
+    seconds = interleaved(steps, rounds)
+    for name, values in seconds.items():
+        _row(table, "Patch embedding", name, values, batch, "images/s")
+    return {
+        "embed_ratio_default": ratio(seconds, "hcmae fp32", "hcmae default"),
+        "embed_ratio_transformers": ratio(seconds, "transformers fp32", "hcmae default"),
+    }
+
+
+def _region_step(kind: str, low: bool) -> Callable[[], None]:
+    regions = torch.randint(0, 256, (1, 4096, 4096, 3), dtype=torch.uint8)
+    vectors = torch.randn(1, 256, 384)
+    if kind == "hcmae":
+        ours = MAERegion(4096, 256)
+        return training_step(ours, lambda: ours(regions, vectors).loss, low)
+    plain = PlainRegion(kind == "convolution")
+    return training_step(plain, lambda: plain(regions, vectors), low)
+
+
+def region_training(table: list[dict[str, Any]], rounds: int, convolution: bool) -> dict[str, float]:
+    low = cpu_has_bf16()
+    steps = {"hcmae default": _region_step("hcmae", low), "plain product": _region_step("product", False)}
+    steps["hcmae fp32"] = _region_step("hcmae", False)
+    seconds = interleaved(steps, rounds)
+    for name, values in seconds.items():
+        _row(table, "MAE-Region step, 4096 px", name, values, 1, "regions/s")
+    out = {
+        "region_ratio_plain": ratio(seconds, "plain product", "hcmae default"),
+        "region_ratio_plain_fp32": ratio(seconds, "plain product", "hcmae fp32"),
+    }
+    del steps
+    if convolution:
+        # One step is enough: it takes minutes, and the ratio is far from its threshold.
+        step = _region_step("convolution", False)
+        start = time.perf_counter()
+        step()
+        taken = time.perf_counter() - start
+        _row(table, "MAE-Region step, 4096 px", "convolution (as released)", [taken], 1, "regions/s")
+        out["region_ratio_conv"] = taken / statistics.median(seconds["hcmae default"])
+    return out
+
+
+def _peak_memory(kind: str) -> None:
+    """In a process of its own: peak resident memory of a step above what model, optimiser and input hold."""
+    step = _region_step(kind, kind == "hcmae" and cpu_has_bf16())
+    step()  # optimiser state exists from here on
+    process = psutil.Process()
+    base = process.memory_info().rss
+    peak, stop = base, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.is_set():
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    step()
+    stop.set()
+    thread.join()
+    print(json.dumps({"extra_gb": (peak - base) / 2**30}))
+
+
+def region_memory(table: list[dict[str, Any]]) -> dict[str, float]:
+    extra = {}
+    for kind in ("hcmae", "product"):
+        # Freed blocks go back to the system at once, so that resident memory is memory in use.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
+        command = [sys.executable, "-m", "benchmarks.pretraining", "--peak-memory", kind]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        extra[kind] = json.loads(done.stdout.splitlines()[-1])["extra_gb"]
+        name = "hcmae default" if kind == "hcmae" else "plain product"
+        table.append(
+            {
+                "task": "MAE-Region step, extra memory",
+                "implementation": name,
+                "rate": round(extra[kind], 3),
+                "unit": "GiB",
+            }
+        )
+        print(f"{'MAE-Region step, extra memory':<34} {name:<34} {extra[kind]:>9.2f} GiB", flush=True)
+    return {"region_memory_ratio": extra["hcmae"] / extra["product"]}
+
+
+def patch_flop(batch: int = 1) -> float:
+    """Floating-point operations of a forward and backward pass of MAE-Patch, counted from its matrix products."""
+    dim, width, length, seen = SIZES["dim"], SIZES["decoder_dim"], 256, 64
+
+    def blocks(tokens: int, d: int, depth: int) -> float:
+        return depth * (2 * tokens * 12 * d * d + 4 * tokens * tokens * d)
+
+    embed = 2 * seen * 768 * dim
+    encoder = blocks(seen + 1, dim, SIZES["depth"])
+    decoder = 2 * (seen + 1) * dim * width + blocks(length + 1, width, SIZES["decoder_depth"])
+    head = 2 * (length - seen) * width * 768
+    return 3 * batch * (embed + encoder + decoder + head)
+
+
+def gpu(table: list[dict[str, Any]], rounds: int, peak_tflops: float) -> dict[str, float]:
+    """bf16 training step beside transformers (sdpa, compiled), and the share of the device's peak."""
+    batch = 512
+    images = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, device="cuda")
+    pixels = normalise(images)
+    ours, hugging = ours_patch().cuda(), torch.compile(transformers_patch().cuda())
+    for module in ours.modules():
+        if type(module).__name__ == "Block":
+            module.compile()
+    steps = {
+        "hcmae bf16 gpu": training_step(ours, lambda: ours(images).loss, True, "cuda"),
+        "transformers bf16 gpu": training_step(hugging, lambda: hugging(pixels).loss, True, "cuda"),
+    }
+    seconds = interleaved(steps, rounds, torch.cuda.synchronize)
+    for name, values in seconds.items():
+        _row(table, "MAE-Patch training step", name, values, batch, "images/s")
+    rate = batch / statistics.median(seconds["hcmae bf16 gpu"])
+    return {
+        "gpu_patch_ratio_bf16": ratio(seconds, "transformers bf16 gpu", "hcmae bf16 gpu"),
+        "gpu_mfu": rate * patch_flop() / (peak_tflops * 1e12),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="few rounds, no convolution: a check, not a measurement")
+    parser.add_argument("--out", type=Path, default=Path("book/results/pretraining.json"))
+    parser.add_argument("--peak-memory", choices=("hcmae", "product"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 peak of the GPU, for MFU")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    if arguments.peak_memory:
+        _peak_memory(arguments.peak_memory)
+        return
+    table: list[dict[str, Any]] = []
+    rounds = 2 if arguments.quick else 5
+    keys: dict[str, float] = {}
+    keys |= patch_training(table, 4 if arguments.quick else 16, rounds)
+    keys |= patch_embedding(table, 4 if arguments.quick else 16, rounds)
+    keys |= region_memory(table)
+    keys |= region_training(table, rounds, not arguments.quick)
+    if torch.cuda.is_available():
+        keys |= gpu(table, 20, arguments.peak_tflops)
+    keys = {name: round(value, 3) for name, value in keys.items()}
+    record = {
+        **keys,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {name: version(name) for name in ("torch", "timm", "transformers", "lightly")},
+        "gflop_per_image": round(patch_flop() / 1e9, 2),
+        "table": table,
+    }
+    if not arguments.quick:
+        write_json(arguments.out, record)
+    print(json.dumps(keys))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+if __name__ == "__main__":
+    main()
