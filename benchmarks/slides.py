@@ -82,6 +82,8 @@ def write_twin(
     description: str | None = None,
     resolution: tuple[float, float] | None = None,
     unit: str | None = None,
+    predictor: bool = False,
+    bigtiff: bool = False,
 ) -> Path:
     """Write an image as an Aperio-like tiled pyramid. ``colour``: ycbcr (4:2:0) or rgb (4:4:4), for JPEG.
 
@@ -99,9 +101,11 @@ def write_twin(
         options["subsampling"] = (2, 2) if colour == "ycbcr" else (1, 1)
     elif "jp2000" in compression or compression == "jpeg2000":
         options["compressionargs"] = {"level": 40}
+    if predictor:
+        options["predictor"] = True
     if resolution is not None:
         options |= {"resolution": resolution, "resolutionunit": unit}
-    with tifffile.TiffWriter(path, bigtiff=False) as writer:
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as writer:
         writer.write(image, description=description, **options)
         for factor in levels:
             small = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)

@@ -67,6 +67,9 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "one_level": {"levels": ()},
     "jp2_rgb": {"compression": "aperio_jp2000_rgb"},
     "deflate": {"compression": "deflate", "description": ""},
+    "deflate_predictor": {"compression": "deflate", "description": "", "predictor": True},
+    "lzw": {"compression": "lzw", "description": ""},
+    "bigtiff": {"bigtiff": True},
     "uncompressed": {"compression": "none", "description": ""},
 }
 
@@ -304,7 +307,7 @@ def test_a_damaged_tile_costs_only_its_area(damage: str, reader: str, twin: Path
 
 def test_an_empty_tile_is_white(twin: Path, tmp_path: Path) -> None:
     path = copy_of(twin, tmp_path)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         page: Any = tif.pages[0]
         counts = list(page.databytecounts)
         counts[6] = 0
@@ -353,7 +356,7 @@ def test_unreadable_every_tile_is_rubbish(twin: Path, tmp_path: Path) -> None:
 
 def test_unopenable_unknown_compression(twin: Path, tmp_path: Path) -> None:
     path = copy_of(twin, tmp_path, "unopenable.tiff")
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         for page in tif.pages:
             tags: Any = page
             tags.tags["Compression"].overwrite(52479)

@@ -128,9 +128,10 @@ def process_slide(
     except MemoryError:
         return _outcome(name, "failed", "error", start, f"{path}: not enough memory for one region per worker")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # HDF5 reports the full disk in its text only.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             return _outcome(
-                name, "failed", "disk_full", start, f"{store_path.parent}: {error.strerror}; free some space"
+                name, "failed", "disk_full", start, f"{store_path.parent}: {error.strerror or error}; free some space"
             )
         return _outcome(name, "failed", "error", start, f"{type(error).__name__}: {error}")
     except Exception as error:  # one slide must never stop the batch
@@ -326,14 +327,12 @@ def _attributes(
 ) -> dict[str, Any]:
     import cv2
     import h5py
-    import tifffile
 
     versions = {
         "hcmae_core": __version__,
         "h5py": h5py.__version__,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "tifffile": tifffile.__version__,
     }
     with suppress(ImportError):
         import simplejpeg

@@ -9,21 +9,20 @@ is checked on tissue tiles every time a slide is opened for processing.
 from __future__ import annotations
 
 import fnmatch
-import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+from hcmae_core.slides.tiff import TiffEndsEarlyError, TiffError, TiffPage, read_pages
 
 __all__ = ["Level", "Slide", "SlideError", "TileError", "load_mpp_table", "open_slide"]
 
@@ -96,7 +95,7 @@ class _TileTable:
     compression: int
     ycbcr: bool
     tables: bytes = b""
-    page: Any = None
+    predictor: int = 1
 
 
 class _File:
@@ -391,10 +390,7 @@ class Slide:
             if tile.ndim == 3 and tile.dtype == np.uint8 and _JPEG2000[table.compression] == "ycbcr":
                 tile = _ycbcr_to_rgb(tile)
         else:
-            decoded = table.page.decode(data, index)[0]
-            tile = None if decoded is None else decoded[0]
-        if tile is None:
-            return None
+            tile = _unpacked(data, table)
         if factor == 1 and (tile.ndim != 3 or tile.shape[2] != 3 or tile.dtype != np.uint8):
             raise ValueError(f"tile decodes to {tile.dtype} {list(tile.shape)}, not to 8-bit RGB")
         if factor == 1 and (tile.shape[0] < th or tile.shape[1] < tw):
@@ -548,28 +544,21 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
     """Tile tables of the pyramid from the TIFF tags. Raises SlideError(truncated) where the file ends too early."""
     length = slide._stat.st_size if slide._stat else 0
     try:
-        with tifffile.TiffFile(slide.path) as tif:
-            pages = list(_pyramid_pages(tif))
-            if not pages:
-                return False, "not a tiled TIFF"
-            first = pages[0]
-            _describe(slide, first)
-            tables: list[_TileTable] = []
-            for page in pages:
-                table, why = _tile_table(page, first)
-                if table is None:
-                    if page is first:
-                        return False, why
-                    continue
-                tables.append(table)
-    except SlideError:
-        raise
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        if _ends_early(slide.path, length):
-            raise SlideError(
-                "truncated", slide.path, f"the file ends before its directory ({length} bytes); download it again"
-            ) from None
+        pages = _pyramid_pages(read_pages(slide.path))
+    except TiffEndsEarlyError as error:
+        raise SlideError("truncated", slide.path, f"{error} ({length} bytes are there); fetch it again") from None
+    except (TiffError, OSError) as error:
         return False, f"TIFF tags cannot be read ({error})"
+    if not pages:
+        return False, "not a tiled TIFF"
+    _describe(slide, pages[0])
+    tables: list[_TileTable] = []
+    for page in pages:
+        table, why = _tile_table(page, pages[0])
+        if table is not None:
+            tables.append(table)
+        elif page is pages[0]:
+            return False, why
     end = max(int((table.offsets + table.counts).max()) for table in tables)
     if end > length:
         share = float(np.mean(tables[0].offsets + tables[0].counts <= length))
@@ -585,76 +574,63 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
     return True, ""
 
 
-def _ends_early(path: Path, length: int) -> bool:
-    """True where the first directory of a TIFF would lie beyond the end of the file."""
-    with open(path, "rb") as handle:
-        head = handle.read(16)
-    order = "little" if head[:2] == b"II" else "big"
-    big = int.from_bytes(head[2:4], order) == 43  # type: ignore[arg-type]
-    offset = int.from_bytes(head[8:16] if big else head[4:8], order)  # type: ignore[arg-type]
-    return offset + 2 > length
-
-
-def _pyramid_pages(tif: tifffile.TiffFile) -> Iterator[Any]:
-    """Tiled pages of the image itself, largest first: level 0, its sub-directories, later pages of the same shape."""
-    first: Any = tif.pages[0]
-    if not first.is_tiled:
-        return
-    yield first
-    previous = first.imagewidth
-    later: list[Any] = [*(first.pages or ()), *tif.pages[1:]]
-    for page in later:
-        if not page.is_tiled or page.imagewidth >= previous or page.subfiletype == 9:
+def _pyramid_pages(pages: list[TiffPage]) -> list[TiffPage]:
+    """Tiled pages of the image itself, largest first: the first page and smaller tiled pages of the same shape."""
+    first = pages[0]
+    if not first.tiled or "width" not in first.tags or "height" not in first.tags:
+        return []
+    found = [first]
+    for page in pages[1:]:
+        width, height = page.get("width", 0), page.get("height", 0)
+        if not page.tiled or not 0 < width < found[-1].get("width") or not height or page.get("subfile") == 9:
             continue
-        ratio = (first.imagewidth / page.imagewidth) / (first.imagelength / page.imagelength)
-        if abs(ratio - 1) < 0.02 + 2 / min(page.imagewidth, page.imagelength):
-            previous = page.imagewidth
-            yield page
+        ratio = (first.get("width") / width) / (first.get("height") / height)
+        if abs(ratio - 1) < 0.02 + 2 / min(width, height):
+            found.append(page)
+    return found
 
 
-def _tile_table(page: Any, first: Any) -> tuple[_TileTable | None, str]:
-    compression = int(page.compression)
+def _tile_table(page: TiffPage, first: TiffPage) -> tuple[_TileTable | None, str]:
+    compression, photometric = page.get("compression", 1), page.get("photometric", -1)
     if compression not in _JPEG and compression not in _JPEG2000 and compression not in _OTHER:
         return None, f"compression {compression} is not decoded directly"
-    if page.samplesperpixel != 3 or page.bitspersample != 8 or int(page.planarconfig) != 1:
-        return None, f"{page.samplesperpixel} samples of {page.bitspersample} bits, not 8-bit RGB"
-    if int(page.photometric) not in (2, 6):
-        return None, f"photometric interpretation {int(page.photometric)} is neither RGB nor YCbCr"
-    if int(page.photometric) == 6 and compression in _OTHER:
+    samples, bits = page.get("samples", 1), page.all("bits")
+    if samples != 3 or not len(bits) or (bits != 8).any() or page.get("planar", 1) != 1:
+        return None, f"{samples} samples of {bits.tolist()} bits, not 8-bit RGB"
+    if photometric not in (2, 6):
+        return None, f"photometric interpretation {photometric} is neither RGB nor YCbCr"
+    if photometric == 6 and compression in _OTHER:
         return None, "YCbCr outside JPEG"
-    tw, th = page.tilewidth, page.tilelength
-    columns, rows = -(-page.imagewidth // tw), -(-page.imagelength // th)
-    offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+    predictor = page.get("predictor", 1)
+    if compression in _OTHER and predictor not in (1, 2):
+        return None, f"predictor {predictor}"
+    width, height, tw, th = (page.get(name) for name in ("width", "height", "tile_width", "tile_height"))
+    if not tw or not th:
+        return None, "tiles without a size"
+    columns, rows = -(-width // tw), -(-height // th)
+    offsets, counts = page.all("offsets"), page.all("counts")
     if len(offsets) != columns * rows or len(counts) != columns * rows:
         return None, f"{len(offsets)} tiles in the table, {columns * rows} in the grid"
     # As OpenSlide defines it: the mean of both ratios.
-    downsample = (first.imagewidth / page.imagewidth + first.imagelength / page.imagelength) / 2
-    level = Level(page.imagewidth, page.imagelength, downsample, tw, th)
-    table = _TileTable(level, columns, rows, offsets, counts, compression, int(page.photometric) == 6)
-    if compression in _JPEG and page.jpegtables:
-        table.tables = page.jpegtables
-    if compression in _OTHER:
-        # The decoder is made on first use and looks at tags, so make it while the file is open.
-        table.page = page
-        _ = page.decode
-    return table, ""
+    downsample = (first.get("width") / width + first.get("height") / height) / 2
+    level = Level(width, height, downsample, tw, th)
+    tables = page.get("tables", b"") if compression in _JPEG else b""
+    return _TileTable(level, columns, rows, offsets, counts, compression, photometric == 6, tables, predictor), ""
 
 
-def _describe(slide: Slide, page: Any) -> None:
+def _describe(slide: Slide, page: TiffPage) -> None:
     """Properties of an Aperio description (key = value, separated by bars) and of the resolution tags."""
-    text = page.description or ""
+    text = page.get("description", "")
     if text.startswith("Aperio"):
         for item in text.split("|")[1:]:
             key, separator, value = item.partition("=")
             if separator:
                 slide.properties[f"aperio.{key.strip()}"] = value.strip()
-    for name in ("XResolution", "YResolution"):
-        tag = page.tags.get(name)
-        if tag is not None and isinstance(tag.value, tuple) and tag.value[1]:
-            slide.properties[f"tiff.{name}"] = repr(tag.value[0] / tag.value[1])
-    unit = page.tags.get("ResolutionUnit")
-    if unit is not None:
-        slide.properties["tiff.ResolutionUnit"] = {2: "inch", 3: "centimeter"}.get(int(unit.value), "none")
+    for name, tag in (("XResolution", "x_resolution"), ("YResolution", "y_resolution")):
+        if page.get(tag):
+            slide.properties[f"tiff.{name}"] = repr(page.get(tag))
+    if "unit" in page.tags:
+        slide.properties["tiff.ResolutionUnit"] = {2: "inch", 3: "centimeter"}.get(page.get("unit"), "none")
 
 
 def _self_check(slide: Slide) -> tuple[bool, str]:
@@ -785,6 +761,19 @@ def _without_colour_markers(stream: bytes) -> bytes:
         position = following
     kept.append(stream[start:])
     return b"".join(kept)
+
+
+def _unpacked(data: bytes, table: _TileTable) -> NDArray[np.uint8]:
+    """A tile of one of the lossless packings, horizontal differencing undone."""
+    if table.compression in (8, 32946):
+        data = zlib.decompress(data)
+    elif table.compression in (5, 50000):
+        import imagecodecs
+
+        data = imagecodecs.lzw_decode(data) if table.compression == 5 else imagecodecs.zstd_decode(data)
+    shape = (table.level.tile_height, table.level.tile_width, 3)
+    tile = np.frombuffer(data, np.uint8)[: shape[0] * shape[1] * 3].reshape(shape)
+    return np.cumsum(tile, axis=1, dtype=np.uint8) if table.predictor == 2 else tile
 
 
 def _is_damage(error: Exception) -> bool:

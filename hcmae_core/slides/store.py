@@ -46,7 +46,7 @@ class SlideStore:
                 self.vector_weights: dict[str, str] = {
                     name: str(item.attrs.get("weights", ""))
                     for name, item in file.items()
-                    if isinstance(item, h5py.Dataset) and name not in _BASE and "weights" in item.attrs
+                    if isinstance(item, h5py.Dataset) and name not in (*_BASE, "features") and "weights" in item.attrs
                 }
         except (OSError, KeyError) as error:
             raise ValueError(f"{self.path}: not a slide store ({error}); delete it and cut the slide again") from error
@@ -167,9 +167,9 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
             for key in sorted(source.attrs):
                 target.attrs[key] = source.attrs[key]
             for item in [*_BASE, *sorted(set(store.vector_weights) - {name})]:
-                source.copy(item, target)
+                source.copy(source[item], target, item)
         _create(target, name, np.ascontiguousarray(array), {"weights": weights})
-        if "region_vectors" in target:
+        if "region_vectors" in target and "features" not in target:
             target["features"] = h5py.SoftLink("/region_vectors")
 
 
