@@ -7,8 +7,12 @@ empty lists mean the same.
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,14 +168,21 @@ def read_clinical_json(path: str | Path) -> dict[str, Outcome]:
     path = Path(path)
     if not path.exists():
         raise ClinicalError(f"{path} is missing: fetch the clinical data first (hcmae fetch CANCER --what clinical)")
+    return parse_clinical_json(path.read_bytes(), str(path))
+
+
+def parse_clinical_json(content: bytes, where: str) -> dict[str, Outcome]:
+    """The same from bytes; ``where`` is named in errors. Raises ClinicalError."""
     try:
-        hits = json.loads(path.read_bytes())
+        hits = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ClinicalError(f"{path}: not valid JSON ({error}); delete it and fetch the clinical data again") from error
+        raise ClinicalError(
+            f"{where}: not valid JSON ({error}); delete it and fetch the clinical data again"
+        ) from error
     try:
         return read_hits(hits)
     except ClinicalError as error:
-        raise ClinicalError(f"{path}: {error}") from None
+        raise ClinicalError(f"{where}: {error}") from None
 
 
 # Names under which tables of other origin carry these columns; compared in lower case without blanks and dots.
@@ -288,10 +299,22 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ClinicalError(f"{path} is missing: put the clinical table there")
     separator = "," if ".csv" in path.suffixes else "\t"
     try:
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError, EOFError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         raise ClinicalError(f"{path}: not a readable table ({error}); expected tab-separated text") from error
-    return frame
+    if not rows:
+        raise ClinicalError(f"{path}: not a readable table (it is empty); expected tab-separated text")
+    header = [name.strip() for name in rows[0]]
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise ClinicalError(f"{path}: column '{twice}' comes twice; rename one")
+    for number, row in enumerate(rows[1:], start=2):
+        # A row with one cell too many would shift every value behind it.
+        if len(row) != len(header):
+            raise ClinicalError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}; correct it")
+    return pd.DataFrame(rows[1:], columns=header, dtype=object)
 
 
 def stage_number(stage: str | None) -> float:
