@@ -46,13 +46,13 @@ class ImageNet1024(nn.Module):
         super().__init__()
         # (kernel, stride) of the publication suit 1024 pixels; smaller images take smaller steps to keep a map to
         # look at.
-        plan = (
-            ((7, 3), (5, 2), (3, 2))
-            if size >= 512
-            else ((7, 2), (5, 2), (3, 1))
-            if size >= 96
-            else ((5, 1), (3, 1), (3, 1))
-        )
+        plans = {
+            512: ((7, 3), (5, 2), (3, 2)),
+            96: ((7, 2), (5, 2), (3, 1)),
+            28: ((5, 2), (3, 1), (3, 1)),
+            0: ((5, 1), (3, 1), (3, 1)),
+        }
+        plan = next(steps for least, steps in plans.items() if size >= least)
         layers: list[nn.Module] = []
         depth = 3
         for index, (kernel, stride) in enumerate(plan):
