@@ -21,13 +21,13 @@ RUN = f"{RUNS}/{NAME}"
 RAW = f"{DATA}/synthetic-{PROFILE}" if SOURCE == "synthetic" else f"{DATA}/{SOURCE}"
 FIGURE2 = FIGURE2 if FIGURE2 in CANCERS else SHOWN
 NULL = ["NULL"] if SOURCE == "synthetic" else []
-METHODS = "hcmae,hcmae_image,trans_mo,cox_clinical,coxnet_omics,abmil_patch"
+OPTIONS = f"--profile {PROFILE} --source {SOURCE} --seed {SEED} --data-dir {DATA} --run-dir {RUNS}"
 
 # Which run each page of the book shows.
 PAGES = {
     "01_survival": SHOWN, "02_cohort": SHOWN, "03_slides": SHOWN, "04_omics": SHOWN,
     "05_mae_patch": "pretrain", "06_mae_region": "pretrain", "07_survival": SHOWN, "08_ablation": SHOWN,
-    "09_comparison": SHOWN, "10_kaplan_meier": FIGURE2, "11_leaks": (NULL or [SHOWN])[0], "12_interpretation": SHOWN,
+    "09_comparison": SHOWN, "10_kaplan_meier": FIGURE2, "11_leaks": SHOWN, "12_interpretation": SHOWN,
 }
 PROSE = [p for p in glob("book/**/*", recursive=True) if p.endswith((".md", ".py", ".bib", ".css", ".js", ".svg", ".json"))
          and "/executed/" not in p]
@@ -75,8 +75,13 @@ rule survival_in_one_hour:
     output: f"{RUN}/{{cancer}}/notebooks/01_survival.ipynb"
     shell: execute("01_survival", "{wildcards.cancer}")
 
+def others(pattern):
+    """The same output for every other cancer, wanted by the page that shows all of them."""
+    return lambda w: [pattern.format(cancer=c) for c in CANCERS if c != SHOWN] if w.cancer == SHOWN else []
+
 rule cohort:
-    input: "notebooks/02_cohort.ipynb", raw
+    # Table I stands in the shown cancer's notebook and counts the regions of all of them.
+    input: "notebooks/02_cohort.ipynb", raw, others(f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb")
     output: f"{RUN}/{{cancer}}/notebooks/02_cohort.ipynb"
     shell: execute("02_cohort", "{wildcards.cancer}")
 
@@ -85,8 +90,14 @@ rule slides:
     output: f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb"
     shell: execute("03_slides", "{wildcards.cancer}")
 
+rule omics_tables:
+    input: rules.cohort.output
+    output: f"{RUN}/{{cancer}}/omics.h5mu"
+    params: options=OPTIONS
+    shell: "hcmae run omics --cancer {wildcards.cancer} {params.options} && touch {output}"
+
 rule omics:
-    input: "notebooks/04_omics.ipynb", rules.cohort.output
+    input: "notebooks/04_omics.ipynb", rules.omics_tables.output
     output: f"{RUN}/{{cancer}}/notebooks/04_omics.ipynb"
     shell: execute("04_omics", "{wildcards.cancer}")
 
@@ -102,46 +113,57 @@ rule mae_region:
     threads: 2
     shell: "export OMP_NUM_THREADS={threads}; " + execute("06_mae_region", SHOWN)
 
+rule dino:
+    # HIPT's two stages see the same pool as the two MAEs; they write into the same stores, so they wait their turn.
+    input: rules.mae_region.output
+    output: f"{RUN}/pretrain/dino.done"
+    params: options=OPTIONS
+    threads: 2
+    shell: "export OMP_NUM_THREADS={threads}; hcmae run dino --cancer " + SHOWN + " {params.options} && touch {output}"
+
+rule nuclei:
+    input: rules.dino.output
+    output: f"{RUN}/{{cancer}}/nuclei.done"
+    params: options=OPTIONS
+    shell: "hcmae run nuclei --cancer {wildcards.cancer} --workers 1 {params.options} && touch {output}"
+
 rule survival:
-    input: "notebooks/07_survival.ipynb", rules.mae_region.output, rules.omics.output
+    input: "notebooks/07_survival.ipynb", rules.mae_region.output, rules.omics_tables.output, rules.nuclei.output
     output: f"{RUN}/{{cancer}}/notebooks/07_survival.ipynb"
     shell: execute("07_survival", "{wildcards.cancer}")
 
-rule methods:
-    input: rules.survival.output
-    output: f"{RUN}/{{cancer}}/methods.done"
-    shell:
-        f"hcmae run survival --cancer {{wildcards.cancer}} --profile {PROFILE} --source {SOURCE} --seed {SEED} "
-        f"--data-dir {DATA} --run-dir {RUNS} --method {METHODS} --workers {{threads}} && touch {{output}}"
-
 rule ablation:
-    input: "notebooks/08_ablation.ipynb", f"{RUN}/{{cancer}}/methods.done"
+    input: "notebooks/08_ablation.ipynb", rules.survival.output
     output: f"{RUN}/{{cancer}}/notebooks/08_ablation.ipynb"
     shell: execute("08_ablation", "{wildcards.cancer}")
 
 rule comparison:
-    input: "notebooks/09_comparison.ipynb", expand(rules.methods.output, cancer=CANCERS)
+    # Table II stands in the shown cancer's notebook; the others compute their columns in a run of their own.
+    input:
+        "notebooks/09_comparison.ipynb", rules.omics_tables.output, rules.nuclei.output,
+        lambda w: f"{RUN}/{SHOWN}/notebooks/07_survival.ipynb" if w.cancer == SHOWN else [],
+        others(f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"),
     output: f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"
     shell: execute("09_comparison", "{wildcards.cancer}")
 
 rule kaplan_meier:
-    input: "notebooks/10_kaplan_meier.ipynb", rules.methods.output
+    input: "notebooks/10_kaplan_meier.ipynb", rules.comparison.output
     output: f"{RUN}/{{cancer}}/notebooks/10_kaplan_meier.ipynb"
     shell: execute("10_kaplan_meier", "{wildcards.cancer}")
 
 rule null_cohort:
-    input: f"{RAW}/NULL/truth.json", rules.mae_region.output
+    input: f"{RAW}/NULL/truth.json", rules.dino.output
     output: f"{RUN}/NULL/prepared.done"
-    params: options=f"--cancer NULL --profile {PROFILE} --seed {SEED} --data-dir {DATA} --run-dir {RUNS}"
-    shell: "for stage in curate slides omics embed; do hcmae run $stage {params.options} || exit 1; done; touch {output}"
+    params: options=OPTIONS
+    shell: "for stage in curate slides omics embed; do hcmae run $stage --cancer NULL {params.options} || exit 1; done; touch {output}"
 
 rule leaks:
-    input: "notebooks/11_leaks.ipynb", lambda w: f"{RUN}/{w.cancer}/" + ("prepared.done" if w.cancer == "NULL" else "methods.done"), f"{RUN}/{SHOWN}/methods.done"
+    input: "notebooks/11_leaks.ipynb", rules.survival.output, [f"{RUN}/{c}/prepared.done" for c in NULL]
     output: f"{RUN}/{{cancer}}/notebooks/11_leaks.ipynb"
     shell: execute("11_leaks", "{wildcards.cancer}")
 
 rule interpretation:
-    input: "notebooks/12_interpretation.ipynb", rules.methods.output
+    input: "notebooks/12_interpretation.ipynb", rules.survival.output
     output: f"{RUN}/{{cancer}}/notebooks/12_interpretation.ipynb"
     shell: execute("12_interpretation", "{wildcards.cancer}")
 

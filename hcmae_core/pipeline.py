@@ -70,6 +70,7 @@ class Run:
         )
         self.dir = self.profile_dir / cancer
         self.pretrain_dir = self.profile_dir / "pretrain"
+        _notebook_look()
 
     def __repr__(self) -> str:
         return f"Run({self.cancer}, profile={self.profile.name}, source={self.source}, seed={self.seed})"
@@ -324,6 +325,33 @@ class Run:
             )
         return target
 
+    def pretrain_dino(self, *, progress: bool = True) -> Path:
+        """Pre-train both DINO stages of HIPT on the same pool and write HIPT's vectors (lesson 09)."""
+        from hcmae_core.training.dino import pretrain_and_embed
+
+        runs = self.pool()
+        folder = self.pretrain_dir / "dino"
+        stores = [store for run in runs for store in run.stores()]
+        settings = {
+            "dino": self.profile.dino.model_dump(mode="json"),
+            "geometry": self.profile.geometry.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+        stage = Stage(self.pretrain_dir, "dino", settings, self._pool_keys())
+        stage.run([folder], lambda: pretrain_and_embed(stores, self.profile, folder, self.seed, progress=progress))
+        return folder
+
+    def measure_nuclei(self, *, workers: int = 2, progress: bool = True) -> None:
+        """Write the hand-crafted nuclear features that GPDBN and CAMR read (lesson 09)."""
+        from hcmae_core.slides.handcrafted import measure_slides
+
+        stores = self.stores()
+        settings = {"handcrafted": self.profile.handcrafted.model_dump(mode="json"), "seed": self.seed}
+        Stage(self.dir, "handcrafted", settings, (self._slides_stage().key,)).run(
+            stores,
+            lambda: measure_slides(stores, self.profile, seed=self.seed, workers=workers, progress=progress),
+        )
+
     def _embed_stage(self, run: Run, name: str, weights: Path) -> Stage:
         return Stage(run.dir, name, {"weights": file_hash(weights)}, (run._slides_stage().key,))
 
@@ -479,6 +507,13 @@ def _listing(root: Path) -> list[list[Any]]:
     if not root.is_dir():
         return []
     return sorted([p.relative_to(root).as_posix(), p.stat().st_size] for p in root.rglob("*") if p.is_file())
+
+
+def _notebook_look() -> None:
+    """The book's figures, where this is a notebook."""
+    from hcmae_core.plots import style
+
+    style.notebook()
 
 
 def _silent(_: str) -> None:

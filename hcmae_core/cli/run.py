@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-STAGES = ("synthesise", "curate", "slides", "omics", "pretrain", "embed", "survival")
+STAGES = ("synthesise", "curate", "slides", "omics", "pretrain", "embed", "dino", "nuclei", "survival")
 
 
 def register(app: typer.Typer) -> None:
@@ -48,11 +48,15 @@ def register(app: typer.Typer) -> None:
                 run.pretrain_region(variant)
         elif stage == "embed":
             run.embed()
+        elif stage == "dino":
+            run.pretrain_dino()
+        elif stage == "nuclei":
+            run.measure_nuclei(workers=workers)
         elif stage == "survival":
-            from hcmae_core.evaluation.metrics import c_index_per_fold
+            from hcmae_core.evaluation.metrics import fold_concordance
 
             for name in method.split(","):
-                print(name)
-                print(c_index_per_fold(run.evaluate(name, protocol, workers=workers)).to_string())
+                scores = fold_concordance(run.evaluate(name, protocol, workers=workers))
+                print(f"{cancer} {name}: C-index by fold\n{scores.to_string()}")
         else:
             raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(STAGES)}")

@@ -166,10 +166,11 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
         with h5py.File(path, "r") as source:
             for key in sorted(source.attrs):
                 target.attrs[key] = source.attrs[key]
-            for item in [*_BASE, *sorted(set(store.vector_weights) - {name})]:
+            for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
                 source.copy(source[item], target, item)
         _create(target, name, np.ascontiguousarray(array), {"weights": weights})
-        if "region_vectors" in target and "features" not in target:
+        # A link is asked for as a link: as an object it does not exist while its target is missing.
+        if "region_vectors" in target and target.get("features", getlink=True) is None:
             target["features"] = h5py.SoftLink("/region_vectors")
 
 
