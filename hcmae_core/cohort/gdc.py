@@ -494,20 +494,24 @@ class GDCClient:
             log.warning("bundle: %s has %d bytes, the metadata say %d", file.id, member.size, file.size)
             return
         file.target.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.md5(usedforsecurity=False)
+        digest, size = hashlib.md5(usedforsecurity=False), 0
         # Not the name that download() continues: a member cannot be continued.
-        temporary = file.target.with_name(f".{file.id}.bundle")
+        temporary = f"{file.target.parent}/.{file.id}.bundle"
         try:
             with open(temporary, "wb") as out:
                 while block := source.read(BLOCK):
                     digest.update(block)
                     out.write(block)
-            if digest.hexdigest() != file.md5 or temporary.stat().st_size != file.size:
+                    size += len(block)
+            if digest.hexdigest() != file.md5 or size != file.size:
                 log.warning("bundle: the md5 of %s is not that of the metadata; thrown away", file.id)
+                os.unlink(temporary)
                 return
             os.replace(temporary, file.target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
         if file.part.exists():
             progress(-file.part.stat().st_size)
             file.part.unlink()

@@ -1,0 +1,226 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Who is in the cohort
+#
+# **Question.** Which patients is a model trained and judged on, who was left out, and would a different choice have been as good?
+#
+# About 25 minutes; needs notebook 01. Runs in seconds, after the synthetic cohort has been written.
+#
+# A survival study is decided before any network is trained: by who is in it. The paper writes one sentence about this and prints
+# one number per cancer (Table I). Here every rule has a name, every patient who leaves is listed with the reason, and both are figures.
+
+# %% tags=["parameters"]
+cancer = "LIHC"
+profile = "smoke"
+source = "synthetic"
+seed = 0
+data_dir = "../data"
+run_dir = "../runs"
+
+# %%
+from hcmae_core import pipeline, plots
+
+run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+plots.style.notebook()
+
+# %% [markdown]
+# ## From a query to files
+#
+# For each cancer, `data_manifests/<cancer>.yaml` says what to ask the Genomic Data Commons (GDC) for. What the answer is depends on the
+# day: files are replaced, fields move, cases are withdrawn. So the answer is written down once, as a *lock* (one row per file, with size
+# and md5), and everything later goes by the lock:
+#
+# ```text
+# hcmae manifest resolve LIHC            # ask, and write data_manifests/lock/LIHC.tsv
+# hcmae fetch LIHC --dry-run             # how many files, bytes, hours
+# hcmae fetch LIHC --smallest 5          # a first taste: the five smallest slides with their omics
+# hcmae fetch LIHC --one-slide           # all patients, one slide each
+# hcmae verify LIHC                      # every md5 once more
+# ```
+#
+# An interrupted fetch continues, a finished one fetches nothing. The synthetic twin writes the same layout and the same formats, so from
+# here on the code does not know the difference.
+
+# %%
+from IPython.display import Markdown, display
+
+if source == "synthetic":
+    run.synthesise()
+for modality, query in run.manifest.files.items():
+    print(f"{modality:12} {query.filters}")
+
+# %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}}
+from hcmae_core.cohort.curate import read_lock
+
+lock_path = run.root / "files.tsv"
+lock = read_lock(lock_path) if lock_path.exists() else None
+plots.plot_sources(lock, title=f"{cancer}: {len(lock)} files") if lock is not None else None
+
+# %% [markdown]
+# **What to see.** Slides are a small part of the files and almost all of the bytes; with real slides the difference is a factor of
+# hundreds, which is why small files come in bundles and large ones alone, each from where it stopped.
+#
+# ## The rules
+#
+# In this order; the first rule that fails is the one that is noted.
+#
+# | rule | why |
+# |---|---|
+# | clinical record | no outcome otherwise |
+# | known vital status | neither alive nor dead is no observation |
+# | known survival time | a death without its day, a follow-up without any day, or a day before the diagnosis |
+# | 30 days or more | the paper's rule: such short times say more about the record or the operation than about the tumour |
+# | diagnostic slide, of a primary tumour, large enough | frozen sections, metastases, files that cannot hold a section |
+# | RNA, miRNA, methylation of the primary tumour | the model wants all three |
+# | files on disk | what was not fetched is not silently replaced |
+#
+# The last day alive has lived in different fields over the releases of the GDC, so all of them are read:
+#
+# $$
+# T = \begin{cases} \text{days to death} & \text{dead} \\
+# \max\left(\text{days to last follow-up},\ \text{days to follow-up}_1, \dots, \text{days to follow-up}_n\right) & \text{alive}\end{cases}
+# \qquad E = [\text{dead}]
+# $$
+
+# %%
+cohort = run.curate()
+cohort.flow
+
+# %% mystnb={"image": {"alt": "CONSORT-style flow diagram: patients remaining after each rule and those who left, with the reason"}}
+figure = plots.plot_consort(cohort.flow, cohort.exclusions, title=cancer)
+run.save_figure("consort", figure)
+figure
+
+# %% [markdown]
+# **What to see.** Read down the left side: who remains. The right side is what a cohort description usually hides. The same
+# list, patient by patient, is `exclusions.csv` in the run folder:
+
+# %%
+cohort.exclusions
+
+# %% [markdown]
+# ## Is a rule a choice about the outcome?
+#
+# Leaving out short follow-ups is not neutral if the dead leave more often than the censored. Follow-up of the two groups:
+
+# %% mystnb={"image": {"alt": "Histogram of follow-up for deaths and censored patients, and the share followed at least so long"}}
+plots.plot_follow_up(cohort.table, min_days=run.manifest.inclusion.min_days, title=cancer)
+
+# %%
+table = cohort.table
+display(
+    Markdown(
+        f"{len(table)} patients, {table['event'].sum()} deaths ({table['event'].mean():.0%}), "
+        f"median time {table['time'].median():.0f} days, median age {table['age'].median():.0f} years."
+    )
+)
+table[["time", "event", "age", "sex", "stage", "slide"]].head()
+
+# %% [markdown]
+# ## One slide, one aliquot
+#
+# A patient may have several diagnostic slides, several RNA aliquots, and normal tissue as well. One slide is drawn with the
+# seed, by a generator of the patient's own, so that the draw does not depend on who else is there. Aliquots follow published rules: earlier vial,
+# RNA analyte H before R before T, later plate; normal tissue never.
+
+# %%
+if lock is not None:
+    several = lock.groupby(["modality", "case"]).size().unstack("modality", fill_value=0)
+    display((several > 1).sum().rename("patients with more than one file").to_frame())
+
+# %% [markdown]
+# ## Table I beside ours
+#
+# The synthetic twins have the paper's numbers of patients, scaled by the profile. With real data the two need not agree: the paper does
+# not say which slide rule, array or release it used, and its 451 LGG or 250 COAD patients are compatible with "450k arrays only".
+
+# %% mystnb={"image": {"alt": "Patients per cancer in the paper's Table I and in the cohorts curated here"}}
+import pandas as pd
+
+rows = []
+for other in pipeline.all_runs(run):
+    here = len(other.cohort().table)
+    rows.append({"cancer": other.cancer, "paper": other.manifest.table1.patients, "here": here})
+counts = pd.DataFrame(rows)
+plots.plot_table1(counts, title="patients") if len(counts) else None
+
+# %%
+counts["difference"] = counts["here"] - counts["paper"]
+run.save_result("cohort", {"flow": cohort.flow.to_dict("records"), "patients": len(table), "paper": run.manifest.table1.patients})
+counts
+
+# %% [markdown]
+# ## Real tables
+#
+# Where the small real example is at hand (329 TCGA-LIHC patients with RNA and miRNA, no slides), the same rules apply to it as a
+# cohort that a user brings; see the page *Bring your own cohort*.
+
+# %%
+example = pipeline.example_data()
+if example is None:
+    print("The real example is not here; this cell shows nothing.")
+else:
+    from hcmae_core.cohort.curate import curate
+    from hcmae_core.omics.readers import read_omics
+
+    real = curate(run.manifest, "local", example / "lihc_real", seed=seed, modalities=("rna", "mirna"), slides=False)
+    display(real.flow)
+    print(read_omics(real, "local", example / "lihc_real"))
+
+# %% [markdown]
+# ## Takeaway
+#
+# * A cohort is a list of rules; without the list of who left, it cannot be repeated.
+# * Resolve once, commit the lock, verify by md5: the same cohort next year.
+# * The number of deaths, not of patients, decides what can be learnt.
+
+# %% [markdown]
+# ````{exercise}
+# :label: ex-cohort-1
+#
+# Curate again with `min_days` 0 and with 365. How many patients and how many deaths change? Which of the two numbers worries you more?
+# ````
+
+# %% [markdown]
+# ````{solution} ex-cohort-1
+# :class: dropdown
+#
+# ```python
+# from hcmae_core.cohort.curate import curate
+# for days in (0, 30, 365):
+#     inclusion = run.manifest.inclusion.model_copy(update={"min_days": days})
+#     changed = run.manifest.model_copy(update={"inclusion": inclusion})
+#     t = curate(changed, source, run.root, seed=seed).table
+#     print(days, len(t), t["event"].sum())
+# ```
+#
+# A limit of one year removes early deaths, the patients with the highest risk: the cohort becomes easier to describe and harder to
+# learn from, and the C-index is no longer about the same question.
+# ````
+
+# %% [markdown]
+# ````{exercise}
+# :label: ex-cohort-2
+#
+# Change `seed` and curate again. For how many patients does the slide change? Why is it the same for everybody else?
+# ````
+
+# %% [markdown]
+# ````{solution} ex-cohort-2
+# :class: dropdown
+#
+# Only patients with several slides can change, and about half of those with two do. Compare
+# `curate(run.manifest, source, run.root, seed=seed + 1).table["slide"]` with `table["slide"]`.
+# ````
