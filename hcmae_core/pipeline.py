@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from hcmae_core.training.survival import SurvivalData
 
 Source = Literal["synthetic", "gdc", "local"]
+Variant = Literal["patreg", "reg"]
 NULL_COHORT = "NULL"
-REGION_VARIANTS = ("patreg", "reg")
+REGION_VARIANTS: tuple[Variant, ...] = ("patreg", "reg")
 
 
 class Run:
@@ -274,7 +275,7 @@ class Run:
     def patch_weights(self) -> Path:
         return self.pretrain_dir / "mae_patch.safetensors"
 
-    def region_weights(self, variant: str = "patreg") -> Path:
+    def region_weights(self, variant: Variant = "patreg") -> Path:
         return self.pretrain_dir / f"mae_region_{variant}.safetensors"
 
     def pretrain_patch(self, *, progress: bool = True) -> Path:
@@ -292,11 +293,11 @@ class Run:
         self._patch_stage().run([self.patch_weights], work)
         for run in runs:
             self._embed_stage(run, "patch_vectors", self.patch_weights).run(
-                run.stores(), lambda run=run: embed_patches(run.stores(), self.patch_weights, self.profile)
+                run.stores(), partial(embed_patches, run.stores(), self.patch_weights, self.profile)
             )
         return self.patch_weights
 
-    def _region_stage(self, variant: str) -> Stage:
+    def _region_stage(self, variant: Variant) -> Stage:
         settings = {
             "mae_region": self.profile.mae_region.model_dump(mode="json"),
             "variant": variant,
@@ -304,7 +305,7 @@ class Run:
         }
         return Stage(self.pretrain_dir, f"mae_region_{variant}", settings, (self._patch_stage().key,))
 
-    def pretrain_region(self, variant: str = "patreg", *, progress: bool = True) -> Path:
+    def pretrain_region(self, variant: Variant = "patreg", *, progress: bool = True) -> Path:
         """Pre-train MAE-Region ('patreg' with, 'reg' without patch vectors) and write the pool's region vectors."""
         from hcmae_core.training.embed import embed_regions
         from hcmae_core.training.pretrain import pretrain_region
@@ -321,7 +322,7 @@ class Run:
         self._region_stage(variant).run([target], work)
         for run in runs:
             self._embed_stage(run, f"region_vectors_{variant}", target).run(
-                run.stores(), lambda run=run: embed_regions(run.stores(), target, self.profile, variant=variant)
+                run.stores(), partial(embed_regions, run.stores(), target, self.profile, variant=variant)
             )
         return target
 
@@ -371,7 +372,7 @@ class Run:
         for variant in REGION_VARIANTS:
             weights = self.region_weights(variant)
             self._embed_stage(self, f"region_vectors_{variant}", weights).run(
-                stores, lambda w=weights, v=variant: embed_regions(stores, w, self.profile, variant=v)
+                stores, partial(embed_regions, stores, weights, self.profile, variant=variant)
             )
 
     # --- survival -----------------------------------------------------------------------------------------------

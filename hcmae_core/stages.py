@@ -47,7 +47,7 @@ class Stage:
     def is_fresh(self, outputs: Iterable[Path]) -> bool:
         """True where the record carries this key and every output exists."""
         record = self.record()
-        return bool(record) and record["key"] == self.key and all(path.exists() for path in outputs)
+        return record is not None and record["key"] == self.key and all(path.exists() for path in outputs)
 
     def run(self, outputs: Iterable[Path], work: Callable[[], Any], *, say: Callable[[str], None] = print) -> bool:
         """Do ``work`` unless fresh; record key and seconds. Returns True where work was done."""
