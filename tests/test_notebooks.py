@@ -68,7 +68,7 @@ def test_parameters_cell_comes_first_and_has_the_defaults(source):
         for node in ast.parse(code[0].source).body
         if isinstance(node, ast.Assign)
     }
-    assert found == PARAMETERS
+    assert {name: found.get(name) for name in PARAMETERS} == PARAMETERS
 
 
 @each

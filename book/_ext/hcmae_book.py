@@ -492,7 +492,7 @@ def _public(name: str) -> bool:
     """Whether a module defines something that can be documented (a bare package does not)."""
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         LOG.warning("module %s cannot be imported for the reference: %s", name, error)
         return False
     return any(
@@ -526,16 +526,41 @@ def reference_pages(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = "\n".join(lines) + "\n"
 
 
-_PRELOAD = re.compile(r"\s*<link rel=\"preload\" as=\"font\"[^>]*>")
+_SIGNATURE = re.compile(r"<dt class=\"sig.*?</dt>", re.DOTALL)
+_TIDY = (
+    # From file:// each font preload is a console error, and the style sheet loads the fonts anyway.
+    (re.compile(r"\s*<link rel=\"preload\" as=\"font\"[^>]*>"), ""),
+    # A name for the arrows of the contents, and no name for the search button that hides its own text.
+    (re.compile(r"<summary>(?=<span class=\"toctree-toggle\")"), '<summary aria-label="Show or hide this part">'),
+    (re.compile(r"(<button class=\"btn search-button-field[^>]*?)\s+aria-label=\"Search\""), r"\1"),
+    (re.compile(r" role=\"doc-biblioentry\"|(?<=<div) role=\"list\"(?= class=\"citation-list\")"), ""),
+)
 
 
-def without_preloads(app: Sphinx, error: Exception | None) -> None:
-    """Drop the theme's font preloads: from file:// each is a console error, and the style sheet loads the fonts."""
+def _divisions(signature: re.Match[str]) -> str:
+    """A signature of several lines is a definition list without terms, which a screen reader cannot read."""
+    text = signature.group()
+    for tag, name in (("dl", ' class="sig-lines"'), ("dd", "")):
+        text = text.replace(f"<{tag}>", f"<div{name}>").replace(f"</{tag}>", "</div>")
+    return text
+
+
+def clear_leftover(app: Sphinx) -> None:
+    """Remove the file ``_static`` that sphinx-exercise leaves where a build stopped early: it breaks the next one."""
+    static = Path(app.outdir) / "_static"
+    if static.is_file():
+        static.unlink()
+
+
+def tidy_html(app: Sphinx, error: Exception | None) -> None:
+    """Repair what the theme's and Sphinx's own templates leave: console errors and lapses of accessibility."""
     if error is not None or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
-        text = path.read_text(encoding="utf-8")
-        clean = _PRELOAD.sub("", text)
+        text = clean = path.read_text(encoding="utf-8")
+        for pattern, replacement in _TIDY:
+            clean = pattern.sub(replacement, clean)
+        clean = _SIGNATURE.sub(_divisions, clean)
         if clean != text:
             path.write_text(clean, encoding="utf-8")
 
@@ -577,7 +602,8 @@ def _badly_indented(lines: list[str]) -> bool:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", local_inventories, priority=100)
     app.connect("autodoc-process-docstring", plain_docstrings)
-    app.connect("build-finished", without_preloads)
+    app.connect("builder-inited", clear_leftover)
+    app.connect("build-finished", tidy_html)
     app.connect("source-read", reference_pages)
     app.add_role("switch", SwitchRole())
     app.add_role("setting", SettingRole())
