@@ -158,7 +158,9 @@ plots.plot_table1(counts, title="patients") if len(counts) else None
 
 # %%
 counts["difference"] = counts["here"] - counts["paper"]
-run.save_result("cohort", {"flow": cohort.flow.to_dict("records"), "patients": len(table), "paper": run.manifest.table1.patients})
+run.save_result(
+    "cohort", {"flow": cohort.flow.to_dict("records"), "patients": len(table), "paper": run.manifest.table1.patients}
+)
 counts
 
 # %% [markdown]
