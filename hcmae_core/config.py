@@ -177,7 +177,8 @@ class OmicsSettings(_Strict):
     importance_repeats: PositiveInt = 5
     # Order of the candidates: importance (the paper), or the mean of its rank and the test's (far more stable).
     rank: Literal["importance", "combined"] = "combined"
-    # What the tables hold; default: counts for rna and mirna, beta for methylation, or what the reader marked (uns["values"]).
+    # What the tables hold; default: counts for rna and mirna, beta for methylation, or what the reader marked
+    # (uns["values"]).
     values: dict[str, Literal["counts", "rpm", "log", "beta", "mvalue", "auto"]] = {}
     # A gene or miRNA is kept with at least min_count reads in at least min_expressed of the fitted patients.
     min_count: Annotated[int, Field(ge=0)] = 10

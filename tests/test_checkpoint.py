@@ -134,7 +134,8 @@ def _foreign(depth: int = 2, dim: int = 16, width: int = 8) -> dict[str, torch.T
     """A checkpoint in the names and shapes of the reference MAE."""
     shapes = {
         "cls_token": (1, 1, dim), "patch_embed.proj.weight": (dim, 3, 8, 8), "patch_embed.proj.bias": (dim,),
-        "norm.weight": (dim,), "norm.bias": (dim,), "decoder_embed.weight": (width, dim), "decoder_embed.bias": (width,),
+        "norm.weight": (dim,), "norm.bias": (dim,),
+        "decoder_embed.weight": (width, dim), "decoder_embed.bias": (width,),
         "mask_token": (1, 1, width), "decoder_norm.weight": (width,), "decoder_norm.bias": (width,),
         "decoder_pred.weight": (192, width), "decoder_pred.bias": (192,),
     }  # fmt: skip

@@ -108,7 +108,8 @@ def test_slide_that_is_not_a_slide_is_reported_not_swallowed(run: Run, tmp_path:
     bad.write_text("this is not a slide")
     good = run.cohort().table.iloc[0]
     jobs = [(str(bad), tmp_path / "bad.h5", "bad"), (good.slide_path, tmp_path / "good.h5", "good")]
-    outcomes = process_slides(jobs, run.profile.geometry, run.profile.slides, progress=False).set_index("slide_id")
+    outcomes = process_slides(jobs, run.profile.geometry, run.profile.slides, progress=False)
+    outcomes = outcomes.set_index("slide")
     assert outcomes.loc["bad", "status"] != "ok"
     assert outcomes.loc["bad", "reason"]
     assert outcomes.loc["good", "status"] == "ok"

@@ -1,4 +1,4 @@
-"""How much a C-index rises when features are chosen on the patients that are tested later: pure noise as the subject."""
+"""How much a C-index rises when features are chosen on patients that are tested later, shown on pure noise."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def plot_missing(values: pd.DataFrame, *, patients: int = 80, features: int = 40
 
 
 def plot_mean_variance(tables: Mapping[str, np.ndarray]) -> Figure:
-    """Mean and standard deviation of every feature on the scale the tests see: modality -> values [n, p]."""
+    """Mean and sd of every feature on the scale the tests see: modality -> values [n, p]."""
     figure, axes = style.figure(1, len(tables), squeeze=False)
     for axis, (name, values) in zip(axes[0], tables.items(), strict=True):
         axis.scatter(
@@ -61,7 +61,7 @@ def plot_mean_variance(tables: Mapping[str, np.ndarray]) -> Figure:
 
 
 def plot_dispersion(base_mean: np.ndarray, dispersion: np.ndarray) -> Figure:
-    """DESeq2's dispersion of every gene against its mean count, both logarithmic; the line is Poisson counting alone."""
+    """DESeq2's dispersion of every gene against its mean count; the line is where counting noise is as large."""
     figure, axis = style.figure(width="medium")
     fine = np.isfinite(dispersion) & (dispersion > 0) & (base_mean > 0)
     axis.scatter(
@@ -84,7 +84,7 @@ def plot_dispersion(base_mean: np.ndarray, dispersion: np.ndarray) -> Figure:
 def plot_volcano(
     tested: pd.DataFrame, *, planted: Iterable[str] = (), alpha: float = 0.05, effect_label: str = "effect"
 ) -> Figure:
-    """Effect against -log10 p of every feature; false discovery rate below ``alpha`` in colour, planted features ringed."""
+    """Effect against -log10 p of every feature; q below ``alpha`` in colour, planted features ringed."""
     figure, axis = style.figure(width="medium")
     level = -np.log10(np.maximum(tested["p"].to_numpy(), 1e-300))
     found = (tested["q"] < alpha).to_numpy()
@@ -170,13 +170,12 @@ def plot_omics_heatmap(
     names = list(modalities)
     rank = np.argsort(np.argsort(order))
     figure, axes = style.figure(len(names), 1, height=1.5 * len(names) + 0.6, squeeze=False)
-    image = None
     for axis, name, k in zip(axes[:, 0], names, range(len(names)), strict=True):
         values = matrix[np.argsort(order), k]
         trend = matrix[:, k].T @ (rank - rank.mean())
-        image = axis.imshow(values[:, np.argsort(trend)].T, aspect="auto", cmap=style.DIVERGING, vmin=-2.5, vmax=2.5)
+        axis.imshow(values[:, np.argsort(trend)].T, aspect="auto", cmap=style.DIVERGING, vmin=-2.5, vmax=2.5)
         axis.grid(False)
         axis.set(ylabel=name, yticks=[], xticks=[])
     axes[-1, 0].set_xlabel(f"{order_label}, low to high")
-    figure.colorbar(image, ax=list(axes[:, 0]), shrink=0.5, label="standardised value")
+    figure.colorbar(axes[-1, 0].images[0], ax=list(axes[:, 0]), shrink=0.5, label="standardised value")
     return figure

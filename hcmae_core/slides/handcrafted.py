@@ -48,6 +48,7 @@ _MIN_STAIN = 0.12
 _PER_MOSAIC = 16
 # Where an object lies or points says nothing about it.
 _POSITION = ("Location_", "Center_", "BoundingBoxM", "Orientation", "ObjectNumber", "AngleBetween", "SpatialMoment_")
+_NEIGHBOURS = ("NumberOfNeighbors", "FirstClosestDistance", "SecondClosestDistance", "PercentTouching")
 # Undefined by their definition (a division by the zeroth power of the area's moment).
 _UNDEFINED = ("NormalizedMoment_0_0", "NormalizedMoment_0_1", "NormalizedMoment_1_0")
 
@@ -145,7 +146,12 @@ def measure_objects(
         warnings.simplefilter("ignore")
         for name in ("sizeshape", "zernike", "feret"):
             columns.update(core[name](labels, None))
-        columns.update({k: np.asarray(v) for k, v in neighbours(labels, labels).items()})
+        if count > 1:
+            columns.update({k: np.asarray(v) for k, v in neighbours(labels, labels).items()})
+        else:
+            # The library stops at a lone object: it has no neighbour, and no distance to one.
+            columns.update({f"Neighbors_{k}_Expanded": np.full(1, np.nan) for k in _NEIGHBOURS})
+            columns["Neighbors_NumberOfNeighbors_Expanded"] = np.zeros(1)
         for channel, pixels in channels.items():
             for name in ("intensity", "texture", "granularity", "radial_distribution", "radial_zernikes"):
                 options = {"gray_levels": grey_levels} if name == "texture" else {}

@@ -770,7 +770,7 @@ def _unpacked(data: bytes, table: _TileTable) -> NDArray[np.uint8]:
     elif table.compression in (5, 50000):
         import imagecodecs
 
-        data = imagecodecs.lzw_decode(data) if table.compression == 5 else imagecodecs.zstd_decode(data)
+        data = bytes(imagecodecs.lzw_decode(data) if table.compression == 5 else imagecodecs.zstd_decode(data))
     shape = (table.level.tile_height, table.level.tile_width, 3)
     tile = np.frombuffer(data, np.uint8)[: shape[0] * shape[1] * 3].reshape(shape)
     return np.cumsum(tile, axis=1, dtype=np.uint8) if table.predictor == 2 else tile

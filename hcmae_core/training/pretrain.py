@@ -88,13 +88,13 @@ def pretrain_patch(
     Raises Interrupted (exit status 75), NonFiniteLossError, CheckpointError, ValueError for stores without regions.
     Source: section II-B.1, III-A.
     """
-    from hcmae_core.slides.stream import PatchStream
-
     settings = profile.mae_patch.optimisation
     regions = _count_regions(stores)
     samples = settings.samples_per_epoch or regions * profile.geometry.patches_per_region
 
     def make_stream() -> Stream:
+        from hcmae_core.slides.stream import PatchStream
+
         return _shards(PatchStream, stores, settings, seed, shards, profile.compute.workers)
 
     return _pretrain(
@@ -135,13 +135,13 @@ def pretrain_region(
     name: file name stem, to keep several readings side by side. Patch vectors must be in the stores where the reading
     needs them. Source: section II-B.2, III-A. Raises as ``pretrain_patch``.
     """
-    from hcmae_core.slides.stream import RegionStream
-
     settings = profile.mae_region.optimisation
     reading: Reading = "none" if variant == "reg" else (attention or profile.fidelity.region_attention)
     samples = settings.samples_per_epoch or _count_regions(stores)
 
     def make_stream() -> Stream:
+        from hcmae_core.slides.stream import RegionStream
+
         vectors = "patch_vectors" if reading in ("q_enc_kv_patch", "prose") else None
         return _shards(RegionStream, stores, settings, seed, shards, profile.compute.workers, vectors=vectors)
 
@@ -234,6 +234,7 @@ def _pretrain(
     if resume and final.exists() and read_metadata(final).get("fingerprint") == fingerprint:
         tqdm.write(f"{name}: {final.name} is up to date, nothing to do", file=sys.stderr)
         return final
+    batches = stream() if callable(stream) else stream
     torch.manual_seed(seed)
     model = build()
     fabric = make_fabric(profile.compute, find_unused=isinstance(model, MAERegion) and model.reading == "prose")
@@ -241,7 +242,7 @@ def _pretrain(
     stage = Stage(
         name=name,
         model=model,
-        stream=stream() if callable(stream) else stream,
+        stream=batches,
         settings=settings.optimisation,
         samples_per_epoch=samples,
         image_key=image_key,

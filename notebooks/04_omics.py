@@ -1,0 +1,349 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Multi-omics: from a whole genome to a small matrix
+#
+# **Question.** Tens of thousands of genes, a few hundred patients: which features does the survival network get to see, and
+# how far can that choice be believed?
+#
+# About 35 minutes; needs [notebook 01](01_survival) (hazard, C-index) and a cohort from [notebook 02](02_cohort).
+#
+# HC-MAE gives its omics branch a matrix of three rows (messenger RNA, microRNA, DNA methylation) with $K$ features each. The
+# paper fills it in four steps: impute, drop what does not vary, test for a difference, rank by a survival forest. This
+# notebook takes the steps one by one, shows what each leaves, and measures how much of the ranking is chance.
+
+# %% tags=["parameters"]
+cancer = "LIHC"
+profile = "smoke"
+source = "synthetic"
+seed = 0
+data_dir = "../data"
+run_dir = "../runs"
+
+# %%
+from hcmae_core import pipeline, plots
+
+run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+plots.style.notebook()
+
+# %% [markdown]
+# ## Three tables, three kinds of number
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+
+from hcmae_core.omics import differential, report, scales
+from hcmae_core.omics.cache import SelectorCache
+from hcmae_core.omics.impute import NeighbourImputer
+from hcmae_core.omics.select import OmicsSelector, omics_tables
+
+cohort = run.cohort()
+mdata = run.load_omics()
+tables = omics_tables(mdata)
+time, event = cohort.table["time"].to_numpy(), cohort.table["event"].to_numpy()
+settings = run.profile.omics
+
+pd.DataFrame(
+    {
+        "patients": {name: table.X.shape[0] for name, table in tables.items()},
+        "features": {name: table.X.shape[1] for name, table in tables.items()},
+        "unit": {name: table.declared for name, table in tables.items()},
+        "smallest": {name: float(np.nanmin(table.X)) for name, table in tables.items()},
+        "largest": {name: float(np.nanmax(table.X)) for name, table in tables.items()},
+        "missing": {name: f"{np.isnan(table.X).mean():.2%}" for name, table in tables.items()},
+    }
+)
+
+# %% [markdown]
+# - **RNA and miRNA** are *counts*: how many reads of the sequencer fell on a gene. A patient whose sample was sequenced twice
+#   as deeply has twice the counts everywhere, which says nothing about the patient.
+# - **Methylation** is a *share* per probe, beta between 0 and 1: how many of the DNA copies carry a methyl group there. Probes
+#   fail now and then, so this table has holes.
+#
+# A table of your own may hold something else (reads per million, z-scores): the setting `omics.values` says so per modality,
+# and `auto` looks at the numbers.
+#
+# ## Holes
+#
+# A probe missing in more than a given share of the *fitted* patients is dropped; the remaining holes are filled.
+
+# %% mystnb={"image": {"alt": "Map of missing methylation values, patients against probes, beside a histogram of the share missing per probe"}}
+methylation = tables.get("methylation")
+if methylation is not None:
+    frame = pd.DataFrame(methylation.X, methylation.patients, methylation.features)
+    display(plots.plot_missing(frame, title="methylation"))
+
+# %% [markdown]
+# **Nearest neighbours.** A hole is filled with the mean of the $k$ patients most similar to this one that have the probe. The
+# distance uses the probes that both patients have,
+#
+# $$d^2(a, b) = \frac{p}{|S_{ab}|} \sum_{j \in S_{ab}} (x_{aj} - x_{bj})^2, \qquad S_{ab} = \{j : \text{both known}\}.$$
+#
+# For hundreds of thousands of probes the usual implementation takes minutes and several GiB. The sum over $S_{ab}$ is the sum
+# over *all* probes, one matrix product, minus the little that the holes take away; the result is the same. How well does it
+# work? Hide values that are known, fill them, compare:
+
+# %%
+if methylation is not None:
+    rng = np.random.default_rng(seed)
+    known = methylation.X[:, np.isnan(methylation.X).mean(axis=0) <= settings.max_missing]
+    hidden = known.copy()
+    spots = (rng.random(known.shape) < 0.01) & ~np.isnan(known)
+    hidden[spots] = np.nan
+    filled = NeighbourImputer(settings.neighbours).fit_transform(hidden)
+    mean = np.broadcast_to(np.nanmean(hidden, axis=0), known.shape)
+    errors = {
+        "nearest neighbours": np.sqrt(np.mean((filled[spots] - known[spots]) ** 2)),
+        "mean of the probe": np.sqrt(np.mean((mean[spots] - known[spots]) ** 2)),
+    }
+    display(pd.Series(errors, name="root mean square error of beta").to_frame().round(4))
+
+# %% [markdown]
+# ## Comparable numbers
+#
+# **Size factors** take the depth of sequencing out: the median, over genes, of a patient's count divided by the gene's
+# geometric mean over the fitted patients (the median ignores the few genes that really differ). Then
+# $\log_2(\text{count} / \text{factor} + 1)$, because expression acts by ratios. **M-values** do the same for shares:
+# $M = \log_2(\beta / (1 - \beta))$; near 0 and 1 a beta has no room to vary, an M-value has.
+
+# %% mystnb={"image": {"alt": "Standard deviation against mean of every feature, one panel per modality, on the logarithmic or M-value scale"}}
+seen = {}
+for name, table in tables.items():
+    if table.declared == "counts":
+        kept = scales.expressed(table.X, settings.min_count, settings.min_expressed)
+        seen[name] = scales.log_expression(table.X, scales.SizeFactors.fit(table.X)(table.X))[:, kept]
+    elif table.declared == "beta":
+        seen[name] = scales.m_values(table.X[:, ~np.isnan(table.X).all(axis=0)])
+    else:
+        seen[name] = table.X
+plots.plot_mean_variance(seen)
+
+# %% [markdown]
+# **What to see.** Rarely read genes (left) scatter because of counting; features with no scatter at all carry no information
+# and are dropped.
+#
+# ## Which features go with survival?
+#
+# The paper says *pydeseq2*, and no more. DESeq2 compares two groups of samples by their counts, so two things must be decided.
+#
+# **Which groups?** Only tumours are here. `contrast: horizon` takes patients who died within a time against those known to be
+# alive beyond it, and leaves out those censored earlier. `contrast: event` takes the dead against the living, and falls into a
+# trap: whoever was followed longer had more time to die, so a gene that marks a *hospital* looks like a gene of survival.
+#
+# **Which noise?** Counts scatter more than pure counting would make them. DESeq2 describes the variance by
+# $\mu + \alpha \mu^2$ and estimates the *dispersion* $\alpha$ of a gene with help of all the others. Methylation betas are
+# shares, not counts: there is no depth to correct and no such variance law, so they are tested as M-values by the *moderated t*,
+# a t-test whose variances are drawn towards their common value. (`methylation_test: deseq2` does the literal thing.)
+
+# %% mystnb={"image": {"alt": "DESeq2 dispersion of every gene against its mean count on logarithmic axes, with the line of pure counting noise"}}
+groups = differential.two_groups(time, event, "horizon", settings.horizon_days)
+display(
+    Markdown(
+        f"{(groups == 1).sum()} patients died within {settings.horizon_days} days, {(groups == 0).sum()} are known to "
+        f"have lived longer, {(groups == -1).sum()} were censored before and are in neither group."
+    )
+)
+deseq = None
+if "rna" in tables and tables["rna"].declared == "counts":
+    rna = tables["rna"]
+    kept = np.flatnonzero(scales.expressed(rna.X, settings.min_count, settings.min_expressed))
+    # The paper's step once, on at most 1,500 genes, to see what it does; the profile decides what the pipeline uses.
+    kept = kept[:1500]
+    deseq = differential.deseq2(rna.X[:, kept], groups, rna.features[kept])
+    display(plots.plot_dispersion(deseq["base_mean"].to_numpy(), deseq["dispersion"].to_numpy()))
+
+# %% [markdown]
+# **Using time.** Two groups throw away *when* somebody died. The score test of a one-gene Cox model keeps it: it asks, at every
+# death, whether the one who died had more of the gene than those still at risk,
+#
+# $$z = \frac{\sum_{i: E_i = 1} \bigl(x_i - \bar x_{R(T_i)}\bigr)}{\sqrt{\sum_{i: E_i = 1} \operatorname{Var}_{R(T_i)}(x)}}.$$
+#
+# All genes take a fraction of a second. `differential: cox_score` uses it for every modality.
+
+# %%
+selector = OmicsSelector(settings, seed, workers=1).fit(mdata, time, event)
+truth = run.truth_summary()
+planted = report.planted_features(truth["planted"]) if truth and truth.get("planted") else {}
+if planted and deseq is not None:
+    cox = selector.tested["rna"]
+    rows = {}
+    for label, table in (("DESeq2, two groups", deseq), ("Cox score", cox.loc[cox.index.intersection(deseq.index)])):
+        there = [gene for gene in planted["rna"] if gene in table.index]
+        best = table.sort_values("p").index[: len(there)]
+        rows[label] = {"planted genes tested": len(there), "among as many best": f"{report.recovered(best, there):.0%}"}
+    display(pd.DataFrame(rows).T)
+
+# %% [markdown]
+# On the synthetic cohort the right answer is known: genes were *planted*, made to follow the latent factors of the hazard.
+
+# %% mystnb={"image": {"alt": "Volcano plot: effect against minus log p of every gene, genes below the false discovery rate coloured, planted genes ringed"}}
+label = "log hazard ratio per unit (one step)" if settings.differential == "cox_score" else "log2 fold change"
+first = next(iter(selector.tested))
+plots.plot_volcano(selector.tested[first], planted=planted.get(first, ()), alpha=settings.alpha, effect_label=label)
+
+# %% [markdown]
+# **What to see.** Each point is a gene; right of zero, more of it goes with earlier death. With thousands of tests some small
+# $p$ come by chance; $q$ controls the share of false ones among those called.
+#
+# ## Ranking by a survival forest
+#
+# A *random survival forest* grows many trees on bootstrap samples. A node splits its patients in two so that the log-rank
+# statistic between the halves is largest, looking at a random handful of features. The *importance* of a feature is what the
+# C-index loses when the feature's values are shuffled among patients. Measured **out of bag**, on patients a tree has not seen,
+# it is unbiased; measured on the training patients, as scikit-learn's function does, it saturates, because the forest knows
+# them by heart.
+
+# %%
+selector.losses
+
+# %% mystnb={"image": {"alt": "Bars of the most important features of each modality with error bars"}}
+plots.plot_importance(selector.chosen)
+
+# %% [markdown]
+# ## Is the ranking more than chance?
+#
+# Grow the forest again with another seed and rank again. What two runs share in their top, and the correlation of their
+# rankings, is what can be believed:
+
+# %% mystnb={"image": {"alt": "Agreement of two seeds against the number of trees, with the share expected by chance"}}
+name = "rna" if "rna" in tables else next(iter(tables))
+pool = selector.tested[name].sort_values("p").index[: min(settings.candidates or 300, 300)]
+columns = tables[name].features.get_indexer(pool)
+values = tables[name].X[:, columns]
+if tables[name].declared == "counts":
+    values = scales.log_expression(values, scales.SizeFactors.fit(tables[name].X)(tables[name].X))
+stability = report.forest_stability(
+    np.nan_to_num(values), time, event, trees=(50, 200, 800), seeds=3, top_k=min(settings.top_k, len(pool) // 3)
+)
+plots.plot_stability(stability)
+
+# %%
+stability.round(3)
+
+# %% [markdown]
+# **What to see.** The agreement rises slowly with the number of trees. It is worse where genes go together: a programme of forty
+# genes that carry the same message shares one importance, and which of the forty gets it is a matter of the draw. That is why
+# the default order (`rank: combined`) is the mean of two ranks, the forest's and the test's; `rank: importance` is the paper's.
+
+# %%
+if planted:
+    rows = {}
+    for rank in ("importance", "combined"):
+        chosen = OmicsSelector(settings.model_copy(update={"rank": rank}), seed).fit(mdata, time, event).chosen
+        rows[rank] = {
+            m: f"{len(set(chosen[m].index) & set(planted[m]))} of {len(chosen[m])} chosen were planted" for m in chosen
+        }
+    display(pd.DataFrame(rows))
+
+# %% [markdown]
+# ## Fitted in the fold
+#
+# Everything above looked at all patients to *explain*. To *evaluate*, filters, imputation, tests, forest and scaling are fitted
+# on the training part of a fold and only applied to the rest. Each fold then chooses for itself; how often is a gene chosen?
+
+# %% mystnb={"image": {"alt": "Number of features chosen in one, two, up to all folds, per modality"}}
+folds = run.folds(repeats=1)
+fold_of = folds.set_index("patient")["fold"].reindex(cohort.table.index).to_numpy()
+cache = SelectorCache(mdata, settings, run.dir / "omics_cache")
+selections = {
+    int(fold): cache.select(np.flatnonzero(fold_of != fold), time, event, seed=seed) for fold in np.unique(fold_of)
+}
+frequency = report.selection_frequency(one.chosen for one in selections.values())
+plots.plot_selection_frequency(frequency, folds=len(selections))
+
+# %%
+everyone = report.gene_report(selector.chosen, frequency)
+everyone.to_csv(run.dir / "results" / "genes.csv") if (run.dir / "results").exists() else None
+everyone.groupby("modality", sort=False).head(5).round(4)
+
+# %% [markdown]
+# ## The matrix
+#
+# What the survival network receives for the first fold, patients ordered by survival as far as it is known (their martingale
+# residual: deaths earlier than expected on the right).
+
+# %% mystnb={"image": {"alt": "Heat map of the selected features of the three modalities, patients ordered by risk from low to high"}}
+at_risk = time[None, :] >= time[:, None]
+hazard = np.array([(event[time <= t] / at_risk[time <= t].sum(axis=1)).sum() for t in time])
+matrix = selections[min(selections)].matrix
+plots.plot_omics_heatmap(matrix, event - hazard, tables, order_label="patients by observed minus expected deaths")
+
+# %%
+result = {
+    "features": {name: int(table.X.shape[1]) for name, table in tables.items()},
+    "stability": stability.to_dict("records"),
+    "chosen_in_every_fold": {m: int((t["times"] == len(selections)).sum()) for m, t in frequency.items()},
+}
+if planted:
+    result["planted_among_chosen"] = {
+        m: report.recovered(planted[m], selector.chosen[m].index) for m in selector.chosen
+    }
+run.save_result("omics", result)
+
+# %% [markdown]
+# **Takeaway.** The forest's ranking is shaky at these sample sizes, whoever runs it; choosing on *all* patients makes it look
+# firm and leaks the answer into the test ([notebook 11](11_leaks) measures by how much). Fit the choice inside the fold, report
+# how often a gene is chosen, and distrust a list that comes without that number.
+#
+# ## Exercises
+#
+# ````{exercise}
+# :label: ex-omics-1
+#
+# Shuffle the pairs of time and event, so that no gene can have anything to do with survival, and fit the selector again. How
+# many RNAs have $p < 0.05$, how many $q < 0.05$? Would you have noticed from the list of chosen genes?
+# ````
+
+# %% [markdown]
+# ````{solution} ex-omics-1
+# :class: dropdown
+#
+# ```python
+# order = np.random.default_rng(1).permutation(len(time))
+# null = OmicsSelector(settings, seed).fit(mdata, time[order], event[order])
+# table = null.tested["rna"]
+# (table["p"] < 0.05).sum(), (table["q"] < 0.05).sum(), null.chosen["rna"].head()
+# ```
+#
+# About one in twenty has $p < 0.05$ (more or fewer together, because genes are correlated), hardly any $q < 0.05$. The list
+# looks like any other list: a selector always selects.
+# ````
+
+# %% [markdown]
+# ````{exercise}
+# :label: ex-omics-2
+#
+# Compute the importance of the same forest on its training patients (`kind="permutation"`) and out of bag (`kind="oob"`) with
+# `SurvivalForest` and `forest_importance`. What are the two baselines, and how many features have exactly zero importance?
+# ````
+
+# %% [markdown]
+# ````{solution} ex-omics-2
+# :class: dropdown
+#
+# ```python
+# from hcmae_core.omics.forest import SurvivalForest
+# from hcmae_core.omics.importance import forest_importance
+#
+# forest = SurvivalForest(200, seed=0).fit(values, time, event)
+# for kind in ("permutation", "oob"):
+#     found = forest_importance(forest, values, time, event, kind=kind)
+#     print(kind, found.baseline, (found.mean == 0).mean())
+# ```
+#
+# On its own training patients the forest's C-index is close to 1, so that losing one feature hardly shows; out of bag it is
+# what a new patient would see.
+# ````

@@ -1,0 +1,130 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # MAE-Region: what lies between the patches
+#
+# **Question.** A region is more than a bag of patches. Does a vector of it know how they are arranged?
+#
+# About 30 minutes; needs the lesson on MAE-Patch. The tokens of a region are its patches. Behind the encoder, a cross-attention looks at
+# what MAE-Patch saw in them. The default reading follows the release: queries from the encoder's output, keys and values from the
+# patch vectors; [Paper versus release](../book/paper_vs_release.md) has the three readings.
+#
+# $$
+# x_{C-256} = \mathrm{Softmax}\Big(\frac{w_q\, q\, (w_k\, k)^T}{\sqrt{d_k}}\Big) w_v\, v, \qquad x_{A-4096}^{(i)} = \mathrm{AvgPool}(x_{C-256}) \qquad \text{(Eq. 4, 5)}
+# $$
+
+# %% tags=["parameters"]
+cancer = "LIHC"
+profile = "smoke"
+source = "synthetic"
+seed = 0
+data_dir = "../data"
+run_dir = "../runs"
+
+# %%
+from hcmae_core import pipeline, plots
+
+run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+plots.style.notebook()
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from hcmae_core.evaluation import probe
+from hcmae_core.slides import regions
+from hcmae_core.slides.store import SlideStore
+from hcmae_core.training.pretrain import load_mae_region
+
+for variant in pipeline.REGION_VARIANTS:
+    run.pretrain_region(variant, progress=False)
+network = load_mae_region(run.region_weights("patreg")).eval()
+display(
+    Markdown(
+        f"Reading `{run.profile.fidelity.region_attention}`, residual "
+        f"{'on' if run.profile.fidelity.region_residual else 'off'}; MAE-Reg is the same network without patch vectors."
+    )
+)
+
+# %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Region with and without patch vectors, and the learning rate"}}
+logs = {
+    label: plots.read_log(run.pretrain_dir / f"region_{variant}" / f"mae_region_{variant}.jsonl")
+    for variant, label in (("patreg", "with patch vectors"), ("reg", "without"))
+}
+plots.loss_curves(logs)
+
+# %% [markdown]
+# ## What a region vector knows
+#
+# The same probe as in the last lesson, for three descriptions of a patient: the mean of the patch vectors, the mean region vector without
+# patch vectors (MAE-Reg), and with them (MAE-PatReg).
+
+# %%
+kinds = {"mean patch vector": "patch_vectors", "MAE-Reg": "region_vectors_reg", "MAE-PatReg": "region_vectors"}
+truth = run.truth()
+if truth is not None:
+    patients = run.cohort().table.index
+    means = {label: [] for label in kinds}
+    for path in run.stores():
+        store = SlideStore(path)
+        for label, name in kinds.items():
+            vectors = store.vectors(name).astype(np.float32)
+            means[label].append(vectors.reshape(-1, vectors.shape[-1]).mean(axis=0))
+    factors = ("cell", "architecture", "burden")
+    probes = {
+        label: probe.linear_probe(probe.patient_means(np.stack(rows), list(patients)), truth, names=factors)
+        for label, rows in means.items()
+    }
+    table = pd.DataFrame({label: scores.mean() for label, scores in probes.items()}).T
+    run.save_result("probe_region", {"r2": table.T.to_dict()})
+    display(table.round(3))
+
+# %% mystnb={"image": {"alt": "R2 of the linear probe for cell, architecture and burden, for three descriptions of a patient"}}
+if truth is not None:
+    display(plots.probe_bars(table))
+
+# %% [markdown]
+# **What to see.** Compare the bars for *architecture*. The mean patch vector cannot know it. Whether a region vector does depends on what
+# flows past the cross-attention: keys and values carry no positions, so without a residual path the arrangement can only act through the
+# mixing weights.
+#
+# ## Where the cross-attention looks
+
+# %% mystnb={"image": {"alt": "A region and the attention weights of two of its patches over all patches, and their mean"}}
+# %config InlineBackend.figure_formats = ["png"]
+store = SlideStore(run.stores()[0])
+_, region = next(regions.iter_regions(run.stores()[0], indices=[0]))
+with torch.no_grad():
+    _, attention = network.encode_with_attention(
+        torch.from_numpy(region[None]), torch.from_numpy(store.vectors("patch_vectors")[:1].astype(np.float32))
+    )
+if attention is not None:
+    display(
+        plots.attention_maps(region, attention[0].float().numpy()[-run.profile.geometry.patches_per_region :], [0, 27])
+    )
+
+# %% [markdown]
+# ```{exercise}
+# :label: ex-06-arrangement
+# Shuffle the patches of a region. Which of the three descriptions must stay the same to the last digit?
+# ```
+#
+# ```{solution} ex-06-arrangement
+# :class: dropdown
+# The mean patch vector: a mean does not know the order of what it averages.
+# ```
+#
+# **Take away.** Whether a hierarchy helps is decided by what each level can pass on; look at that before looking at a C-index.

@@ -1,0 +1,382 @@
+"""Metrics against scikit-survival and lifelines, comparisons against their formulas, curves, tables, interpretation."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from lifelines import CoxPHFitter, KaplanMeierFitter
+from lifelines.statistics import logrank_test
+from lifelines.utils import concordance_index
+from scipy import stats
+from sksurv.metrics import concordance_index_censored, concordance_index_ipcw
+from sksurv.util import Surv
+
+from hcmae_core.evaluation import compare, interpret, metrics, optimism, tables
+from hcmae_core.evaluation.kaplan_meier import compare_groups, one_per_patient, risk_groups
+
+
+def outcome(n: int = 80, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    risk = rng.normal(size=n)
+    time = rng.exponential(np.exp(-risk)) * 800
+    if ties:
+        time, risk = np.ceil(time / 200) * 200, np.round(risk)
+    return time, (rng.random(n) < 0.6).astype(int), risk
+
+
+def predictions(n: int = 120, repeats: int = 2, seed: int = 0, noise: float = 0.5) -> pd.DataFrame:
+    """Out-of-fold predictions of five folds whose scales differ."""
+    rng = np.random.default_rng(100 + seed)
+    time, event, risk = outcome(n, 0)
+    parts = []
+    for repeat in range(repeats):
+        fold = rng.permutation(np.arange(n) % 5)
+        guess = risk + noise * rng.normal(size=n)
+        frame = pd.DataFrame(
+            {
+                "patient": [f"P{i:03d}" for i in range(n)],
+                "repeat": repeat,
+                "fold": fold,
+                "risk": guess + 3 * fold,
+                "time": time,
+                "event": event,
+                "risk_z": guess,
+                "high": guess > 0,
+            }
+        )
+        curves = metrics.breslow_survival(risk, time, event, guess, np.arange(1, 9) * 200.0)
+        parts.append(pd.concat([frame, pd.DataFrame(curves, columns=[f"S@{d * 200}" for d in range(1, 9)])], axis=1))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_concordance_equals_lifelines_and_sksurv(ties: bool) -> None:
+    for seed in range(5):
+        time, event, risk = outcome(seed=seed, ties=ties)
+        ours = metrics.concordance(time, event, risk)
+        assert ours == pytest.approx(concordance_index(time, -risk, event), abs=1e-9)
+        assert ours == pytest.approx(concordance_index_censored(event.astype(bool), time, risk)[0], abs=1e-9)
+
+
+def test_concordance_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, event, risk = outcome(2500)
+    assert metrics.concordance(time, event, risk) == pytest.approx(concordance_index(time, -risk, event), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("time", "event", "risk", "message"),
+    [
+        ([1, 2], [1, 0], [np.nan, 1], "NaN"),
+        ([1, 2], [0, 0], [1, 2], "comparable"),
+        ([5], [1], [1], "comparable"),
+        ([3, 3], [1, 1], [1, 2], "comparable"),
+        ([1, 2], [1, 0], [1, 2, 3], "risks for"),
+    ],
+)
+def test_concordance_refuses(time, event, risk, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.concordance(time, event, risk)
+
+
+def test_concordance_of_constants_is_one_half() -> None:
+    time, event, _ = outcome()
+    assert metrics.concordance(time, event, np.zeros(len(time))) == 0.5
+
+
+def test_pooling_across_scales_hurts_and_standardising_mends() -> None:
+    frame = predictions(repeats=1, noise=0.1)
+    within = metrics.within_fold_concordance(frame)
+    assert metrics.pooled_concordance(frame, "risk") < within - 0.05
+    assert metrics.pooled_concordance(frame, "risk_z") == pytest.approx(within, abs=0.03)
+    assert metrics.mean_concordance(frame)[0] == pytest.approx(within, abs=0.03)
+
+
+def test_bootstrap_covers_and_is_repeatable() -> None:
+    frame = predictions()
+    interval = metrics.bootstrap(frame, draws=200, seed=1)
+    assert interval.low < interval.value < interval.high
+    assert interval == metrics.bootstrap(frame, draws=200, seed=1)
+    assert interval.value == pytest.approx(metrics.within_fold_concordance(frame))
+    # Two repeats of the same patients are not twice the patients.
+    once = metrics.bootstrap(frame[frame["repeat"] == 0], draws=200, seed=1)
+    assert (interval.high - interval.low) > 0.8 * (once.high - once.low)
+
+
+def test_bootstrap_of_any_statistic() -> None:
+    frame = predictions(60, 1)
+    interval = metrics.bootstrap(frame, lambda p: float(p["risk_z"].mean()), draws=100)
+    error = frame["risk_z"].std() / np.sqrt(60)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.4)
+
+
+def test_uno_equals_sksurv_and_auc_orders() -> None:
+    time, event, risk = outcome(200)
+    train, test = slice(0, 120), slice(120, 200)
+    tau = metrics.horizon_for([(time[train], event[train])])
+    expected = concordance_index_ipcw(
+        Surv.from_arrays(event[train].astype(bool), time[train]),
+        Surv.from_arrays(event[test].astype(bool), time[test]),
+        risk[test],
+        tau,
+    )[0]
+    pair = (time[train], event[train]), (time[test], event[test])
+    assert metrics.uno_c(*pair, risk[test], tau) == pytest.approx(expected)
+    good, bad = (metrics.dynamic_auc(*pair, sign * risk[test], [365.0, 1e6]) for sign in (1, -1))
+    assert good[0] > 0.6 > bad[0]
+    assert np.isnan(good[1])
+
+
+def test_breslow_baseline_equals_lifelines() -> None:
+    time, event, x = outcome(150)
+    frame = pd.DataFrame({"x": x, "time": time, "event": event})
+    fitter = CoxPHFitter().fit(frame, "time", "event")
+    grid = np.array([50.0, 200.0, 700.0])
+    theirs = fitter.predict_survival_function(frame, times=grid).to_numpy().T
+    ours = metrics.breslow_survival(x * fitter.params_["x"], time, event, x * fitter.params_["x"], grid)
+    assert np.allclose(ours, theirs, atol=1e-6)
+
+
+def test_breslow_does_not_overflow() -> None:
+    time, event, x = outcome(50)
+    curves = metrics.breslow_survival(x * 300, time, event, x * 300, [10.0, 100.0])
+    assert np.isfinite(curves).all()
+
+
+def test_brier_rewards_knowledge() -> None:
+    own, null = metrics.integrated_brier(predictions(200, 1, noise=0.1))
+    assert own < null < 0.26
+    table = metrics.calibration(predictions(200, 1, noise=0.1), 400, groups=3)
+    assert table["patients"].sum() == 200
+    assert (np.diff(table["predicted"]) > 0).all()
+    assert (np.diff(table["observed"]) > 0).all()
+    with pytest.raises(ValueError, match="S@"):
+        metrics.brier(predictions()[["patient", "repeat", "fold", "risk", "time", "event"]])
+
+
+def test_summary_has_every_number() -> None:
+    out = metrics.summary(predictions(150, 1, noise=0.2), draws=50)
+    assert set(out) == {"c_index", "c_sd", "c_low", "c_high", "uno_c", "auc_1y", "auc_3y", "auc_5y", "ibs", "ibs_km"}
+    assert out["c_index"] > 0.65
+    assert out["auc_1y"] > 0.65
+
+
+def test_nadeau_bengio_by_hand() -> None:
+    d = np.array([0.02, 0.05, -0.01, 0.04, 0.03])
+    mean, error, p = compare.nadeau_bengio(d, 0.2)
+    expected = np.sqrt((1 / 5 + 0.25) * d.var(ddof=1))
+    assert (mean, error) == (pytest.approx(0.026), pytest.approx(expected))
+    assert p == pytest.approx(2 * stats.t.sf(0.026 / expected, 4))
+    # More careful than the plain paired test.
+    assert p > stats.ttest_1samp(d, 0).pvalue
+    assert compare.nadeau_bengio([0.0, 0.0], 0.2)[2] == 1.0
+    with pytest.raises(ValueError, match="two folds"):
+        compare.nadeau_bengio([0.1, np.nan], 0.2)
+    with pytest.raises(ValueError, match="share"):
+        compare.nadeau_bengio(d, 1.0)
+
+
+def test_holm_by_hand() -> None:
+    assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert compare.holm([0.9, 0.8]).max() == 1.0
+
+
+def test_compare_finds_the_better_method_and_not_a_difference_of_nothing() -> None:
+    # Same folds, so only the risks differ.
+    good = predictions(noise=0.2)
+    bad = good.assign(risk=good["risk"] + np.random.default_rng(1).normal(size=len(good)) * 2)
+    table = compare.compare({"good": good, "bad": bad, "same": good.copy()}, "good", draws=200).set_index("second")
+    assert table.loc["bad", "low"] > 0
+    assert table.loc["bad", "p_holm"] >= table.loc["bad", "p"]
+    assert table.loc["same", "difference"] == 0
+    assert table.loc["same", "p"] == 1
+    assert len(compare.compare({"a": good, "b": bad, "c": good}, draws=20)) == 3
+    with pytest.raises(KeyError, match="no predictions"):
+        compare.compare({"good": good}, "other")
+
+
+def test_comparison_needs_the_same_folds() -> None:
+    frame = predictions()
+    other = frame.assign(fold=(frame["fold"] + 1) % 5)
+    with pytest.raises(ValueError, match="same folds"):
+        compare.paired_folds(frame, other)
+
+
+def test_sampling_noise_matches_the_size_of_the_paper_cohorts() -> None:
+    # LUAD, 374 patients, 36 % deaths: simulated elsewhere as 0.058 for a fold and 0.025 for the mean.
+    single, mean = compare.sampling_noise(374, 0.36, c_index=0.65, draws=60, seed=1)
+    assert 0.045 < single < 0.08
+    assert mean < single / 1.7
+
+
+def test_groups_equal_lifelines() -> None:
+    time, event, risk = outcome(100)
+    high = risk > 0
+    groups = compare_groups(time, event, high)
+    test = logrank_test(time[~high], time[high], event[~high], event[high])
+    assert groups.log_rank_p == pytest.approx(test.p_value)
+    frame = pd.DataFrame({"time": time, "event": event, "high": high.astype(int)})
+    fitter = CoxPHFitter().fit(frame, "time", "event")
+    assert groups.hazard_ratio == pytest.approx(float(np.exp(fitter.params_["high"])))
+    assert groups.hr_low < groups.hazard_ratio < groups.hr_high
+    curve = KaplanMeierFitter().fit(time[high], event[high])
+    assert np.allclose(groups.high.survival, curve.survival_function_.iloc[:, 0])
+    assert groups.high.at_risk[0.0] == high.sum()
+    assert "hazard ratio" in groups.describe()
+
+
+def test_split_is_by_the_training_median() -> None:
+    frame = predictions(repeats=3)
+    table = one_per_patient(frame)
+    assert len(table) == 120
+    assert (table["high"] == (frame.groupby("patient")["high"].mean() > 0.5)).all()
+    honest, pooled = risk_groups(frame), risk_groups(frame, split="pooled_median")
+    assert honest.hazard_ratio > pooled.hazard_ratio
+    with pytest.raises(ValueError, match="unknown split"):
+        risk_groups(frame, split="best")
+    with pytest.raises(ValueError, match="'risk_z'"):
+        risk_groups(frame.drop(columns="risk_z"))
+
+
+@pytest.mark.parametrize(
+    ("event", "high", "message"),
+    [(np.zeros(6), np.arange(6) > 2, "nobody died"), (np.ones(6), np.ones(6, bool), "nobody is in the low-risk")],
+)
+def test_groups_that_cannot_be_compared(event: np.ndarray, high: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare_groups(np.arange(6.0), event.astype(int), high)
+
+
+def test_groups_with_deaths_in_one_only_have_no_ratio() -> None:
+    groups = compare_groups(np.arange(1.0, 9.0), np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.arange(8) > 3)
+    assert np.isnan(groups.hazard_ratio)
+    assert 0 <= groups.log_rank_p <= 1
+
+
+def test_table2_and_its_renderings() -> None:
+    ours = {"hcmae": {"LIHC": tables.Score(0.71, 0.04, 0.66, 0.76)}}
+    table = tables.table2(ours, cancers=("LIHC", "STAD"), provenance={"profile": "smoke", "source": "synthetic"})
+    frame = table.frame()
+    assert frame.loc[("Deep learning", "HC-MAE"), "LIHC paper"] == "0.737 ± 0.031"
+    assert frame.loc[("Deep learning", "HC-MAE"), "LIHC ours"] == "0.710 ± 0.040"
+    assert frame.loc[("Deep learning", "MCAT"), "LIHC ours"] == tables.NOT_RUN
+    assert "profile smoke, source synthetic" in table.caption
+    html = table.to_html()
+    assert html.count("<tr>") == len(tables.TABLE2_ROWS) + 1
+    # The paper's best on STAD is HIPT (Integration), not HC-MAE.
+    assert "<strong>0.631 ± 0.048</strong>" in html
+    assert r"\textbf{0.737 $\pm$ 0.031}" in table.to_latex()
+    read = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
+    assert list(read.columns) == ["data", "method", *table.columns]
+    assert len(read) == len(tables.TABLE2_ROWS)
+
+
+def test_table3_and_figure2() -> None:
+    table = tables.table3({"trans_mo": tables.Score(0.7, 0.05, 0.65, 0.75)})
+    assert table.frame().loc[("Multi-omics", "Trans-MO"), "ours"] == "0.700 ± 0.050 (0.650 to 0.750)"
+    assert table.frame().loc[("Image", "MAE-Pat"), "ours"] == tables.NOT_RUN
+    figure = tables.figure2_table({"hcmae": risk_groups(predictions())}).frame()
+    assert figure.loc[("Deep learning", "HC-MAE"), "p, paper"] == "2.1e-07"
+    assert figure.loc[("Deep learning", "MCAT"), "p, ours"] == tables.NOT_RUN
+
+
+def test_rendered_tables_escape() -> None:
+    table = tables.ResultTable("T_1 & co", ["a<b"], [("g", "m%")], [["<i>"]], "50 %")
+    assert "<i>" not in table.to_html()
+    assert r"T\_1 \& co" in table.to_latex()
+
+
+def test_attention_auc_by_hand() -> None:
+    weights = {"a": np.array([0.5, 0.3, 0.2]), "b": np.array([0.5, 0.5]), "c": np.array([1.0])}
+    planted = {"a": np.array([True, False, True]), "b": np.array([True, False]), "c": np.array([True])}
+    assert interpret.attention_auc(weights, planted) == pytest.approx((1 + 0 + 0.5) / 3)
+    with pytest.raises(ValueError, match="both planted"):
+        interpret.attention_auc({"c": weights["c"]}, planted)
+    with pytest.raises(ValueError, match="patient a"):
+        interpret.attention_auc({"a": np.ones(2)}, planted)
+
+
+def test_planted_regions_and_geojson(tmp_path) -> None:
+    truth = pd.DataFrame(
+        {"patient": ["a", "a"], "x": [0, 512], "y": [0, 0], "tumour": [True, False], "slide": ["s", "s"]}
+    )
+    found = interpret.planted_regions(truth, {"a": np.array([[100, 60], [512, 0], [300, 0]])}, 512)
+    assert found["a"].tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="patient z"):
+        interpret.planted_regions(truth, {"z": np.zeros((1, 2))}, 512)
+    path = tmp_path / "x.geojson"
+    interpret.write_geojson(path, np.array([[0, 0], [512, 0]]), 512, np.array([0.25, 0.75]))
+    features = json.loads(path.read_text())["features"]
+    assert features[1]["properties"]["measurements"] == {"attention": 0.75}
+    assert features[1]["geometry"]["coordinates"][0][2] == [1024, 512]
+
+
+def test_gene_table_marks_planted_features() -> None:
+    names = {"rna": ["ENSG1.5", "ENSG2.1"], "mirna": ["m1", "m2"]}
+    attributions = np.array([[[0.1, -0.9], [0.2, 0.0]]])
+    planted = {"rna": {"shared": {"up": ["ENSG2.7"], "down": []}}, "mirna": {"omics": ["m1"]}}
+    table = interpret.gene_table(attributions, names, planted)
+    assert table["feature"].tolist() == ["ENSG2.1", "m1", "ENSG1.5", "m2"]
+    assert table["planted"].tolist() == [True, True, False, False]
+
+
+def test_cox_score_equals_lifelines_where_it_must() -> None:
+    time, event, x = outcome(300)
+    z = optimism.cox_score(x[:, None], time, event)[0]
+    # A score and a Wald statistic agree for small effects only.
+    weak = x * 0.1 + np.random.default_rng(0).normal(size=300)
+    fitter = CoxPHFitter().fit(pd.DataFrame({"x": weak, "t": time, "e": event}), "t", "e")
+    assert optimism.cox_score(weak[:, None], time, event)[0] == pytest.approx(fitter.summary.loc["x", "z"], rel=0.06)
+    assert z > 5
+
+
+def test_noise_curve_shows_the_leak() -> None:
+    time, event, _ = outcome(120)
+    curve = optimism.noise_curve(time, event, candidates=(20, 400), top=20, seed=0).set_index("candidates")
+    assert curve.loc[400, "leaky"] > 0.65
+    assert abs(curve.loc[400, "nested"] - 0.5) < 0.15
+    assert curve.loc[20, "leaky"] == curve.loc[20, "nested"]
+    with pytest.raises(ValueError, match="cannot choose"):
+        optimism.noise_curve(time, event, candidates=(10,), top=20)
+
+
+def test_every_survival_figure_can_be_drawn() -> None:
+    from matplotlib.figure import Figure
+
+    from hcmae_core import plots
+
+    frame = predictions()
+    score = tables.score(frame, draws=50)
+    summary = pd.DataFrame({"hcmae": {"mean": score.mean, "low": score.low, "high": score.high, "paper": 0.737}}).T
+    worse = frame.assign(risk=-frame["risk"])
+    time, event, risk = outcome(12)
+    leaks = pd.DataFrame(
+        [
+            ("LIHC", kind, protocol, 0.6, 0.55, 0.65, 0.03)
+            for kind in ("true", "permuted")
+            for protocol in ("honest", "both")
+        ],
+        columns=["cohort", "labels", "protocol", "mean", "low", "high", "noise"],
+    )
+    genes = interpret.gene_table(np.ones((1, 1, 3)), {"rna": ["a", "b", "c"]}, {"rna": {"x": ["a"]}})
+    drawn = [
+        plots.plot_kaplan_meier({"HC-MAE": risk_groups(frame), "other": risk_groups(frame)}),
+        plots.plot_fold_scores({"hcmae": metrics.fold_concordance(frame)}, oracle=0.8),
+        plots.plot_comparison(summary, labels={"hcmae": "HC-MAE"}, oracle=0.8),
+        plots.plot_differences(compare.compare({"hcmae": frame, "x": worse}, "hcmae", draws=20)),
+        plots.plot_leaks(leaks),
+        plots.plot_calibration({"one": metrics.calibration(frame, 400)}),
+        plots.plot_brier({"hcmae": metrics.brier(frame)}),
+        plots.plot_cox_geometry(time, event, risk),
+        plots.plot_attention(
+            np.zeros((3, 4, 4, 3), np.uint8), np.eye(3, 2), np.ones((3, 3)) / 3, planted=np.eye(3)[0] > 0
+        ),
+        plots.plot_gene_attributions(genes),
+        plots.plot_optimism_curve(pd.DataFrame({"candidates": [30, 300], "leaky": [0.5, 0.8], "nested": [0.5, 0.5]})),
+    ]
+    for figure in drawn:
+        assert isinstance(figure, Figure)
+        figure.savefig(io.BytesIO(), format="svg")
