@@ -436,7 +436,7 @@ def bundle(entries: list[Entry], *, form: str = "gz", evil: bool = False, broken
         put("MANIFEST.txt", "\n".join(rows).encode())
         if evil:
             put("../evil.txt", b"outside")
-            put("/tmp/evil.txt", b"absolute")
+            put("/evil.txt", b"absolute")
             for entry in entries[:1]:
                 put(f"{entry.id}/../../evil.txt", b"outside")
                 put(f"{entry.id}/other.txt", b"another name")
