@@ -533,6 +533,12 @@ _TIDY = (
     # A name for the arrows of the contents, and no name for the search button that hides its own text.
     (re.compile(r"<summary>(?=<span class=\"toctree-toggle\")"), '<summary aria-label="Show or hide this part">'),
     (re.compile(r"(<button class=\"btn search-button-field[^>]*?)\s+aria-label=\"Search\""), r"\1"),
+    # myst-nb names its toggles over their own text; sphinx-exercise gives every box the same id.
+    (re.compile(r" aria-label=\"Toggle hidden content\""), ""),
+    (re.compile(r" id=\"(exercise|solution)-content\""), ""),
+    # Wide formulas and tables scroll in their own box; the keyboard has to reach it.
+    (re.compile(r"<div class=\"pst-scrollable-table-container\"(?! tabindex)"), r'\g<0> tabindex="0"'),
+    (re.compile(r"<div class=\"math notranslate nohighlight\""), r'\g<0> tabindex="0"'),
     (re.compile(r" role=\"doc-biblioentry\"|(?<=<div) role=\"list\"(?= class=\"citation-list\")"), ""),
 )
 
