@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -50,7 +52,7 @@ from hcmae_core.omics.cache import SelectorCache
 from hcmae_core.omics.impute import NeighbourImputer
 from hcmae_core.omics.select import OmicsSelector, omics_tables
 
-cohort = run.cohort()
+cohort = run.curate()
 mdata = run.load_omics()
 tables = omics_tables(mdata)
 time, event = cohort.table["time"].to_numpy(), cohort.table["event"].to_numpy()
@@ -112,6 +114,9 @@ if methylation is not None:
     display(pd.Series(errors, name="root mean square error of beta").to_frame().round(4))
 
 # %% [markdown]
+# **What to see.** Neighbours beat the probe's own mean only as far as whole profiles are alike. With few probes, most of them
+# noise of their own, the two are about equal; on a real array with its many correlated probes the neighbours win.
+#
 # ## Comparable numbers
 #
 # **Size factors** take the depth of sequencing out: the median, over genes, of a patient's count divided by the gene's

@@ -123,6 +123,14 @@ def test_quiz_options_are_recognised(extension):
     assert not extension._OPTION.match("How many?")
 
 
+def test_sparse_columns_of_measurements_share_one(extension):
+    rows = [{"": "a", "seconds": 1.0, "note": "exact"}, {"": "b", "seconds": 2.0}, {"": "c", "seconds": 1234.5}]
+    text = extension._records(rows, None).astext()
+    assert text.split("\n\n")[:3] == ["", "seconds", "details"]
+    assert "note: exact" in text
+    assert "1,234" in text
+
+
 @pytest.mark.parametrize("seconds", [(59.4, "59 s"), (61.0, "1 min 01 s"), (None, "not recorded")])
 def test_durations_in_words(extension, seconds):
     assert extension._duration(seconds[0]) == seconds[1]

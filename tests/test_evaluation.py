@@ -101,9 +101,10 @@ def test_bootstrap_covers_and_is_repeatable() -> None:
     assert interval.low < interval.value < interval.high
     assert interval == metrics.bootstrap(frame, draws=200, seed=1)
     assert interval.value == pytest.approx(metrics.within_fold_concordance(frame))
-    # Two repeats of the same patients are not twice the patients.
-    once = metrics.bootstrap(frame[frame["repeat"] == 0], draws=200, seed=1)
-    assert (interval.high - interval.low) > 0.8 * (once.high - once.low)
+    # The same predictions twice are not twice the patients: the interval must not shrink.
+    once = frame[frame["repeat"] == 0]
+    twice = pd.concat([once, once.assign(repeat=1)])
+    assert metrics.bootstrap(twice, draws=100) == metrics.bootstrap(once, draws=100)
 
 
 def test_bootstrap_of_any_statistic() -> None:
@@ -134,7 +135,8 @@ def test_breslow_baseline_equals_lifelines() -> None:
     time, event, x = outcome(150)
     frame = pd.DataFrame({"x": x, "time": time, "event": event})
     fitter = CoxPHFitter().fit(frame, "time", "event")
-    grid = np.array([50.0, 200.0, 700.0])
+    # lifelines interpolates between deaths, so the two are compared where somebody died.
+    grid = np.sort(time[event == 1])[[5, 30, 60]]
     theirs = fitter.predict_survival_function(frame, times=grid).to_numpy().T
     ours = metrics.breslow_survival(x * fitter.params_["x"], time, event, x * fitter.params_["x"], grid)
     assert np.allclose(ours, theirs, atol=1e-6)

@@ -14,6 +14,7 @@ import pkgutil
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -178,6 +179,19 @@ def table(header: list[str], rows: list[list[Any]], title: str | None = None) ->
     return made
 
 
+def _records(rows: list[dict[str, Any]], title: str | None) -> nodes.Node:
+    """Records as a table; what fewer than half of them have goes into one last column."""
+    count = Counter(column for row in rows for column, value in row.items() if value is not None)
+    columns = [name for name in dict.fromkeys(column for row in rows for column in row) if 2 * count[name] >= len(rows)]
+    rest = [name for name in count if name not in columns]
+    body = [
+        [row.get(name) for name in columns]
+        + (["; ".join(f"{_words(n)}: {_cell(row[n])}" for n in rest if row.get(n) is not None)] if rest else [])
+        for row in rows
+    ]
+    return table([_words(name) for name in columns] + (["details"] if rest else []), body, title)
+
+
 def _row(cells: list[Any]) -> nodes.row:
     row = nodes.row()
     for cell in cells:
@@ -241,14 +255,7 @@ class Measured(SphinxDirective):
             if isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
                 rows = [{"": name, **row} for name, row in rows.items()]
             if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-                header = list(dict.fromkeys(column for row in rows for column in row))
-                out.append(
-                    table(
-                        [_words(column) for column in header],
-                        [[row.get(column) for column in header] for row in rows],
-                        title=None if key == "rows" else _words(key),
-                    )
-                )
+                out.append(_records(rows, title=None if key == "rows" else _words(key)))
                 del value[key]
         if value:
             notes = nodes.field_list()

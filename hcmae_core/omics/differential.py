@@ -15,6 +15,7 @@ Every function returns a DataFrame indexed by feature with columns effect, stati
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -171,7 +172,10 @@ def deseq2(
         logging.getLogger(noisy).setLevel(logging.ERROR)
     inference = DefaultInference(n_cpus=workers)
     data = DeseqDataSet(counts=frame, metadata=design, design="~group", inference=inference, quiet=True)
-    data.deseq2()
+    with warnings.catch_warnings():
+        # Few genes do not define a dispersion trend; the library then uses their mean and says so each time.
+        warnings.filterwarnings("ignore", message=".*dispersion trend", category=UserWarning)
+        data.deseq2()
     test = DeseqStats(data, contrast=["group", "poor", "good"], inference=inference, quiet=True)
     test.summary()
     if shrink:
