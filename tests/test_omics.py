@@ -303,7 +303,7 @@ def test_moderated_t_without_extra_scatter_shares_one_variance() -> None:
 
 
 def test_deseq2_gives_rs_numbers_on_its_example(repo: Path) -> None:
-    """PyDESeq2's example counts, condition B against A; the numbers are those of R's DESeq2, stored in its repository."""
+    """PyDESeq2's example counts, condition B against A; the numbers are those of R's DESeq2."""
     counts = pd.read_csv(repo / "tests" / "data" / "deseq2_counts.csv", comment="#", header=None, index_col=0)
     table = differential.deseq2(counts.T.to_numpy(), np.repeat([0, 1], 50), counts.index)
     fold = [0.632812, 0.538552, -0.632832, -0.412102, 0.582066, 0.001457, 0.134336, -0.270656, -0.212715, 0.386011]
