@@ -310,6 +310,39 @@ def _help(option: Any) -> str:
     return f"{text} (default: {_shown(default)})".strip()
 
 
+def _lesson(source: Path) -> tuple[str, str]:
+    """Title and minutes as a lesson's first cell states them."""
+    text = source.read_text(encoding="utf-8")
+    title = re.search(r"^# # (.+)$", text, re.MULTILINE)
+    minutes = re.search(r"(\d+) minutes", text)
+    if title is None or minutes is None:
+        raise ExtensionError(f"{source.name}: the first cell needs '# Title' and 'About N minutes'")
+    return title.group(1), minutes.group(1)
+
+
+class Lessons(SphinxDirective):
+    """``{lessons}`` sets title and minutes, read from the notebooks, beside what the page says about each.
+
+    One line per lesson: ``NN | necessary | helpful | what a student can do afterwards``.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        rows: list[list[Any]] = []
+        for line in self.content:
+            if not line.strip():
+                continue
+            number, *cells = (part.strip() for part in line.split("|"))
+            found = list((BOOK.parent / "notebooks").glob(f"{number}_*.py"))
+            if len(found) != 1:
+                raise self.error(f"notebooks/ has {len(found)} lessons with the number {number}")
+            self.env.note_dependency(str(found[0]))
+            title, minutes = _lesson(found[0])
+            rows.append([f"{int(number)}. {title}", minutes, *cells])
+        return [table(["lesson", "minutes", "necessary", "helpful", "a student can afterwards"], rows)]
+
+
 class RunStatus(SphinxDirective):
     """``{run-status}`` shows what :mod:`hcmae_core.publish` recorded: time per notebook, packages, device."""
 
@@ -623,6 +656,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("profile-table", ProfileTable)
     app.add_directive("commands", Commands)
+    app.add_directive("lessons", Lessons)
     app.add_directive("measured", Measured)
     app.add_directive("run-status", RunStatus)
     app.add_directive("quiz", Quiz)
