@@ -42,6 +42,9 @@ _CELL_METADATA = ("tags", "mystnb", "slideshow", "render", "editable")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PROGRESS = re.compile(r"\d+%\||\d+(\.\d+)?\s*(it|s)/(s|it)|\b\w+/s\]|\[\d+:\d\d<")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
+# pandas gives each styled table a random name; without the class the theme takes it for something without a dark side.
+_STYLER = re.compile(r"\bT_[0-9a-f]{5,}(?=\b|_)")
+_STYLED_TABLE = re.compile(r'<table id="(T_\w+)"(?: class="([^"]*)")?')
 _SVG_DATE = re.compile(r"\s*<dc:date>.*?</dc:date>", re.DOTALL)
 
 
@@ -205,6 +208,8 @@ def _output(output: dict[str, Any], name: str | Path, number: int) -> dict[str, 
     for mime, value in data.items():
         if mime == "image/svg+xml":
             data[mime] = _SVG_DATE.sub("", _joined(value))
+        elif mime == "text/html":
+            data[mime] = _named_tables(_ADDRESS.sub("0x…", _joined(value)), number)
         elif mime.startswith("text/"):
             data[mime] = _ADDRESS.sub("0x…", _joined(value))
         elif mime.startswith("image/"):
@@ -214,6 +219,16 @@ def _output(output: dict[str, Any], name: str | Path, number: int) -> dict[str, 
     if kind == "execute_result":
         clean["execution_count"] = output.get("execution_count")
     return clean
+
+
+def _named_tables(text: str, number: int) -> str:
+    names = {
+        name: f"T_cell{number:03d}_{position}" for position, name in enumerate(dict.fromkeys(_STYLER.findall(text)))
+    }
+    text = _STYLER.sub(lambda match: names[match.group()], text)
+    return _STYLED_TABLE.sub(
+        lambda match: f'<table id="{match[1]}" class="{" ".join(["dataframe", *(match[2] or "").split()])}"', text
+    )
 
 
 def _without_progress(text: str) -> str:

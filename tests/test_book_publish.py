@@ -112,6 +112,24 @@ def test_what_a_reader_must_not_see_is_gone_and_the_rest_is_kept():
     assert "<svg>" in page["cells"][3]["outputs"][-1]["data"]["image/svg+xml"]
 
 
+def test_styled_tables_have_the_same_name_in_every_run():
+    import pandas as pd
+
+    pages = []
+    for _ in range(2):
+        frame = pd.DataFrame({"a": [1.0, 2.0]})
+        notebook = executed()
+        notebook["cells"][3]["outputs"] = [
+            {"output_type": "display_data", "metadata": {}, "data": {"text/html": styled.to_html()}}
+            for styled in (frame.style.format(precision=3).hide(axis="index"), frame.style.highlight_max())
+        ]
+        pages.append(normalise(notebook)["cells"][3]["outputs"])
+    assert pages[0] == pages[1]
+    first, second = (output["data"]["text/html"] for output in pages[0])
+    assert 'class="dataframe"' in first
+    assert 'id="T_cell003_0_row1_col0"' in second
+
+
 def test_normalising_does_not_change_its_input():
     notebook = executed()
     before = copy.deepcopy(notebook)

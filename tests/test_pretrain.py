@@ -89,11 +89,13 @@ def fake_stores(folder: Path) -> list[Path]:
     paths = []
     for name in ("A", "B"):
         path = folder / f"{name}.h5"
+        paths.append(path)
+        if path.exists():
+            continue
         with h5py.File(path, "w") as handle:
             handle["coords"] = np.zeros((8, 2), np.int32)
             handle["patch_vectors"] = np.zeros((8, 16, 16), np.float16)
             handle["patch_vectors"].attrs["weights"] = "abc"
-        paths.append(path)
     return paths
 
 
@@ -338,37 +340,25 @@ def _strike(process: subprocess.Popen[bytes], out: Path, step: int, number: int)
 
 @pytest.mark.slow
 def test_kill_and_term_at_random_steps(tmp_path: Path) -> None:
-    """A process killed outright, again and again, ends with the very same weights."""
+    """A process killed outright or asked to stop, at random steps, ends with the very same weights."""
     whole = train("patch", tmp_path, tmp_path / "whole")
     out = tmp_path / "out"
+    first, second = sorted(random.Random().sample(range(2, 9), 2))
     codes = []
-    for step, number in ((2, signal.SIGKILL), (5, signal.SIGTERM), (9, signal.SIGKILL)):
+    for step, number in ((first, signal.SIGKILL), (second, signal.SIGTERM)):
         (out / "now").unlink(missing_ok=True)
         process = _run("patch", str(tmp_path), str(out), "1", "slow")
         _strike(process, out, step, number)
         process.communicate(timeout=90)
         codes.append(process.returncode)
-    assert codes == [-signal.SIGKILL, EXIT_INTERRUPTED, -signal.SIGKILL]
-    last = _run("patch", str(tmp_path), str(out), "1")
-    _, err = last.communicate(timeout=90)
-    assert last.returncode == 0, err.decode()[-2000:]
-    assert same_weights(whole, out / whole.name)
+    assert codes == [-signal.SIGKILL, EXIT_INTERRUPTED], (first, second)
+    assert same_weights(whole, train("patch", tmp_path, out)), (first, second)
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    whole = train("region", tmp_path, tmp_path / "whole")
-    process = _run("region", str(tmp_path), str(tmp_path / "two"), "100", processes=2)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err.decode()[-2000:]
-    left, right = load_file(whole), load_file(tmp_path / "two" / whole.name)
-    # The optimiser divides by the gradient's size, so rounding in the order of sums shows more than in the gradient.
-    worst = max(float((left[k] - right[k]).abs().max()) for k in left)
-    assert worst <= 5e-5
-
-
-@pytest.mark.slow
-def test_two_processes_interrupted_and_resumed(tmp_path: Path) -> None:
+def test_two_processes_alone_and_interrupted(tmp_path: Path) -> None:
+    """Two processes do what one does, and a run of two that was stopped ends like one that was not."""
+    one = load_file(train("region", tmp_path, tmp_path / "one"))
     results = []
     for name in ("whole", "cut"):
         out = tmp_path / name
@@ -383,5 +373,7 @@ def test_two_processes_interrupted_and_resumed(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err.decode()[-2000:]
         results.append(load_file(out / "mae_region_patreg.safetensors"))
-    left, right = results
-    assert max(float((left[k] - right[k]).abs().max()) for k in left) <= 1e-6
+    whole, cut = results
+    assert max(float((whole[k] - cut[k]).abs().max()) for k in whole) <= 1e-6
+    # The optimiser divides by the gradient's size, so rounding in the order of sums shows more than in the gradient.
+    assert max(float((whole[k] - one[k]).abs().max()) for k in whole) <= 5e-5

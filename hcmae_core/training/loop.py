@@ -18,12 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -38,6 +36,9 @@ from hcmae_core.training.augment import (
     stain_jitter,
 )
 from hcmae_core.training.checkpoint import CheckpointFolder, Interrupted
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Stream(Protocol):
@@ -95,6 +96,10 @@ def make_fabric(compute: Compute, *, find_unused: bool = False) -> Fabric:
 
     Several GPUs are used through ``torchrun --nproc-per-node N -m hcmae_core ...`` only: a notebook stays one process.
     """
+    # Imported late: where torchmetrics is installed, Fabric's import pulls in half of the environment.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
     gpu = torch.cuda.is_available()
     precision: Any = choose_precision(compute, "cuda" if gpu else "cpu")
     accelerator = "cuda" if gpu else "cpu"
