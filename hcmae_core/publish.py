@@ -92,7 +92,9 @@ def normalise(notebook: dict[str, Any], name: str | Path = "notebook") -> dict[s
             clean["source"] = text
             clean["execution_count"] = cell.get("execution_count")
             clean["outputs"] = [
-                done for output in cell["outputs"] if (done := _output(output, name, number)) is not None
+                done
+                for place, output in enumerate(cell["outputs"])
+                if (done := _output(output, name, number, place)) is not None
             ]
         else:
             clean["source"] = text
@@ -191,7 +193,7 @@ def _joined(text: str | list[str]) -> str:
     return text if isinstance(text, str) else "".join(text)
 
 
-def _output(output: dict[str, Any], name: str | Path, number: int) -> dict[str, Any] | None:
+def _output(output: dict[str, Any], name: str | Path, number: int, place: int) -> dict[str, Any] | None:
     kind = output["output_type"]
     if kind == "error":
         raise PublishError(
@@ -209,7 +211,7 @@ def _output(output: dict[str, Any], name: str | Path, number: int) -> dict[str, 
         if mime == "image/svg+xml":
             data[mime] = _SVG_DATE.sub("", _joined(value))
         elif mime == "text/html":
-            data[mime] = _named_tables(_ADDRESS.sub("0x…", _joined(value)), number)
+            data[mime] = _named_tables(_ADDRESS.sub("0x…", _joined(value)), f"T_cell{number:03d}_{place}")
         elif mime.startswith("text/"):
             data[mime] = _ADDRESS.sub("0x…", _joined(value))
         elif mime.startswith("image/"):
@@ -221,10 +223,8 @@ def _output(output: dict[str, Any], name: str | Path, number: int) -> dict[str, 
     return clean
 
 
-def _named_tables(text: str, number: int) -> str:
-    names = {
-        name: f"T_cell{number:03d}_{position}" for position, name in enumerate(dict.fromkeys(_STYLER.findall(text)))
-    }
+def _named_tables(text: str, stem: str) -> str:
+    names = {name: f"{stem}_{position}" for position, name in enumerate(dict.fromkeys(_STYLER.findall(text)))}
     text = _STYLER.sub(lambda match: names[match.group()], text)
     return _STYLED_TABLE.sub(
         lambda match: f'<table id="{match[1]}" class="{" ".join(["dataframe", *(match[2] or "").split()])}"', text

@@ -127,7 +127,8 @@ def test_styled_tables_have_the_same_name_in_every_run():
     assert pages[0] == pages[1]
     first, second = (output["data"]["text/html"] for output in pages[0])
     assert 'class="dataframe"' in first
-    assert 'id="T_cell003_0_row1_col0"' in second
+    assert 'id="T_cell003_0_0"' in first
+    assert 'id="T_cell003_1_0_row1_col0"' in second
 
 
 def test_normalising_does_not_change_its_input():
