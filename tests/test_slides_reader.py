@@ -229,6 +229,29 @@ def test_without_openslide_the_direct_path_still_works(
     assert caught.value.code == "unsupported"
 
 
+def test_without_openslide_a_scanner_dialect_is_refused(
+    picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tiles of some scanners overlap; without OpenSlide nobody can check, so they are not guessed."""
+    path = write_twin(tmp_path / "a.tif", picture, levels=(), description="<?xml version='1.0'?><scn/>")
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(SlideError, match="dialect") as caught:
+        open_slide(path)
+    assert caught.value.code == "unsupported"
+
+
+def test_odd_tags_are_left_to_openslide(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories that seem to lie beyond the end: truncated only where OpenSlide cannot open the file either."""
+
+    def fail(_: Path) -> Any:
+        raise reader_module.TiffEndsEarlyError("the file ends inside its directories")
+
+    monkeypatch.setattr(reader_module, "read_pages", fail)
+    with open_slide(twin) as slide:
+        assert slide.reader == "openslide"
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), by_openslide(twin))
+
+
 # --- resolution -----------------------------------------------------------------------------------------------------
 
 

@@ -8,11 +8,14 @@ the end, from the journal, so it has the same bytes however often the work was i
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import struct
+import threading
 import time
 import zlib
 from collections import deque
@@ -21,6 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,9 +47,10 @@ from hcmae_core.slides.regions import (
     thumbnail,
 )
 from hcmae_core.slides.store import SlideStore, StoreContents, import_coords, write_store
+from hcmae_core.slides.tiff import TiffError, read_pages
 from hcmae_core.slides.tissue import Tissue, is_edited, read_geojson, segment, write_geojson
 
-__all__ = ["REASONS", "SlideOutcome", "process_slide", "process_slides", "tissue_of"]
+__all__ = ["REASONS", "SlideOutcome", "process_slide", "process_slides", "summary", "tissue_of"]
 
 # Every reason a slide can have for not being 'ok', and what it means.
 REASONS: dict[str, str] = {
@@ -128,8 +133,8 @@ def process_slide(
     except MemoryError:
         return _outcome(name, "failed", "error", start, f"{path}: not enough memory for one region per worker")
     except OSError as error:
-        # HDF5 reports the full disk in its text only.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        # HDF5 reports the full disk in its text only. A limit on the size of a file ends a store as well.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
             return _outcome(
                 name, "failed", "disk_full", start, f"{store_path.parent}: {error.strerror or error}; free some space"
             )
@@ -188,7 +193,7 @@ def _process(
             plan = _plan(slide, tissue, geometry, settings, coords_file)
         except ValueError as error:
             raise _StopError("failed", "bad_mask", str(error)) from None
-        facts = {
+        facts: dict[str, Any] = {
             "reader": slide.reader,
             "mpp": slide.mpp,
             "tissue_share": round(tissue.share, 5),
@@ -197,7 +202,12 @@ def _process(
         }
         if geojson and not edited:
             write_geojson(tissue, mask_path, name=name)
-        _stop_if_empty(slide, tissue, plan, settings, facts)
+        try:
+            _stop_if_empty(slide, tissue, plan, settings, facts)
+        except _StopError:
+            # What other settings left there is no result of these.
+            store_path.unlink(missing_ok=True)
+            raise
         coords = plan.coords
         journal = _Journal(_journal_path(store_path), key, len(coords), geometry.thumbnail)
         try:
@@ -215,6 +225,7 @@ def _process(
             facts |= {"bad_regions": bad, "resumed": len(done), "mpix": len(todo) * plan.side**2 / 1e6}
             if bad > settings.max_bad_regions * len(coords):
                 journal.remove()
+                store_path.unlink(missing_ok=True)
                 raise _StopError(
                     "failed",
                     "too_many_bad_regions",
@@ -242,6 +253,14 @@ def _plan(
         return plan_regions(slide.size, tissue, geometry, settings, slide.mpp)
     side = region_side(geometry, settings, slide.mpp)
     corners = import_coords(coords_file, side=side)
+    outside = (corners < 0).any(axis=1) | (corners >= slide.size).any(axis=1)
+    if outside.any():
+        raise ValueError(
+            f"{coords_file}: {outside.sum()} of {len(corners)} squares lie outside {slide.path.name} "
+            f"({slide.size[0]} x {slide.size[1]} pixels), first {corners[outside][0].tolist()}; is it another slide's?"
+        )
+    if not len(corners):
+        raise ValueError(f"{coords_file}: holds no coordinates")
     fractions = tissue.fractions(corners, side)
     everything = np.ones(len(corners), bool)
     return RegionPlan(corners, fractions, everything, everything, side)
@@ -393,9 +412,29 @@ def _journal_lock(store_path: Path) -> Iterator[None]:
                 return
             raise _StopError("skipped", "locked", f"{store_path}: another process is working on this slide") from None
         try:
+            _sweep(store_path)
             yield
         finally:
             lock_path.unlink(missing_ok=True)
+
+
+def _sweep(store_path: Path) -> None:
+    """Remove temporary files that a killed process left for this slide; those of living processes are left alone."""
+    name = re.compile(rf"\.{re.escape(store_path.stem)}(?:\.tissue|\.regions)?\.(\d+)-[0-9a-f]{{8}}\.(?:h5|geojson)")
+    for item in store_path.parent.glob(f".{glob.escape(store_path.stem)}.*"):
+        match = name.fullmatch(item.name)
+        if match and not _alive(int(match[1])):
+            item.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class _Journal:
@@ -447,7 +486,9 @@ class _Journal:
             return
         assert self._file is not None
         data = thumb.tobytes()
-        self._file.write(self._HEAD.pack(index, 1, zlib.crc32(data)) + data)
+        record = self._HEAD.pack(index, 1, zlib.crc32(data)) + data
+        if self._file.write(record) < len(record):  # an almost full disk takes a part and says nothing
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._row[index] = self._rows
         self._rows += 1
 
@@ -513,12 +554,14 @@ def process_slides(
     """Cut many slides; jobs are (slide path, store path[, slide id]). One row per job, in the order of the jobs.
 
     ``workers`` slides at a time, each in a process of its own, so that even a crash inside a decoder costs one slide;
-    ``threads`` decode regions inside a slide (default: cores / workers). Largest slides first. ``strict`` raises
-    SlideError at the first slide that fails or has no region; otherwise the columns status, reason and detail say it.
+    ``threads`` decode regions inside a slide (default: cores / workers). The slides that take longest go first: the
+    bar's unit is a byte of JPEG, and a byte of JPEG 2000 counts for what it costs. ``strict`` raises SlideError at the
+    first slide that fails or has no region; otherwise the columns status, reason and detail say it, and ``summary``
+    makes a table of them.
     """
     plan: list[Job] = [(item[0], item[1], str(item[2]) if len(item) > 2 else Path(item[0]).stem) for item in jobs]
     threads = threads or max(1, (os.cpu_count() or 1) // max(1, workers))
-    sizes = [_file_size(path) for path, _, _ in plan]
+    sizes = [_cost(path) for path, _, _ in plan]
     order = sorted(range(len(plan)), key=lambda i: (-sizes[i], i))
     arguments = {"workers": threads, "reader": reader, "geojson": geojson}
     results: dict[int, SlideOutcome] = {}
@@ -547,11 +590,36 @@ def process_slides(
     return frame
 
 
-def _file_size(path: Any) -> int:
+# What a byte costs beside one of JPEG: decoding JPEG 2000 takes about ten times as long for a pixel.
+_JPEG2000_COST = 10
+_JPEG2000_TAGS = {33003, 33005, 34712}
+
+
+def _cost(path: Any) -> int:
+    """Expected work on a slide, in bytes of JPEG; 0 where there is none."""
     try:
-        return os.stat(path).st_size
+        size = os.stat(path).st_size
+        packed = read_pages(path)[0].get("compression", 1)
+    except TiffError:
+        return size
     except OSError:
         return 0
+    return size * (_JPEG2000_COST if packed in _JPEG2000_TAGS else 1)
+
+
+def summary(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """What became of a batch: one row per status and reason with its meaning, slides, regions, megapixels, seconds."""
+    table = outcomes.assign(reason=outcomes["reason"].fillna(""))
+    rows = table.groupby(["status", "reason"], sort=True).agg(
+        slides=("slide", "size"),
+        regions=("regions", "sum"),
+        bad_regions=("bad_regions", "sum"),
+        mpix=("mpix", "sum"),
+        seconds=("seconds", "sum"),
+    )
+    rows = rows.reset_index()
+    rows.insert(2, "meaning", [REASONS.get(reason, "regions were cut") for reason in rows["reason"]])
+    return rows.round({"mpix": 1, "seconds": 2})
 
 
 def _work(job: Job, geometry: Geometry, settings: SlideSettings, arguments: dict[str, Any]) -> SlideOutcome:
@@ -563,9 +631,25 @@ def _quiet_worker() -> None:
 
     import cv2
 
+    _die_with_parent()
+
     cv2.setNumThreads(1)
     # A missing resolution is in the outcome table (mpp_source in the store); a line per slide would drown the bar.
     warnings.filterwarnings("ignore", message=".*does not say its resolution.*")
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent is gone. A killed parent cannot tell its workers, and they would wait for ever,
+    holding the locks of their slides against the next run."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait_for_end([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()
 
 
 def _run_all(

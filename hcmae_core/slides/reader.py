@@ -235,6 +235,7 @@ class Slide:
         self.note: str = ""
         self.compression: str = "unknown"
         self._tables: list[_TileTable] = []
+        self._first: TiffPage | None = None
         self._file: _File | None = None
         self._missing: list[tuple[int, int]] = []
         self._openslide = _OpenSlideHandle(path)
@@ -546,12 +547,15 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
     try:
         pages = _pyramid_pages(read_pages(slide.path))
     except TiffEndsEarlyError as error:
+        if _openslide_opens(slide):  # a dialect with tags of its own, such as NDPI of more than 4 GiB
+            return False, f"TIFF tags cannot be read ({error})"
         raise SlideError("truncated", slide.path, f"{error} ({length} bytes are there); fetch it again") from None
     except (TiffError, OSError) as error:
         return False, f"TIFF tags cannot be read ({error})"
     if not pages:
         return False, "not a tiled TIFF"
     _describe(slide, pages[0])
+    slide._first = pages[0]
     tables: list[_TileTable] = []
     for page in pages:
         table, why = _tile_table(page, pages[0])
@@ -572,6 +576,21 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
     empty = np.flatnonzero((first_table.counts == 0) | (first_table.offsets == 0))
     slide._missing = [divmod(int(i), first_table.columns) for i in empty]
     return True, ""
+
+
+def _openslide_opens(slide: Slide) -> bool:
+    try:
+        slide._openslide.get()
+    except Exception:  # not installed, or not a slide
+        return False
+    return True
+
+
+def _foreign(slide: Slide) -> bool:
+    """True where the tags say that a scanner wrote the file whose tiles overlap, are shifted or are left out."""
+    page = slide._first
+    text = str(page.get("description", "")).lstrip() if page else ""
+    return page is not None and not text.startswith("Aperio") and ("xmp" in page.tags or text.startswith("<"))
 
 
 def _pyramid_pages(pages: list[TiffPage]) -> list[TiffPage]:
@@ -639,6 +658,8 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
         handle = slide._openslide.get()
     except ImportError:
         slide._openslide_ok = False
+        if _foreign(slide):
+            return False, "a scanner's dialect of TIFF that only OpenSlide knows"
         return True, "OpenSlide is not installed: not checked"
     except Exception as error:
         slide._openslide_ok = False

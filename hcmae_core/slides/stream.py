@@ -40,7 +40,8 @@ class RegionCache:
         self.folder, self.max_bytes = Path(folder), int(max_bytes)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._total = sum(item.stat().st_size for item in self.folder.glob("*.raw"))
+        self._total = 0
+        self._seen = -2  # nothing seen yet: the first put counts what is there
         self.hits = self.misses = 0
 
     def _path(self, key: tuple[Any, ...]) -> Path:
@@ -69,7 +70,8 @@ class RegionCache:
         with self._lock:
             if path.exists():
                 return
-            if self._total + region.nbytes > self.max_bytes:
+            # The folder's time tells whether another process has been at it; then its files count as well.
+            if self._folder_time() != self._seen or self._total + region.nbytes > self.max_bytes:
                 self._make_room(region.nbytes)
             try:
                 with atomic_path(path) as temporary:
@@ -77,6 +79,13 @@ class RegionCache:
                 self._total += region.nbytes
             except OSError:
                 return
+            self._seen = self._folder_time()
+
+    def _folder_time(self) -> int:
+        try:
+            return self.folder.stat().st_mtime_ns
+        except OSError:
+            return -1
 
     def _make_room(self, needed: int) -> None:
         found = []

@@ -24,7 +24,7 @@ _NAMES = {
     254: "subfile", 256: "width", 257: "height", 258: "bits", 259: "compression", 262: "photometric",
     270: "description", 277: "samples", 282: "x_resolution", 283: "y_resolution", 284: "planar", 296: "unit",
     317: "predictor", 322: "tile_width", 323: "tile_height", 324: "offsets", 325: "counts", 330: "children",
-    347: "tables",
+    347: "tables", 700: "xmp",
 }  # fmt: skip
 _MAX_PAGES = 1000
 
