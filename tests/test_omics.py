@@ -300,6 +300,43 @@ def test_moderated_t_without_extra_scatter_shares_one_variance() -> None:
     assert np.isinf(table.attrs["prior_df"])
     assert table["statistic"].iloc[0] == 0.0
     assert table["statistic"].iloc[2] == pytest.approx(2 * table["statistic"].iloc[1])
+    # Variance 4/4 of every feature, two groups of three: t = 1 / sqrt(1 * (1/3 + 1/3)).
+    assert table.attrs["prior_variance"] == pytest.approx(1.0)
+    assert table["statistic"].iloc[1] == pytest.approx(1 / np.sqrt(2 / 3))
+
+
+def test_certain_prior_is_the_pooled_variance() -> None:
+    # Nearly equal variances scatter less than 4 degrees of freedom would make them; limma then pools (mean of s2).
+    variance = np.array([1.0, 1.1, 0.9, 1.05])
+    prior_df, prior = differential.fit_variance_prior(variance, 4)
+    assert np.isinf(prior_df)
+    assert prior == pytest.approx(variance.mean())
+
+
+def test_contrasts_under_unequal_follow_up() -> None:
+    """Two centres, one watched for less; 300 features mark the centre, none has to do with survival."""
+    shares: dict[str, list[float]] = {"event": [], "horizon": [], "horizon, long follow-up": [], "cox_score": []}
+    for seed in range(6):
+        for follow, names in (((700, 3000), ("event", "horizon", "cox_score")), ((2500, 5000), ("horizon",))):
+            rng = np.random.default_rng(seed)
+            centre = rng.integers(0, 2, 323)
+            death = rng.exponential(1500, 323)
+            last = rng.uniform(0.5, 1.0, 323) * np.where(centre == 1, follow[1], follow[0])
+            time, event = np.ceil(np.minimum(death, last)), (death <= last).astype(int)
+            X = rng.normal(size=(323, 300)) + centre[:, None]
+            for name in names:
+                if name == "cox_score":
+                    table = differential.cox_score(X, time, event, range(300))
+                else:
+                    table = differential.moderated_t(X, differential.two_groups(time, event, name, 1095), range(300))
+                shares[name if follow[0] < 1095 else "horizon, long follow-up"].append((table["p"] < 0.05).mean())
+    found = {name: float(np.mean(values)) for name, values in shares.items()}
+    # Every call is false. The Cox score keeps its level; dead against alive does not; nor does the horizon where a
+    # centre was watched for less than the horizon.
+    assert found["cox_score"] < 0.1
+    assert found["event"] > 0.5
+    assert 0.2 < found["horizon"] < found["event"]
+    assert found["horizon, long follow-up"] < 0.15
 
 
 def test_deseq2_gives_rs_numbers_on_its_example(repo: Path) -> None:
@@ -429,7 +466,7 @@ def test_paper_contrast_runs_on_counts_and_m_values() -> None:
     assert "base_mean" in OmicsSelector(literal).fit(only, time, event).tested["methylation"]
 
 
-def test_tumour_against_normal_needs_normals() -> None:
+def test_tumour_against_normal_needs_normals(tmp_path: Path) -> None:
     tables, time, event = cohort(50, genes=30)
     settings = SMALL.model_copy(update={"differential": "deseq2", "contrast": "tumour_normal"})
     only = {"rna": tables["rna"]}
@@ -439,6 +476,30 @@ def test_tumour_against_normal_needs_normals() -> None:
     normals.iloc[:, :4] = np.rint(normals.iloc[:, :4] / 20)
     tested = OmicsSelector(settings).fit(only, time, event, normals={"rna": normals}).tested["rna"]
     assert set(tested.sort_values("p").index[:4]) == {"g0", "g1", "g2", "g3"}
+    # Folds pass them on, another column order is the same table, and other normals are other work.
+    folder = tmp_path / "cache"
+    turned = normals.iloc[:, ::-1]
+    chosen = SelectorCache(only, settings, folder, normals={"rna": turned}).select(np.arange(50), time, event)
+    assert chosen.chosen["rna"].index.isin(tested.index).all()
+    np.testing.assert_allclose(chosen.chosen["rna"]["p"], tested.loc[chosen.chosen["rna"].index, "p"])
+    assert SelectorCache(only, settings, folder, normals={"rna": turned}).select(np.arange(50), time, event).cached
+    other = SelectorCache(only, settings, folder, normals={"rna": normals.iloc[1:]})
+    assert not other.select(np.arange(50), time, event).cached
+    with pytest.raises(ValueError, match=r"normal tissue lacks 1 features.*g9"):
+        OmicsSelector(settings).fit(only, time, event, normals={"rna": normals.drop(columns="g9")})
+    with pytest.raises(ValueError, match=r"rna, normal tissue: fractional value 0\.5 for TCGA-XX-0000"):
+        OmicsSelector(settings).fit(only, time, event, normals={"rna": normals.replace(normals.iloc[0, 0], 0.5)})
+
+
+def test_tumour_against_normal_on_methylation_uses_m_values() -> None:
+    tables, time, event = cohort(50, genes=30)
+    settings = SMALL.model_copy(update={"differential": "deseq2", "contrast": "tumour_normal"})
+    only = {"methylation": tables["methylation"]}
+    normals = tables["methylation"].iloc[:12].copy()
+    normals.iloc[:, :3] = 0.02
+    tested = OmicsSelector(settings).fit(only, time, event, normals={"methylation": normals}).tested["methylation"]
+    assert set(tested.sort_values("p").index[:3]) == {"cg0", "cg1", "cg2"}
+    assert (tested["effect"].iloc[:3] > 1).all()
 
 
 def test_library_switch_chooses_the_same_features() -> None:
@@ -636,3 +697,83 @@ def test_selection_on_everybody_inflates_permuted_labels_and_selection_inside_th
     }
     assert scores["all"] > 0.65
     assert abs(scores["train"] - 0.5) < 0.08
+
+
+@pytest.mark.slow
+def test_paper_protocol_inflates_real_lihc_with_permuted_labels(shared_data) -> None:
+    """307 real patients, RNA and miRNA, elastic net on 2 x 300 features: permuted labels, so the truth is 0.5."""
+    from hcmae_core.config import load_manifest
+    from hcmae_core.training.survival import load_tables
+
+    data = load_tables(shared_data / "lihc_real", load_manifest("LIHC"))
+    settings = OmicsSettings(differential="cox_score", trees=100, importance_repeats=2)
+    scores = {
+        on: np.array(
+            [
+                report.leak_experiment(
+                    data.omics, data.time, data.event, settings, select_on=on, permute=True, seed=seed
+                )["c_index"].mean()
+                for seed in range(4)
+            ]
+        )
+        for on in ("train", "all")
+    }
+    assert abs(scores["train"].mean() - 0.5) < 0.05
+    # On every permutation the same patients and folds; only who was asked for the features differs.
+    assert (scores["all"] > scores["train"]).all()
+    assert scores["all"].mean() > scores["train"].mean() + 0.05
+    assert scores["all"].mean() > 0.55
+
+
+@pytest.mark.slow
+def test_selector_recovers_the_synthetic_cohorts_planted_features(tmp_path: Path) -> None:
+    """The book's own synthetic files at the size of the LIHC twin: at least 80 % of the planted among the top 300."""
+    from hcmae_core.cohort.synthetic import generate, latent, omics_files
+    from hcmae_core.config import load_manifest, load_profile
+    from hcmae_core.omics import readers
+
+    profile = load_profile(
+        "smoke",
+        {"synthetic": {"patient_scale": 1.0, "region_scale": 0.03, "genes": 4000, "mirnas": 1000, "probes": 4000}},
+    )
+    patients, truth = latent.draw_patients(load_manifest("LIHC"), profile, 0)
+    catalogue = omics_files.draw_catalogue(profile.synthetic, 0)
+    kept = {p.barcode: p for p in patients if p.barcode in truth.index}
+    writers = {
+        "rna": omics_files.write_rna,
+        "mirna": omics_files.write_mirna,
+        "methylation": omics_files.write_methylation,
+    }
+    read = {
+        "rna": lambda path: readers.read_star_counts(path, annotation=False),
+        "mirna": readers.read_mirna_counts,
+        "methylation": readers.read_sesame_betas,
+    }
+    tables, planted = {}, {}
+    for number, (name, write) in enumerate(writers.items()):
+        features = getattr(catalogue, name)
+        rows, columns = [], None
+        for barcode in truth.index:
+            patient = kept[barcode]
+            distractors = generate.patient_rng(0, patient.index, 2).normal(size=omics_files.DISTRACTORS)
+            path = tmp_path / "one.txt"
+            write(
+                path,
+                features,
+                np.array([patient.shared, patient.omics, *distractors]),
+                np.random.default_rng([patient.index, number]),
+            )
+            found = read[name](path)
+            rows.append(found.values)
+            columns = found.names.to_pylist()
+        tables[name] = pd.DataFrame(np.stack(rows).astype("f4"), truth.index, columns)
+        where = {label.split(".")[0]: label for label in columns}
+        parts = features.planted()
+        planted[name] = [
+            where[gene.split(".")[0]] for part in ("shared", "omics") for side in parts[part].values() for gene in side
+        ]
+    settings = OmicsSettings(differential="cox_score", candidates=1000, trees=300)
+    selector = OmicsSelector(settings).fit(tables, truth["time"].to_numpy(), truth["event"].to_numpy())
+    for name in tables:
+        assert len(selector.chosen[name]) == 300 < selector.losses.loc[name, "varies"]
+        assert report.recovered(selector.chosen[name].index, planted[name]) >= 0.8, name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,26 @@ class Selection:
 class SelectorCache:
     """Fits an `OmicsSelector` on some patients and transforms all of them, or reads the stored answer.
 
+    normals: tables of normal tissue for ``contrast: tumour_normal``; they carry no survival, so every fold may see
+    them.
     folder: where ``<key>.npz`` (the matrix) and ``<key>-<modality>.parquet`` (the gene reports) are kept; None:
     nowhere. Nothing in them is pickled.
     """
 
     def __init__(
-        self, data: Any, settings: OmicsSettings, folder: str | Path | None = None, *, workers: int = 1
+        self,
+        data: Any,
+        settings: OmicsSettings,
+        folder: str | Path | None = None,
+        *,
+        workers: int = 1,
+        normals: Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
         self.tables = omics_tables(data)
         self.settings = settings
         self.folder = None if folder is None else Path(folder)
         self.workers = workers
+        self.normals = normals
         self.patients = next(iter(self.tables.values())).patients
         self._data_hash: str | None = None
         self._shared: dict[str, SharedSums] = {}
@@ -73,7 +83,8 @@ class SelectorCache:
             return stored
         selector = OmicsSelector(self.settings, seed, workers=self.workers)
         part = {name: table.take(train) for name, table in self.tables.items()}
-        selector.fit(part, time64, events, shared={name: self._sums(name, train) for name in self._with_holes()})
+        shared = {name: self._sums(name, train) for name in self._with_holes()}
+        selector.fit(part, time64, events, normals=self.normals, shared=shared)
         found = Selection(selector.transform(self.tables), selector.chosen, False)
         self._write(key, found)
         return found
@@ -89,6 +100,8 @@ class SelectorCache:
     def _key(self, train: np.ndarray, time: np.ndarray, event: np.ndarray, seed: int) -> str:
         if self._data_hash is None:
             self._data_hash = hash_tables(self.tables)
+            if self.normals is not None:
+                self._data_hash += "".join(hash_tables(omics_tables({n: t})) for n, t in sorted(self.normals.items()))
         digest = hashlib.sha256(self._data_hash.encode())
         for array in (train, time, event):
             digest.update(np.ascontiguousarray(array).tobytes())

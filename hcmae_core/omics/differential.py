@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -32,7 +33,9 @@ def two_groups(
 
     ``horizon``: event at or before the horizon against known to be event-free beyond it; patients censored before it
     are left out, because nobody knows their group. ``event``: dead against alive at last contact, whenever that was; a
-    centre with longer follow-up then looks like a disease.
+    centre with longer follow-up then looks like a disease. ``horizon`` is free of that only where follow-up passes the
+    horizon everywhere: a centre that was watched for less gives early deaths but nobody event-free beyond. The Cox
+    score test compares within risk sets and has neither fault.
     Raises ValueError when a group has fewer than three patients.
     """
     time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(int)
@@ -57,7 +60,7 @@ def two_groups(
     return group
 
 
-def cox_score(X: np.ndarray, time: np.ndarray, event: np.ndarray, names: list[str] | pd.Index) -> pd.DataFrame:
+def cox_score(X: np.ndarray, time: np.ndarray, event: np.ndarray, names: Iterable[object]) -> pd.DataFrame:
     """Score test at beta = 0 of a Cox model with one feature, Breslow ties; effect is the one-step estimate U/V.
 
     X [n, p], time [n], event [n]. A feature without variance among the patients at risk gets statistic 0, p 1.
@@ -91,7 +94,7 @@ def cox_score(X: np.ndarray, time: np.ndarray, event: np.ndarray, names: list[st
     return _table(names, effect, z, 2.0 * stats.norm.sf(np.abs(z)))
 
 
-def moderated_t(X: np.ndarray, group: np.ndarray, names: list[str] | pd.Index) -> pd.DataFrame:
+def moderated_t(X: np.ndarray, group: np.ndarray, names: Iterable[object]) -> pd.DataFrame:
     """Two-group t with the variance of a feature drawn towards that of all features; effect is mean(1) - mean(0).
 
     X [n, p] on a scale with additive noise (M-values, log expression); group [n] of {1, 0, -1 (ignored)}. The
@@ -131,19 +134,20 @@ def fit_variance_prior(variance: np.ndarray, df: float) -> tuple[float, float]:
     """Degrees of freedom and value of the scaled inverse chi-square prior of the variances, by moments of their
     logarithm.
 
-    Features with zero variance get limma's offset (1e-5 of the median). Returns (inf, mean) when the variances scatter
-    no more than sampling alone would make them.
+    Features with zero variance get limma's offset (1e-5 of the median). Returns (inf, mean variance) when the variances
+    scatter no more than sampling alone would make them.
     """
     s2 = np.maximum(np.asarray(variance, dtype=np.float64), 0.0)
     middle = float(np.median(s2))
     if middle == 0.0:
         middle = 1.0
-    z = np.log(np.maximum(s2, 1e-5 * middle))
+    s2 = np.maximum(s2, 1e-5 * middle)
+    z = np.log(s2)
     e = z - special.digamma(df / 2.0) + np.log(df / 2.0)
     mean = float(e.mean())
     spread = float(((e - mean) ** 2).sum() / max(e.size - 1, 1)) - float(special.polygamma(1, df / 2.0))
     if spread <= 0.0:
-        return np.inf, float(np.exp(mean))
+        return np.inf, float(s2.mean())
     prior_df = 2.0 * _trigamma_inverse(spread)
     return prior_df, float(np.exp(mean + special.digamma(prior_df / 2.0) - np.log(prior_df / 2.0)))
 
@@ -241,7 +245,7 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def _table(names: list[str] | pd.Index, effect: np.ndarray, statistic: np.ndarray, p: np.ndarray) -> pd.DataFrame:
+def _table(names: Iterable[object], effect: np.ndarray, statistic: np.ndarray, p: np.ndarray) -> pd.DataFrame:
     index = pd.Index([str(name) for name in names], name="feature")
     return pd.DataFrame({"effect": effect, "statistic": statistic, "p": p, "q": benjamini_hochberg(p)}, index=index)
 

@@ -118,7 +118,7 @@ class OmicsSelector:
                         f"pass normals={{'{modality}': "
                         "DataFrame}} or choose contrast horizon"
                     )
-                normal = normals[modality].reindex(columns=table.features).to_numpy(np.float32)
+                normal = _normal(normals[modality], table, _scale(table, self.settings))
             # One stream per modality, so that a modality's selection does not depend on which others are present.
             seed = self.seed * 10 + (MODALITIES.index(modality) if modality in MODALITIES else 3 + k)
             losses[modality] = self._fit_modality(table, time64, events, normal, seed, (shared or {}).get(modality))
@@ -368,6 +368,19 @@ def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
             f"{table.modality}: unknown scale '{scale}' in uns['values']; choose one of {', '.join(SCALES)}"
         )
     return guess_scale(table.X, table.modality) if scale == "auto" else scale
+
+
+def _normal(source: pd.DataFrame, table: OmicsTable, scale: Scale) -> np.ndarray:
+    # Columns of the tumours' table; duplicates and scale are treated as theirs.
+    normal = _table(table.modality, source)
+    lost = table.features.difference(normal.features)
+    if len(lost):
+        raise ValueError(
+            f"{table.modality}: the table of normal tissue lacks {len(lost)} features of the tumours (first: {lost[0]})"
+        )
+    values = normal.X[:, normal.features.get_indexer(table.features)]
+    check_scale(values, scale, f"{table.modality}, normal tissue", normal.patients)
+    return values
 
 
 def _limits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
