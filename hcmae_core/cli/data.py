@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hcmae_core.cohort.gdc import GDCClient
 
 _WHAT = "slides,rna,mirna,methylation,clinical"
@@ -46,12 +48,18 @@ def register(app: typer.Typer) -> None:
         with _errors(), _client(url=url, cache=cache) as client:
             lock = fetch.resolve(manifest, client)
             path = out or _lock_path(cancer)
+            before = _earlier(path)
             fetch.write_lock(lock, path)
             summary = lock.groupby("modality", sort=False).agg(
                 files=("id", "size"), patients=("case", "nunique"), bytes=("size", "sum")
             )
             print(summary.to_string())
-            print(f"{path}: {len(lock)} files, {lock['size'].sum() / 1e9:.1f} GB, {client.release}; commit this file")
+            size = _bytes(int(lock["size"].sum()))
+            print(f"{path}: {len(lock)} files, {size}, {client.release}; commit this file")
+            if before is not None:
+                old, new = set(before["id"]), set(lock["id"])
+                since = ", ".join(sorted(set(before["release"]))) or "no release"
+                print(f"since the earlier lock ({since}): {len(new - old)} files are new, {len(old - new)} are gone")
 
     @app.command("fetch")
     def fetch_command(
@@ -65,7 +73,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option(help="Seed of that draw; use the one of your runs.")] = 0,
         dry_run: Annotated[bool, typer.Option(help="Print counts, bytes and time, and stop.")] = False,
         workers: Annotated[int, typer.Option(min=1, max=8, help="Connections at a time.")] = 4,
-        rate: Annotated[float, typer.Option(help="MB per second assumed by the estimate.")] = 10.0,
+        rate: Annotated[float, typer.Option(min=0.001, help="MB per second assumed by the estimate.")] = 10.0,
         strict: Annotated[bool, typer.Option(help="Stop at the first file that cannot be had.")] = False,
         mirror_first: Annotated[bool, typer.Option(help="Ask the S3 mirror before the GDC.")] = False,
         lock_file: Annotated[Path | None, typer.Option(help="Lock (default: data_manifests/lock/CANCER.tsv).")] = None,
@@ -91,9 +99,9 @@ def register(app: typer.Typer) -> None:
             }  # fmt: skip
             made = fetch.plan(manifest, lock, root, **choice)
             table = made.table(rate * 1e6)
-            table["bytes"] = [f"{b / 1e9:.3f} GB" for b in table["bytes"]]
-            table["hours"] = [f"{h:.2f} h" for h in table["hours"]]
-            print(table.to_string(index=False))
+            table["bytes"] = [_bytes(b) for b in table["bytes"]]
+            table["hours"] = [_time(3600 * h) for h in table["hours"]]
+            print(table.rename(columns={"bytes": "size", "hours": "time"}).to_string(index=False))
             extra = [*(["clinical records"] if made.clinical else []), *(f"Xena {name}" for _, name in made.xena)]
             print(f"already there: {made.present} files; also: {', '.join(extra) or 'nothing'}; time at {rate:g} MB/s")
             fetch.check_space(made, root)
@@ -103,7 +111,7 @@ def register(app: typer.Typer) -> None:
                 report = fetch.fetch(
                     manifest, lock, root, client, workers=workers, strict=strict, mirror_first=mirror_first, **choice
                 )  # fmt: skip
-        print(f"{root}: {report.fetched} files, {report.bytes / 1e9:.3f} GB in {report.seconds:.0f} s")
+        print(f"{root}: {report.fetched} files, {_bytes(report.bytes)} in {_time(report.seconds)}")
         if len(report.failures):
             print(report.failures.to_string(index=False))
             print(f"{len(report.failures)} files could not be had, see {root / 'failures.tsv'}", file=sys.stderr)
@@ -118,9 +126,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Check size and md5 of every fetched file again; exit status 1 where one is wrong."""
         from hcmae_core.cohort import fetch
+        from hcmae_core.config import load_manifest
 
         with _errors():
-            result = fetch.verify(data_dir / "gdc" / cancer, workers=workers, remove=remove)
+            result = fetch.verify(data_dir / "gdc" / load_manifest(cancer).cancer, workers=workers, remove=remove)
         print(result.groupby(["modality", "status"], sort=False).size().to_string())
         wrong = result[result["status"].str.startswith("wrong")]
         if len(wrong):
@@ -133,6 +142,30 @@ def _lock_path(cancer: str) -> Path:
     from hcmae_core.config import _manifest_dir
 
     return _manifest_dir() / "lock" / f"{cancer}.tsv"
+
+
+def _earlier(path: Path) -> pd.DataFrame | None:
+    """The lock that is about to be replaced; None where there is none that can be read."""
+    from hcmae_core.cohort.curate import CurationError, read_lock
+
+    try:
+        return read_lock(path) if path.exists() else None
+    except CurationError:
+        return None
+
+
+def _bytes(count: int) -> str:
+    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= power:
+            return f"{count / power:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _time(seconds: float) -> str:
+    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _client(**settings: Any) -> GDCClient:
@@ -154,6 +187,9 @@ def _errors() -> Iterator[None]:
         yield
     except (FetchError, GDCError, CurationError, ClinicalError) as error:
         print(f"hcmae: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        print(f"hcmae: {error.filename or 'the disk'}: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         print("hcmae: stopped; run the same command again to continue", file=sys.stderr)

@@ -75,6 +75,8 @@ class Evidence:
 
     outcomes: dict[str, Outcome]
     candidates: dict[str, dict[str, list[Candidate]]]  # modality or 'slides' -> patient -> candidates
+    # TCGA's files without a barcode could be normal tissue; a user's own have none and are taken as they are.
+    need_barcode: bool = False
 
     @property
     def patients(self) -> list[str]:
@@ -211,7 +213,10 @@ def _rules(
             if first:
                 draw(patient)
             found = evidence.candidates.get(modality, {}).get(patient, [])
-            fitting = [c for c in found if c.barcode is None or c.barcode.sample_type in inclusion.sample_types]
+            fitting = [
+                c for c in found
+                if (not evidence.need_barcode if c.barcode is None else c.barcode.sample_type in inclusion.sample_types)
+            ]  # fmt: skip
             if not fitting:
                 return f"{modality} of sample type {_types(found)} only" if found else f"no {modality} data"
             chosen[modality][patient] = choose_file(fitting, modality)
@@ -240,7 +245,7 @@ def drawn_slides(lock: pd.DataFrame, inclusion: Inclusion, seed: int) -> set[str
     """Ids of the slides that curation draws from a lock, one per patient who has an eligible one."""
     pool: dict[str, list[Candidate]] = {}
     for row in lock[lock["modality"] == "slides"].itertuples():
-        barcode = _slide_barcode(str(row.filename), str(row.sample))
+        barcode = slide_barcode(str(row.filename), str(row.sample))
         candidate = Candidate(f"{row.id}/{row.filename}", str(row.sample), int(str(row.size)), barcode)
         if all(keep(candidate) for _, keep in slide_rules(inclusion)):
             pool.setdefault(str(row.case), []).append(candidate)
@@ -351,7 +356,7 @@ def _lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], sl
             if modality not in wanted:
                 continue
             path = str(base / modality / file_id / name)
-            barcode = _slide_barcode(name, sample) if modality == "slides" else _barcode(sample)
+            barcode = slide_barcode(name, sample) if modality == "slides" else _barcode(sample)
             if barcode is not None and barcode.patient != case:
                 raise CurationError(
                     f"{root / 'files.tsv'}: file {file_id} belongs to case {case}, but its sample is {sample}; "
@@ -360,7 +365,7 @@ def _lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], sl
             candidates[modality].setdefault(case, []).append(Candidate(path, sample, size, barcode))
     for modality in from_xena:
         candidates[modality] = _xena_candidates(root, manifest, modality)
-    return Evidence(clinical.read_clinical_json(root / "clinical.json"), candidates)
+    return Evidence(clinical.read_clinical_json(root / "clinical.json"), candidates, need_barcode=True)
 
 
 def _xena_candidates(root: Path, manifest: Manifest, modality: str) -> dict[str, list[Candidate]]:
@@ -521,7 +526,7 @@ def _local_slides(folder: Path, patients: Iterable[str], named: Mapping[str, str
             paths = []
         if paths:
             found[patient] = [
-                Candidate(str(p.resolve()), p.stem, p.stat().st_size, _slide_barcode(p.name, "")) for p in paths
+                Candidate(str(p.resolve()), p.stem, p.stat().st_size, slide_barcode(p.name, "")) for p in paths
             ]
     return found
 
@@ -543,7 +548,8 @@ def _barcode(text: str) -> Barcode | None:
         return None
 
 
-def _slide_barcode(name: str, sample: str) -> Barcode | None:
+def slide_barcode(name: str, sample: str) -> Barcode | None:
+    """Barcode of a slide: from its file name, else from its sample; None where neither is one of a slide."""
     try:
         return parse_slide_name(name)
     except BarcodeError:
@@ -552,7 +558,7 @@ def _slide_barcode(name: str, sample: str) -> Barcode | None:
 
 
 def _types(candidates: Iterable[Candidate]) -> str:
-    return ", ".join(sorted({c.barcode.sample_type or "?" for c in candidates if c.barcode is not None}))
+    return ", ".join(sorted({(c.barcode.sample_type if c.barcode else None) or "unknown" for c in candidates}))
 
 
 def _note_choice(

@@ -24,8 +24,16 @@ from tqdm import tqdm
 from hcmae_core import __version__
 from hcmae_core.cohort.barcodes import BarcodeError, parse, parse_slide_name
 from hcmae_core.cohort.clinical import FIELDS, read_hits
-from hcmae_core.cohort.curate import LOCK_COLUMNS, drawn_slides, read_lock, safe_name
-from hcmae_core.config import MODALITIES, Manifest
+from hcmae_core.cohort.curate import (
+    LOCK_COLUMNS,
+    Candidate,
+    drawn_slides,
+    read_lock,
+    safe_name,
+    slide_barcode,
+    slide_rules,
+)
+from hcmae_core.config import MODALITIES, Inclusion, Manifest
 from hcmae_core.files import atomic_path, file_hash, read_json, write_json
 
 if TYPE_CHECKING:
@@ -60,10 +68,11 @@ class Plan:
     partial_bytes: int = 0
     clinical: bool = False
     xena: list[tuple[str, str]] = field(default_factory=list)  # modality, dataset
+    xena_bytes: int = 0  # known once the hub has been asked
 
     @property
     def bytes_left(self) -> int:
-        return sum(f.size for f in self.files) - self.partial_bytes
+        return sum(f.size for f in self.files) - self.partial_bytes + self.xena_bytes
 
     def table(self, rate: float) -> pd.DataFrame:
         """modality, files, bytes, hours at ``rate`` bytes per second; the last row is the sum."""
@@ -204,32 +213,41 @@ def plan(
 ) -> Plan:
     """What is still to be fetched.
 
-    ``limit``: the first N patients who have every modality asked for. ``smallest``: the N patients with the smallest
-    slides. ``one_slide`` (implied by ``smallest``): of each patient only the slide that curation draws with ``seed``.
-    Raises FetchError for an unknown modality.
+    ``limit``: the first N patients who have, of every modality asked for, a file that curation can keep (primary
+    tumour, slide large enough). ``smallest``: the N of them with the smallest slides. ``one_slide`` (implied by
+    ``smallest``): of each patient only the slide that curation draws with ``seed``. Clinical records of another lock's
+    release are fetched again. Raises FetchError for an unknown modality, and where nothing is asked for.
     """
     from hcmae_core.cohort.gdc import RemoteFile
 
     unknown = sorted(set(what) - set(WHAT))
     if unknown:
         raise FetchError(f"unknown --what '{unknown[0]}': choose among {', '.join(WHAT)}")
+    if not what:
+        raise FetchError(f"--what is empty: choose among {', '.join(WHAT)}")
     chosen = lock[lock["modality"].isin(what)]
     if one_slide or smallest is not None:
         keep = drawn_slides(lock, manifest.inclusion, seed)
         chosen = chosen[(chosen["modality"] != "slides") | chosen["id"].isin(keep)]
     asked = [m for m in ("slides", *MODALITIES) if m in what and (lock["modality"] == m).any()]
     if limit is not None or smallest is not None:
+        if smallest is not None and "slides" not in asked:
+            raise FetchError("--smallest is about slides: add slides to --what")
+        fit = eligible(chosen, manifest.inclusion)
         complete = sorted(
-            set.intersection(*(set(chosen.loc[chosen["modality"] == m, "case"]) for m in asked)) if asked else set()
+            set.intersection(*(set(fit.loc[fit["modality"] == m, "case"]) for m in asked)) if asked else set()
         )
+        if asked and not complete:
+            raise FetchError(
+                f"{manifest.cancer}: no patient has a file of every kind ({', '.join(asked)}) that the manifest's "
+                "inclusion rules keep; look at inclusion in the manifest, or ask for less (--what)"
+            )
         if smallest is not None:
             slides = chosen[chosen["modality"] == "slides"]
-            if slides.empty:
-                raise FetchError("--smallest is about slides: add slides to --what")
             sizes = slides.groupby("case")["size"].sum()
             complete = sorted(complete, key=lambda c: (int(sizes[c]), c))[:smallest]
         chosen = chosen[chosen["case"].isin(complete[:limit])]
-    made = Plan([], {}, clinical="clinical" in what and not (root / "clinical.json").exists())
+    made = Plan([], {}, clinical="clinical" in what and not _clinical_current(root, lock))
     for file_id, name, md5, size, modality in chosen[["id", "filename", "md5", "size", "modality"]].itertuples(
         index=False
     ):
@@ -248,6 +266,41 @@ def plan(
             if not any((root / "xena" / n).exists() for n in (f"{name}.gz", name)):
                 made.xena.append((modality, name))
     return made
+
+
+def eligible(lock: pd.DataFrame, inclusion: Inclusion) -> pd.DataFrame:
+    """The rows of a lock that curation could keep: slides by the rules for slides, omics of the sample types asked for.
+
+    Whether a patient stays is known only with the clinical records.
+    """
+
+    def fits(modality: str, name: str, sample: str, size: int) -> bool:
+        if modality == "slides":
+            candidate = Candidate(name, sample, size, slide_barcode(name, sample))
+            return all(keep(candidate) for _, keep in slide_rules(inclusion))
+        try:
+            return parse(sample).sample_type in inclusion.sample_types
+        except BarcodeError:
+            return False
+
+    columns = lock[["modality", "filename", "sample", "size"]].itertuples(index=False, name=None)
+    return lock[[fits(m, n, s, int(b)) for m, n, s, b in columns]]
+
+
+def _clinical_current(root: Path, lock: pd.DataFrame) -> bool:
+    """Whether the clinical records are there, fetched for a lock of the same release."""
+    if not (root / "clinical.json").exists():
+        return False
+    fetched = [entry for entry in _history(root / "provenance.json") if entry.get("clinical")]
+    return not fetched or fetched[-1].get("release") == sorted(set(lock["release"]))
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    try:
+        history = read_json(path) if path.exists() else []
+    except ValueError:
+        return []
+    return [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
 
 
 def check_space(made: Plan, root: Path) -> None:
@@ -285,23 +338,33 @@ def fetch(
     listed in ``failures.tsv`` and in the report, or ends the fetch where ``strict``. Interrupting loses nothing that is
     complete, and partial large files continue.
 
-    Raises FetchError for a full disk, or a second fetch into the same folder; GDCError for a failed query.
+    Raises FetchError for a full disk or one that cannot be written, or a second fetch into the same folder; GDCError
+    for a failed query.
     """
     if not 1 <= workers <= 8:
         raise FetchError(f"workers = {workers}: choose 1 to 8, to be polite to a public server")
     root = Path(root)
     start = time.perf_counter()
-    root.mkdir(parents=True, exist_ok=True)
-    with _only_one(root):
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FetchError(f"{root}: cannot be made ({error.strerror}); choose another --data-dir") from error
+    with _only_one(root), _disk_errors(root):
         made = plan(manifest, lock, root, what=what, limit=limit, smallest=smallest, one_slide=one_slide, seed=seed)
+        made.xena_bytes = sum(client.xena_size(name) or 0 for _, name in made.xena)
         check_space(made, root)
         write_lock(lock, root / "files.tsv")
         if made.clinical:
             fetch_clinical(manifest, root, client)
+            if client.release not in set(lock["release"]) and len(lock):
+                log.warning(
+                    "the clinical records are of %s, the lock of %s; resolve the manifest again to have both of one "
+                    "release", client.release, ", ".join(sorted(set(lock["release"]))),
+                )  # fmt: skip
         failures: dict[str, GDCError] = {}
         with _bar(made, progress, manifest.cancer) as bump:
             for _, dataset in made.xena:
-                client.download_xena(dataset, root / "xena", bump)
+                _note_xena(client.download_xena(dataset, root / "xena", bump))
             jobs = _jobs(made.files, client, bump, mirror_first=mirror_first, bundles=bundles)
             _work(jobs, workers, failures, client, strict)
         table = _failure_table(failures, lock)
@@ -409,10 +472,7 @@ def _failure_table(failures: Mapping[str, GDCError], lock: pd.DataFrame) -> pd.D
 
 def _provenance(root: Path, manifest: Manifest, lock: pd.DataFrame, client: GDCClient, made: Plan) -> None:
     path = root / "provenance.json"
-    try:
-        history = read_json(path) if path.exists() else []
-    except ValueError:
-        history = []
+    history = _history(path)
     if not made.files and not made.clinical and not made.xena:
         return
     history.append(
@@ -425,6 +485,7 @@ def _provenance(root: Path, manifest: Manifest, lock: pd.DataFrame, client: GDCC
             "files": len(made.files),
             "bytes": sum(f.size for f in made.files),
             "clinical": made.clinical,
+            "clinical_release": client.release if made.clinical else None,
             "xena": [name for _, name in made.xena],
         }
     )
@@ -434,7 +495,7 @@ def _provenance(root: Path, manifest: Manifest, lock: pd.DataFrame, client: GDCC
 @contextmanager
 def _bar(made: Plan, progress: bool, title: str) -> Iterator[Callable[[int], None]]:
     guard = threading.Lock()
-    total = sum(f.size for f in made.files)
+    total = sum(f.size for f in made.files) + made.xena_bytes
     with tqdm(
         total=total, initial=made.partial_bytes, unit="B", unit_scale=True, desc=f"fetch {title}",
         disable=not progress or not total, miniters=1,
@@ -445,6 +506,20 @@ def _bar(made: Plan, progress: bool, title: str) -> Iterator[Callable[[int], Non
                 bar.update(count)
 
         yield bump
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    """A disk that fills up or cannot be written, as an error that says what stays and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise FetchError(
+            f"{error.filename or root}: {error.strerror}; what is complete stays, and the same command continues once "
+            "there is room and permission to write"
+        ) from error
 
 
 @contextmanager
@@ -463,18 +538,44 @@ def _only_one(root: Path) -> Iterator[None]:
         yield
 
 
+XENA_COLUMNS = ["filename", "md5", "size"]
+
+
+def _note_xena(path: Path) -> None:
+    """Remember size and md5 of a matrix as it came: the hub publishes none, and ``verify`` needs something to check."""
+    notes = _read_xena_notes(path.parent)
+    notes = notes[notes["filename"] != path.name]
+    row = pd.DataFrame([[path.name, file_hash(path, algorithm="md5"), path.stat().st_size]], columns=XENA_COLUMNS)
+    with atomic_path(path.parent / "fetched.tsv") as temporary:
+        pd.concat([notes, row]).to_csv(temporary, sep="\t", index=False, lineterminator="\n")
+
+
+def _read_xena_notes(folder: Path) -> pd.DataFrame:
+    path = folder / "fetched.tsv"
+    if not path.exists():
+        return pd.DataFrame(columns=XENA_COLUMNS)
+    try:
+        notes = pd.read_csv(path, sep="\t", dtype={"filename": str, "md5": str})
+        return notes[XENA_COLUMNS].astype({"size": "int64"})
+    except (ValueError, KeyError, OSError) as error:
+        raise FetchError(f"{path}: cannot be read ({error}); delete it and its folder, then fetch again") from error
+
+
 def verify(root: str | Path, *, workers: int = 2, remove: bool = False, progress: bool = True) -> pd.DataFrame:
     """Check every file of ``root/files.tsv`` again: id, filename, modality, case, size, status.
 
-    ``status``: 'ok', 'not fetched', 'wrong size' or 'wrong md5'. ``remove`` deletes wrong files, so that the next fetch
-    brings them again. Raises CurationError where the lock is missing or unreadable.
+    Xena's matrices follow with an empty id, checked against what they were when they came. ``status``: 'ok', 'not
+    fetched', 'wrong size' or 'wrong md5'. ``remove`` deletes wrong files, so that the next fetch brings them again.
+    Raises CurationError where the lock is missing or unreadable.
     """
     root = Path(root)
     lock = read_lock(root / "files.tsv")
 
+    notes = _read_xena_notes(root / "xena").assign(id="", modality="xena", case="")
+
     def check(row: tuple[str, str, str, int, str]) -> str:
         file_id, name, md5, size, modality = row
-        path = root / modality / file_id / name
+        path = root / modality / file_id / name  # an empty id leaves its folder out
         if not path.is_file():
             return "not fetched"
         if path.stat().st_size != size:
@@ -485,6 +586,7 @@ def verify(root: str | Path, *, workers: int = 2, remove: bool = False, progress
             os.unlink(path)
         return status
 
+    lock = pd.concat([lock, notes], ignore_index=True) if len(notes) else lock
     rows = list(lock[["id", "filename", "md5", "size", "modality"]].itertuples(index=False, name=None))
     with ThreadPoolExecutor(max(1, workers)) as pool:
         status = list(tqdm(pool.map(check, rows), total=len(rows), desc="verify", unit="file", disable=not progress))

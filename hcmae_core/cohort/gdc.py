@@ -121,6 +121,7 @@ class GDCClient:
         self.stop = stop or threading.Event()
         self._token_file = token_file
         self._release: str | None = None
+        self._fields: dict[str, set[str] | None] = {}
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout, connect=min(timeout, 20.0)),
             limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),
@@ -159,13 +160,16 @@ class GDCClient:
 
     def fields(self, endpoint: str) -> set[str] | None:
         """Names of the fields that an endpoint knows in this release; None where the server does not tell."""
-        try:
-            answer = self._json("GET", f"{self.url}/{endpoint}/_mapping")
-        except GDCError as error:
-            log.warning("%s/_mapping: %s", endpoint, error)
-            return None
-        fields = answer.get("fields")
-        return {str(name) for name in fields} if isinstance(fields, list) and fields else None
+        if endpoint not in self._fields:
+            try:
+                fields = self._json("GET", f"{self.url}/{endpoint}/_mapping").get("fields")
+            except Interrupted:
+                raise
+            except GDCError as error:
+                log.warning("%s: the names of the fields are not to be had, so all are asked for: %s", endpoint, error)
+                fields = None
+            self._fields[endpoint] = {str(name) for name in fields} if isinstance(fields, list) and fields else None
+        return self._fields[endpoint]
 
     def search(
         self, endpoint: str, filters: Mapping[str, Any], fields: Iterable[str], *, page: int = PAGE
@@ -244,22 +248,28 @@ class GDCClient:
     # --- one file -------------------------------------------------------------------------------------------------
 
     def download(
-        self, file: RemoteFile, progress: Callable[[int], None] = lambda n: None, *, mirror_first: bool = False
+        self,
+        file: RemoteFile,
+        progress: Callable[[int], None] = lambda n: None,
+        *,
+        mirror_first: bool = False,
+        controlled: bool = False,
     ) -> None:
         """Fetch one file to its target, continuing a partial one; size and md5 are checked before the final name.
 
         The mirror is the second source (or the first): it is asked where the server cannot be reached or does not have
-        the file. Raises RefusedError or GDCError; then nothing lies under the final name.
+        the file. ``controlled`` sends the token of ``token_file`` to the server, and leaves the mirror out, which has
+        open files only. Raises RefusedError or GDCError; then nothing lies under the final name.
         """
         sources = [f"{self.url}/data/{file.id}"]
-        if self.mirror:
-            sources.append(f"{self.mirror}/{file.id}/{quote(file.name)}")
+        if self.mirror and not controlled:
+            sources.append(self._mirrored(file))
         if mirror_first:
             sources.reverse()
         first: GDCError | None = None
         for source in sources:
             try:
-                return self._retry(partial(self._fetch, source, file, progress))
+                return self._retry(partial(self._fetch, source, file, progress, controlled=controlled))
             except Interrupted:
                 raise
             except GDCError as error:
@@ -269,15 +279,20 @@ class GDCClient:
         assert first is not None
         raise first
 
-    def _fetch(self, url: str, file: RemoteFile, progress: Callable[[int], None]) -> None:
+    def _mirrored(self, file: RemoteFile) -> str:
+        return f"{self.mirror}/{file.id}/{quote(file.name)}"
+
+    def _fetch(self, url: str, file: RemoteFile, progress: Callable[[int], None], *, controlled: bool = False) -> None:
         file.part.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed bundle left of this file cannot be continued.
+        _unpacked(file).unlink(missing_ok=True)
         have = file.part.stat().st_size if file.part.exists() else 0
         if have > file.size:
             file.part.unlink()
             progress(-have)
             have = 0
         if have < file.size or file.size == 0:
-            self._stream(url, file.part, have, file.size, progress)
+            self._stream(url, file.part, have, file.size, progress, controlled=controlled)
         if not _MD5.fullmatch(file.md5) or file_hash(file.part, algorithm="md5") != file.md5:
             size = file.part.stat().st_size
             file.part.unlink()
@@ -285,12 +300,21 @@ class GDCClient:
             raise TransientError(f"{url}: the md5 is not that of the metadata ({file.md5}); the bytes were thrown away")
         _finish(file.part, file.target)
 
-    def _stream(self, url: str, part: Path, have: int, size: int | None, progress: Callable[[int], None]) -> None:
+    def _stream(
+        self,
+        url: str,
+        part: Path,
+        have: int,
+        size: int | None,
+        progress: Callable[[int], None],
+        *,
+        controlled: bool = False,
+    ) -> None:
         """Append what is missing to ``part``; ends with exactly ``size`` bytes or raises."""
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
-        with self._send("GET", url, headers=headers) as response:
+        with self._send("GET", url, headers=headers, controlled=controlled) as response:
             if response.status_code == 416:
                 part.unlink(missing_ok=True)
                 progress(-have)
@@ -350,6 +374,26 @@ class GDCClient:
                     raise TransientError(f"{url}: only {seen} bytes in {self.stall:g} s")
                 since, seen = time.monotonic(), 0
 
+    def xena_size(self, dataset: str) -> int | None:
+        """Bytes of a matrix of the Xena hub, packed where it is; None where the hub does not say.
+
+        Raises RefusedError where the hub has no such matrix, GDCError where it cannot be reached.
+        """
+        for name in (f"{dataset}.gz", dataset):
+            try:
+                return self._retry(partial(self._head, f"{self.xena}/{quote(name)}"))[0]
+            except RefusedError as error:
+                if error.status not in (403, 404) or name == dataset:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _head(self, url: str) -> tuple[int | None, str]:
+        """Content-Length and ETag."""
+        with self._send("HEAD", url, headers={"Accept-Encoding": "identity"}) as response:
+            self._judge(response, url)
+            length = response.headers.get("content-length", "")
+            return (int(length) if length.isdigit() else None), response.headers.get("etag", "")
+
     def download_xena(self, dataset: str, folder: Path, progress: Callable[[int], None] = lambda n: None) -> Path:
         """Fetch a matrix of the Xena hub, ``<dataset>.gz`` or else the plain name, into ``folder``; returns its path.
 
@@ -366,11 +410,7 @@ class GDCClient:
             folder.mkdir(parents=True, exist_ok=True)
 
             def fetch(url: str = url, part: Path = part, target: Path = target) -> None:
-                with self._send("HEAD", url, headers={"Accept-Encoding": "identity"}) as response:
-                    self._judge(response, url)
-                    length = response.headers.get("content-length", "")
-                    etag = response.headers.get("etag", "")
-                size = int(length) if length.isdigit() else None
+                size, etag = self._head(url)
                 # A partial file of an earlier version of the matrix must not be continued.
                 mark = part.with_name(part.name + ".etag")
                 if part.exists() and (not mark.exists() or mark.read_text() != etag or not etag):
@@ -402,8 +442,28 @@ class GDCClient:
         """Fetch small files in one request each for many; returns the failures by file id (empty: all are there).
 
         Members are checked one by one as they stream in, so an archive that breaks off costs only what was not yet
-        there. A file that the server refuses is found, dropped and reported; the others still come.
+        there. A file that the server refuses is found, dropped and reported; the others still come. What the server
+        does not give in the end is asked of the mirror.
         """
+        failures = self._bundled(files, progress)
+        for file in files if self.mirror else ():
+            if file.id not in failures:
+                continue
+            try:
+                self._retry(partial(self._fetch, self._mirrored(file), file, progress))
+                del failures[file.id]
+            except Interrupted:
+                raise
+            except RefusedError:
+                continue
+            except GDCError as error:
+                # Not this file but the mirror fails: asking it for every other one would take hours.
+                log.warning("%s: %s", self.mirror, error)
+                break
+        return failures
+
+    def _bundled(self, files: Sequence[RemoteFile], progress: Callable[[int], None]) -> dict[str, GDCError]:
+        """Failures by file id of what the server itself was asked for."""
         missing = {file.id: file for file in files}
         failures: dict[str, GDCError] = {}
 
@@ -415,7 +475,7 @@ class GDCClient:
             if len(missing) == before:
                 for file in list(missing.values()):
                     try:
-                        self.download(file, progress)
+                        self._retry(partial(self._fetch, f"{self.url}/data/{file.id}", file, progress))
                     except Interrupted:
                         raise
                     except GDCError as error:
@@ -438,7 +498,7 @@ class GDCClient:
                     # The message names no file: halve until it is found.
                     half = list(missing.values())
                     for share in (half[: len(half) // 2], half[len(half) // 2 :]):
-                        failures |= self.download_bundle(share, progress)
+                        failures |= self._bundled(share, progress)
                     missing.clear()
         except Interrupted:
             raise
@@ -496,7 +556,7 @@ class GDCClient:
         file.target.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.md5(usedforsecurity=False), 0
         # Not the name that download() continues: a member cannot be continued.
-        temporary = f"{file.target.parent}/.{file.id}.bundle"
+        temporary = _unpacked(file)
         try:
             with open(temporary, "wb") as out:
                 while block := source.read(BLOCK):
@@ -505,12 +565,12 @@ class GDCClient:
                     size += len(block)
             if digest.hexdigest() != file.md5 or size != file.size:
                 log.warning("bundle: the md5 of %s is not that of the metadata; thrown away", file.id)
-                os.unlink(temporary)
+                temporary.unlink()
                 return
-            os.replace(temporary, file.target)
+            _finish(temporary, file.target)
         except BaseException:
             with suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             raise
         if file.part.exists():
             progress(-file.part.stat().st_size)
@@ -542,10 +602,10 @@ class GDCClient:
                 request = following
             else:
                 raise TransientError(f"{url}: redirected in a circle")
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise GDCError(f"{url}: not an address ({error}); check HCMAE_GDC_URL and its like") from error
         except httpx.HTTPError as error:
             raise TransientError(f"{url}: no answer ({error!r})") from error
-        except httpx.InvalidURL as error:
-            raise GDCError(f"{url}: not an address ({error}); check HCMAE_GDC_URL and its like") from error
         try:
             yield response
         finally:
@@ -679,6 +739,11 @@ def and_filter(conditions: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
 
 def _base(given: str | None, variable: str, default: str) -> str:
     return (given if given is not None else os.environ.get(variable, default)).rstrip("/")
+
+
+def _unpacked(file: RemoteFile) -> Path:
+    """Where the bytes of a member of a bundle go until they are checked."""
+    return file.target.with_name(f".{file.id}.bundle")
 
 
 def _finish(part: Path, target: Path) -> None:

@@ -51,7 +51,7 @@ def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
     """The omics of a cohort as MuData; modalities in the order rna, mirna, methylation, those the cohort has.
 
     Every modality holds the patients of ``cohort.table`` in its order. X [patients, features]: rna and mirna integer
-    counts as float32, methylation betas float32 with NaN. ``uns['unit']`` of a modality says 'counts', 'beta', 'rpm' or
+    counts as float32 (exact up to 2^24, 16,777,216), methylation betas float32 with NaN. ``uns['unit']`` of a modality says 'counts', 'beta', 'rpm' or
     'as given' (Xena's miRNA and a user's tables need not be counts). rna.var, named by gene id with version: ensembl
     (the id without version), gene_name, gene_type. Genotype probes (``rs...``) are left out of methylation.
 
@@ -369,17 +369,19 @@ _FROM_FILES = {"rna": _rna, "mirna": _mirna, "methylation": _methylation}
 
 def _from_xena(path: Path, modality: str, patients: list[str], samples: list[str]) -> anndata.AnnData:
     """One Xena matrix, features in rows: log2(count + 1), log2(RPM + 1) or betas; reads the cohort's columns only."""
-    matrix, names = read_xena_matrix(path, samples)
+    # The logarithm of a large count has no room in single precision: 5,000,000 would come back three off.
+    matrix, names = read_xena_matrix(path, samples, dtype=np.float64 if modality == "rna" else np.float32)
     unit = "beta"
     if modality == "rna":
         np.exp2(matrix, out=matrix)
         matrix -= 1
         whole = np.rint(matrix)
-        if np.abs(matrix - whole).max() > 0.02 * max(1.0, float(np.abs(whole).max()) * 1e-3):
+        # Value by value: one huge count must not excuse the fractions of small ones.
+        if (np.abs(matrix - whole) > np.maximum(0.01, 1e-5 * np.abs(whole))).any():
             warnings.warn(
                 f"{path}: some values are no log2 of whole counts (replicates were averaged); rounded", stacklevel=2
             )
-        matrix, unit = whole, "counts"
+        matrix, unit = whole.astype(np.float32), "counts"
     elif modality == "mirna":
         np.exp2(matrix, out=matrix)
         matrix -= 1
@@ -395,8 +397,10 @@ def _from_xena(path: Path, modality: str, patients: list[str], samples: list[str
     return _anndata(matrix, patients, pd.DataFrame(index=names), unit)
 
 
-def read_xena_matrix(path: str | Path, samples: Sequence[str]) -> tuple[np.ndarray, pd.Index]:
-    """Columns ``samples`` of a Xena matrix as [samples, features] float32 and the feature names.
+def read_xena_matrix(
+    path: str | Path, samples: Sequence[str], *, dtype: type[np.float32] | type[np.float64] = np.float32
+) -> tuple[np.ndarray, pd.Index]:
+    """Columns ``samples`` of a Xena matrix as [samples, features] of ``dtype`` and the feature names.
 
     Raises OmicsFormatError for a sample that is not in the header and for a malformed matrix.
     """
@@ -415,7 +419,7 @@ def read_xena_matrix(path: str | Path, samples: Sequence[str]) -> tuple[np.ndarr
             read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 24),
             parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
             convert_options=pacsv.ConvertOptions(
-                column_types={header[0]: pa.string(), **{name: pa.float32() for name in wanted}},
+                column_types={header[0]: pa.string(), **{name: pa.from_numpy_dtype(dtype) for name in wanted}},
                 include_columns=[header[0], *wanted],
                 null_values=MISSING,
                 strings_can_be_null=False,
@@ -425,7 +429,7 @@ def read_xena_matrix(path: str | Path, samples: Sequence[str]) -> tuple[np.ndarr
         blocks: list[np.ndarray] = []
         for batch in reader:
             names.append(batch.column(0))
-            block = np.empty((len(wanted), batch.num_rows), dtype=np.float32)
+            block = np.empty((len(wanted), batch.num_rows), dtype=dtype)
             for i in range(len(wanted)):
                 block[i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
             blocks.append(block)
@@ -435,12 +439,12 @@ def read_xena_matrix(path: str | Path, samples: Sequence[str]) -> tuple[np.ndarr
     features = pa.chunked_array(names, pa.string()).combine_chunks() if names else pa.array([], pa.string())
     if not len(features):
         raise OmicsFormatError(f"{path}: a matrix without rows; fetch it again")
-    matrix = np.empty((len(wanted), len(features)), dtype=np.float32)
+    matrix = np.empty((len(wanted), len(features)), dtype=dtype)
     start = 0
     for i, block in enumerate(blocks):
         matrix[:, start : start + block.shape[1]] = block
         start += block.shape[1]
-        blocks[i] = np.empty((0, 0), dtype=np.float32)  # freed as we go: the peak stays below twice the matrix
+        blocks[i] = np.empty((0, 0), dtype=dtype)  # freed as we go: the peak stays below twice the matrix
     if np.isinf(matrix).any():
         raise OmicsFormatError(f"{path}: has infinite values; fetch it again")
     _unique(features, path)
