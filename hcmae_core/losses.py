@@ -36,7 +36,7 @@ def cox_loss(
         A scalar. Without any event it is 0 and its gradient is zero, so that a group of censored patients is harmless.
 
     Raises:
-        ValueError: shapes differ, n = 0, or a value is not finite.
+        ValueError: shapes differ, n = 0, a value is not finite, or an event is neither 0 nor 1.
     """
     _check(log_hazard, time, event)
     if not log_hazard.requires_grad and not torch.is_floating_point(log_hazard):
@@ -106,6 +106,9 @@ def _check(log_hazard: Tensor, time: Tensor, event: Tensor) -> None:
         raise ValueError(f"{bad} of {log_hazard.numel()} log hazards are NaN or infinite: lower the learning rate")
     if not torch.isfinite(time.double()).all():
         raise ValueError("a survival time is NaN or infinite")
+    # NaN > 0 is False: without this a missing event would pass for a censored patient.
+    if event.dtype != torch.bool and not ((event == 0) | (event == 1)).all():
+        raise ValueError("an event is neither 0 (censored) nor 1 (death observed)")
 
 
 def _tie_groups(time: Tensor) -> tuple[Tensor, Tensor]:
