@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
@@ -94,6 +94,7 @@ class StandIn:
         self.log: list[Note] = []
         self.latency, self.release = latency, release
         self.guard = threading.Lock()
+        self.at_once = self.most_at_once = 0  # requests for data being answered, now and at most
         stand_in = self
 
         class Handler(_Handler):
@@ -174,9 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
         )
         with state.guard:
             state.log.append(self.note)
+        fault = state.fault(path, method)
+        counted = path.startswith("/data")
+        with state.guard:
+            state.at_once += counted
+            state.most_at_once = max(state.most_at_once, state.at_once)
         if state.latency:
             time.sleep(state.latency)
-        fault = state.fault(path, method)
         try:
             if fault is not None and fault.kind == "status":
                 return self._plain(fault.status, fault.body, {"Content-Type": "application/json", **fault.headers})
@@ -188,6 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._plain(fault.status if fault.status < 400 else 302, b"", {"Location": place})
             if fault is not None and fault.kind == "drop":
                 return self._reset()
+            if fault is not None and fault.kind == "hang":
+                state.released.wait(10)
+                return self._reset()
             if path == "/status":
                 return self._status(fault)
             if path.endswith("/_mapping"):
@@ -195,7 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
                     return self._plain(404, b'{"message": "no mapping"}', {})
                 return self._object({"fields": state.known_fields}, fault)
             if path in ("/files", "/cases"):
-                return self._search(path[1:], body or {}, fault)
+                asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+                return self._search(path[1:], body or asked, fault)
             if path == "/data":
                 return self._bundle((body or {})["ids"], fault)
             if path.startswith("/data/"):
@@ -218,6 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._plain(404, b'{"message": "not found"}', {})
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+        finally:
+            with state.guard:
+                state.at_once -= counted
 
     # --- queries ---
 

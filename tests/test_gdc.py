@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +268,76 @@ def test_refused_files_are_listed_or_stop_the_fetch(
     assert not (root / "failures.tsv").exists()
 
 
+def test_no_more_connections_than_asked_for(
+    server: StandIn, client: GDCClient, manifest: Manifest, tmp_path: Path
+) -> None:
+    lock = fetch.resolve(manifest, client)
+    server.latency = 0.02
+    for workers in (1, 3):
+        server.most_at_once = 0
+        fetch.fetch(manifest, lock, tmp_path / str(workers), client, workers=workers, bundles=False, progress=False)
+        assert server.most_at_once == workers
+    with pytest.raises(fetch.FetchError, match="polite"):
+        fetch.fetch(manifest, lock, tmp_path / "many", client, workers=9, progress=False)
+
+
+def test_a_disk_that_fills_up_on_the_way(
+    client: GDCClient, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, root = fetch.resolve(manifest, client), tmp_path / "LIHC"
+    write, left = GDCClient._stream, iter(range(3))
+
+    def full(self: GDCClient, url: str, *rest: Any, **more: Any) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device", str(root / "some.part"))
+        write(self, url, *rest, **more)
+
+    monkeypatch.setattr(GDCClient, "_stream", full)
+    with pytest.raises(fetch.FetchError, match=r"some\.part: No space left.*what is complete stays"):
+        fetch.fetch(manifest, lock, root, client, bundles=False, workers=1, progress=False)
+    monkeypatch.setattr(GDCClient, "_stream", write)
+    assert set(fetch.verify(root, progress=False)["status"]) == {"ok", "not fetched"}
+    assert fetch.fetch(manifest, lock, root, client, progress=False).fetched == len(lock) - 3
+
+
+def test_clinical_records_follow_the_release_of_the_lock(
+    server: StandIn, client: GDCClient, manifest: Manifest, tmp_path: Path
+) -> None:
+    lock, root = fetch.resolve(manifest, client), tmp_path / "LIHC"
+    fetch.fetch(manifest, lock, root, client, progress=False)
+    server.release = "Data Release 46.0 - August 10, 2026"
+    server.cases[0]["follow_ups"][0]["days_to_follow_up"] = 4321
+    with GDCClient(url=server.url, mirror="", cache=client.cache) as later:
+        newer = fetch.resolve(manifest, later)
+        fetch.fetch(manifest, newer, root, later, progress=False)
+        before = len(server.log)
+        fetch.fetch(manifest, newer, root, later, progress=False)
+    assert len(server.log) == before
+    assert curate(manifest, "gdc", root, seed=0).table.loc[PATIENTS[0], "time"] == 4321
+    history = json.loads((root / "provenance.json").read_text())
+    assert [h["clinical_release"] for h in history] == ["Data Release 45.0", "Data Release 46.0"]
+
+
+def test_files_without_a_barcode_could_be_normal_tissue(
+    server: StandIn, client: GDCClient, manifest: Manifest, tmp_path: Path
+) -> None:
+    for entry in server.files.values():
+        if entry.name.startswith("rna0"):
+            entry.hit["associated_entities"] = []
+        if entry.name.startswith("rna1"):
+            entry.hit["associated_entities"][0]["entity_submitter_id"] = f"{PATIENTS[1]}-11A-11R-A100-07"
+    lock, root = fetch.resolve(manifest, client), tmp_path / "LIHC"
+    fetch.fetch(manifest, lock, root, client, progress=False)
+    lost = curate(manifest, "gdc", root, seed=0).exclusions
+    assert lost["reason"].tolist() == ["rna of sample type unknown only", "rna of sample type 11 only"]
+    # --limit counts patients whom the rules can keep.
+    made = fetch.plan(manifest, lock, tmp_path / "new", limit=2)
+    assert {f.id for f in made.files} == set(lock.loc[lock["case"].isin(PATIENTS[2:4]), "id"])
+    strict = manifest.model_copy(update={"inclusion": manifest.inclusion.model_copy(update={"min_slide_bytes": 10**6})})
+    with pytest.raises(fetch.FetchError, match="no patient has a file of every kind"):
+        fetch.plan(strict, lock, tmp_path / "new", smallest=2)
+
+
 def test_two_fetches_do_not_meet(client: GDCClient, manifest: Manifest, tmp_path: Path) -> None:
     lock = fetch.resolve(manifest, client)
     with fetch._only_one(tmp_path), pytest.raises(fetch.FetchError, match="another fetch"):
@@ -285,6 +362,34 @@ def test_xena_as_source_of_omics(server: StandIn, client: GDCClient, manifest: M
     assert data["rna"].X[:, 0].tolist() == [7, 0, 1, 3, 15, 31]
     assert pd.isna(data["methylation"].X[1, 0])
     assert data["mirna"].uns["unit"] == "counts"
+    before = len(server.log)
+    assert fetch.fetch(mixed, lock, root, client, progress=False).fetched == 0
+    assert len(server.log) == before
+    # The hub publishes no md5; verify compares with what came.
+    checked = fetch.verify(root, progress=False)
+    assert checked.loc[checked["modality"] == "xena", "status"].tolist() == ["ok", "ok"]
+    matrix = root / "xena" / "TCGA-LIHC.star_counts.tsv"
+    matrix.write_bytes(matrix.read_bytes().replace(b"3.0", b"4.0"))
+    checked = fetch.verify(root, remove=True, progress=False)
+    assert sorted(checked.loc[checked["modality"] == "xena", "status"]) == ["ok", "wrong md5"]
+    fetch.fetch(mixed, lock, root, client, progress=False)
+    assert set(fetch.verify(root, progress=False)["status"]) == {"ok"}
+
+
+def test_the_size_of_xena_matrices_counts_too(
+    server: StandIn, client: GDCClient, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = manifest.files["rna"].model_copy(update={"source": "xena"})
+    mixed = manifest.model_copy(update={"files": {**manifest.files, "rna": query}})
+    lock = fetch.resolve(mixed, client)
+    with pytest.raises(GDCError, match="unknown file"):
+        fetch.fetch(mixed, lock, tmp_path / "none", client, progress=False)
+    server.xena = {"TCGA-LIHC.star_counts.tsv.gz": b"x" * 2_000_000}
+    free = (1 << 26) + 1_000_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
+    with pytest.raises(fetch.FetchError, match="GB are to be fetched"):
+        fetch.fetch(mixed, lock, tmp_path / "LIHC", client, progress=False)
+    assert not server.requests("/xena", "GET")
 
 
 def _xena(first: str, columns: list[str], rows: dict[str, list[Any]]) -> bytes:
@@ -349,6 +454,132 @@ def test_commands(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert runner.invoke(app, ["verify", "LIHC", "--remove"]).exit_code == 1
     server.refused = {victim.parent.name: 403}
     assert runner.invoke(app, ["fetch", "LIHC"]).exit_code == 1
+
+
+def test_bad_input_ends_in_one_line(
+    server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path
+) -> None:
+    import typer
+
+    from hcmae_core.cli import data
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(repo / "data_manifests", tmp_path / "data_manifests", ignore=lambda *_: ["lock"])
+    monkeypatch.setenv("HCMAE_GDC_URL", server.url)
+    monkeypatch.setenv("HCMAE_MIRROR_URL", "")
+    app = typer.Typer()
+    data.register(app)
+    runner = CliRunner()
+    assert runner.invoke(app, ["manifest", "resolve", "LIHC"]).exit_code == 0
+    again = runner.invoke(app, ["manifest", "resolve", "LIHC"])
+    assert "since the earlier lock (Data Release 45.0): 0 files are new, 0 are gone" in again.output
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        (["fetch", "LIHC", "--rate", "0"], "rate"),
+        (["fetch", "LIHC", "--what", ","], "--what is empty"),
+        (["fetch", "LIHC", "--what", "proteins"], "choose among slides"),
+        (["fetch", "LIHC", "--limit", "0"], "limit"),
+        (["fetch", "LIHC", "--workers", "9"], "workers"),
+        (["fetch", "LIHC", "--smallest", "2"], "no patient has a file of every kind"),  # these slides are tiny
+        (["fetch", "LIHC", "--data-dir", "file"], "cannot be made"),
+        (["fetch", "LIHC", "--url", "ftp://x", "--what", "clinical"], "not an address"),
+        (["manifest", "resolve", "LIHC", "--out", "file/lock.tsv"], "hcmae: "),
+        (["verify", "LIHC", "--data-dir", "nowhere"], "is missing"),
+    ):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 2, (arguments, result.output, result.exception)
+        assert message in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_kill_9_of_the_command_and_the_same_command_again(server: StandIn, tmp_path: Path, repo: Path) -> None:
+    """Once in a large file, once in a bundle: the second run asks for the missing bytes and files only."""
+    for entry in server.files.values():
+        if entry.name.endswith(".svs"):
+            entry.content = random.Random(entry.id).randbytes(200_000)
+            entry.hit |= {"file_size": 200_000, "md5sum": entry.md5}
+        elif entry.name.startswith("rna"):
+            entry.content += b"#" + random.Random(entry.id).randbytes(40_000).hex().encode()
+            entry.hit |= {"file_size": len(entry.content), "md5sum": entry.md5}
+    shutil.copytree(repo / "data_manifests", tmp_path / "data_manifests", ignore=lambda *_: ["lock"])
+    settings = {**os.environ, "HCMAE_GDC_URL": server.url, "HCMAE_MIRROR_URL": ""}
+    # Slides as large as these must count as large.
+    code = "from hcmae_core.cohort import fetch; fetch.ALONE_BYTES = 100_000; from hcmae_core.cli import app; app()"
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=-1, stderr=-1, text=True)
+
+    def run(*arguments: str) -> str:
+        child = start(*arguments)
+        out, errors = child.communicate(timeout=120)
+        assert child.returncode == 0, errors
+        return out
+
+    def killed(*arguments: str) -> None:
+        server.paused.clear()
+        server.released.clear()
+        child = start(*arguments)
+        try:
+            assert server.paused.wait(60)
+            time.sleep(0.5)  # what was sent is on disk by then; the server sends no more
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+            child.communicate()
+        server.released.set()
+
+    run("manifest", "resolve", "LIHC")
+    root = tmp_path / "data" / "gdc" / "LIHC"
+    server.pause_bundle_at = 300_000
+    killed("fetch", "LIHC", "--what", "rna,mirna,methylation", "--workers", "1")
+    server.pause_bundle_at = None
+    there = [p.parent.name for p in root.rglob("rna/*/*.tsv") if not p.name.startswith(".")]
+    assert 0 < len(there) < 6
+    server.pause_at = 150_000
+    killed("fetch", "LIHC", "--workers", "1")
+    server.pause_at = None
+    (bundle,) = [n for n in server.requests("/data", "POST") if n.status == 200][1:]
+    assert not set(there) & set(bundle.body["ids"]), "what came before the kill is not asked for again"
+    (part,) = root.rglob("*.part")
+    have = part.stat().st_size
+    assert 0 < have < 200_000
+    before = len(server.log)
+    run("fetch", "LIHC")
+    later = [n for n in server.log[before:] if n.path.startswith("/data")]
+    resumed = [n for n in later if n.range]
+    assert [(n.range, n.sent) for n in resumed] == [(f"bytes={have}-", 200_000 - have)]
+    assert sum(n.sent for n in later) == 9 * 200_000 - have
+    assert "wrong" not in run("verify", "LIHC")
+    assert all((root / "slides" / e.id / e.name).read_bytes() == e.content
+               for e in server.files.values() if e.name.endswith(".svs") and e.name != "controlled.svs")  # fmt: skip
+    assert not [p for p in root.rglob("*") if p.name.endswith((".part", ".bundle"))]
+    before = len(server.log)
+    run("fetch", "LIHC")
+    assert len(server.log) == before
+
+
+def test_ten_thousand_malformed_lines_of_a_lock(tmp_path: Path, client: GDCClient, manifest: Manifest) -> None:
+    fetch.write_lock(fetch.resolve(manifest, client), tmp_path / "lock.tsv")
+    lines = (tmp_path / "lock.tsv").read_bytes().splitlines(keepends=True)
+    rng, messages = random.Random(8), []
+    for _ in range(1000):
+        damaged = list(lines)
+        for _ in range(rng.choice([1, 10, 25])):
+            row = rng.randrange(len(damaged))
+            line, at = damaged[row], rng.randrange(len(damaged[row]) + 1)
+            junk = rng.choice([b"\t", b"\n", b"\x00", b'"', b"/", b"..", b"-", b"\xff", b"", b"9" * 30, b"1e3"])
+            damaged[row] = line[:at] + junk + line[at + rng.randint(0, 2) :]
+        (tmp_path / "lock.tsv").write_bytes(b"".join(damaged))
+        try:
+            lock = read_lock(tmp_path / "lock.tsv")
+        except CurationError as error:
+            messages.append(str(error))
+            continue
+        assert lock["id"].is_unique
+        assert (lock["size"] >= 0).all()
+        assert not lock["filename"].str.contains(r"[/\\]").any()
+    assert 300 < len(messages) < 1000
+    assert all("lock.tsv" in message for message in messages)
 
 
 def test_all_six_manifests_are_queries(server: StandIn) -> None:

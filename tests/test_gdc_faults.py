@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import os
 import random
 import signal
@@ -78,6 +79,8 @@ MENDED = {
     "more bytes than there are": (Fault("longer"), 2),
     "no Content-Length": (Fault("chunked"), 1),
     "a name that leads out of the folder": (Fault("evil_name"), 1),
+    "a connection that says nothing": (Fault("hang"), 2),
+    "a slow drip, then well": (Fault("drip"), 2),
     "a redirect to another host": (Fault("redirect"), 2),
     "a permanent redirect that keeps the method": (Fault("redirect", status=308), 2),
 }
@@ -90,6 +93,7 @@ def test_single_file_ends_right(name: str, server: StandIn, client: GDCClient, t
     file = _remote(entry, tmp_path / "in")
     server.faults = [Fault(**vars(fault))]
     seen: list[int] = []
+    client._http.timeout = 0.5 if fault.kind == "hang" else 3.0
     client.download(file, seen.append)
     assert file.target.read_bytes() == entry.content
     assert sum(seen) == SIZE
@@ -207,6 +211,29 @@ def test_wrong_bytes_of_the_mirror_are_refused_too(server: StandIn, tmp_path: Pa
     with _client(server, mirror=server.mirror_url) as client, pytest.raises(RefusedError, match="404"):
         client.download(file)
     assert not file.target.exists()
+
+
+@pytest.mark.parametrize(("told", "least", "most"), [("3", 3, 3), ("9999", 1.0, 1.0), ("soon", 0, 0.13)])
+def test_retry_after_is_waited_for_within_reason(
+    told: str, least: float, most: float, server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number of seconds is kept to, up to ten times the longest wait; nonsense counts as not said."""
+    entry = server.add(_content(100), "slide.svs")
+    server.faults = [Fault("status", status=503, headers={"Retry-After": told})]
+    waits: list[float] = []
+    with _client(server, longest_wait=3.0 if told == "3" else 0.1) as client:
+        monkeypatch.setattr(client.stop, "wait", lambda seconds: waits.append(seconds))
+        client.download(_remote(entry, tmp_path))
+    assert len(waits) == 1
+    assert least <= waits[0] <= most
+
+
+def test_an_address_that_is_none_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("nonsense", "ftp://127.0.0.1"):
+        with GDCClient(url=url, mirror="") as client:
+            monkeypatch.setattr(client.stop, "wait", lambda _: pytest.fail("waited for another try"))
+            with pytest.raises(GDCError, match="not an address"):
+                client.status()
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:
@@ -329,6 +356,27 @@ def test_a_bundle_that_never_comes_is_reported_for_each_file(
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+@pytest.mark.parametrize("fault", ["refused", "down"])
+def test_the_mirror_stands_behind_bundles(fault: str, server: StandIn, tmp_path: Path) -> None:
+    entries = _small(server, 5)
+    if fault == "refused":
+        server.refused = {entries[2].id: 404}
+    else:
+        server.faults = [Fault("status", times=99)]
+    with _client(server, mirror=server.mirror_url) as client:
+        assert client.download_bundle([_remote(e, tmp_path) for e in entries]) == {}
+    assert all(_remote(e, tmp_path).target.read_bytes() == e.content for e in entries)
+    assert len(server.requests("/mirror")) == (1 if fault == "refused" else 5)
+
+
+def test_a_mirror_that_is_down_as_well_is_not_asked_for_every_file(server: StandIn, tmp_path: Path) -> None:
+    entries = _small(server, 30)
+    server.faults = [Fault("status", times=99), Fault("status", path="/mirror", times=99)]
+    with _client(server, mirror=server.mirror_url) as client:
+        assert len(client.download_bundle([_remote(e, tmp_path) for e in entries])) == 30
+    assert len(server.requests("/mirror")) == 4, "the tries of one file"
+
+
 # ---------------------------------------------------------------- killed without warning
 
 _CHILD = textwrap.dedent(
@@ -388,11 +436,17 @@ def test_kill_9_in_the_middle_of_a_bundle(server: StandIn, client: GDCClient, tm
     _killed(server, tmp_path, entries)
     complete = [f for f in files if f.present()]
     assert 0 < len(complete) < len(files)
+    # What is half unpacked lies under another name, and goes also where the rest comes file by file.
+    assert all(hashlib.md5(f.target.read_bytes()).hexdigest() == f.md5 for f in complete)
+    for leftover in tmp_path.rglob(".*.bundle"):
+        client.download(next(f for f in files if f.id in leftover.name))
+        assert not leftover.exists()
     server.pause_bundle_at = None
     rest = [f for f in files if not f.present()]
     assert client.download_bundle(rest) == {}
     assert sorted(server.log[-1].body["ids"]) == sorted(f.id for f in rest)
     assert [f.target.read_bytes() for f in files] == [e.content for e in entries]
+    assert not _leftovers(tmp_path)
 
 
 # ---------------------------------------------------------------- Xena
@@ -503,7 +557,22 @@ def test_fields_that_the_release_lacks_are_not_asked_for(server: StandIn, client
     _many(server, 2)
     server.known_fields = ["file_id", "file_name"]
     client.search("files", {}, ["file_name", "gone.field"])
+    client.search("files", {}, ["file_name"])
     assert server.requests("/files", "POST")[0].body["fields"] == "file_id,file_name"
+    assert len(server.requests("/_mapping")) == 1, "the names of the fields are asked for once"
+
+
+def test_the_stand_in_answers_a_get_as_it_does_a_post(server: StandIn) -> None:
+    import httpx
+
+    _many(server, 12)
+    filters = json.dumps(and_filter({"data_type": "Slide Image"}))
+    asked = {"filters": filters, "size": "5", "from": "10", "sort": "file_id:asc"}
+    answer = httpx.get(f"{server.url}/files", params=asked).json()
+    assert answer == httpx.post(f"{server.url}/files", json=asked).json()
+    assert answer["data"]["pagination"] | {"sort": "", "page": 1} == answer["data"]["pagination"]
+    assert len(answer["data"]["hits"]) == 2
+    assert len(httpx.get(f"{server.url}/files").json()["data"]["hits"]) == 10, "ten is the default"
 
 
 def test_status_of_a_service_that_is_down(server: StandIn, client: GDCClient) -> None:
@@ -536,8 +605,9 @@ def test_a_token_goes_neither_to_open_data_nor_to_another_host_nor_into_messages
         client.download(file)
         assert not any(secret in str(n.headers) for n in server.log)
         server.faults = [Fault("redirect")]
-        with client._send("GET", f"{server.url}/data/{file.id}", controlled=True) as response:
-            response.read()
+        file.target.unlink()
+        client.download(file, controlled=True)
+        assert file.target.read_bytes() == _content(1000)
         told = [n for n in server.requests("/data") if secret in str(n.headers)]
         assert [n.host for n in told] == [f"127.0.0.1:{server.port}"]
         server.faults = [Fault("status", status=403, body=b'{"message": "Your token is invalid or expired."}')]
@@ -557,6 +627,12 @@ def test_tokens_that_cannot_be_read_are_named_not_shown(server: StandIn, tmp_pat
 
 def test_fault_suite_is_wide_enough() -> None:
     assert len(MENDED) + len(RESUMED) - 1 + len(LOST) + len(BUNDLES) - 1 + len(QUERY_FAULTS) >= 40
+    assert len({f.kind for f in _faults()}) >= 15, "kinds of faults, not repetitions of one"
+
+
+def _faults() -> list[Fault]:
+    named = [f for f, *_ in (*MENDED.values(), *RESUMED.values(), *LOST.values(), *BUNDLES.values())]
+    return [f for f in [*named, *QUERY_FAULTS.values()] if f is not None]
 
 
 def test_the_stand_in_packs_what_it_says() -> None:

@@ -51,9 +51,10 @@ def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
     """The omics of a cohort as MuData; modalities in the order rna, mirna, methylation, those the cohort has.
 
     Every modality holds the patients of ``cohort.table`` in its order. X [patients, features]: rna and mirna integer
-    counts as float32 (exact up to 2^24, 16,777,216), methylation betas float32 with NaN. ``uns['unit']`` of a modality says 'counts', 'beta', 'rpm' or
-    'as given' (Xena's miRNA and a user's tables need not be counts). rna.var, named by gene id with version: ensembl
-    (the id without version), gene_name, gene_type. Genotype probes (``rs...``) are left out of methylation.
+    counts as float32 (exact up to 2^24, 16,777,216), methylation betas float32 with NaN. ``uns['unit']`` of a
+    modality says 'counts', 'beta', 'rpm' or 'as given' (Xena's miRNA and a user's tables need not be counts).
+    rna.var, named by gene id with version: ensembl (the id without version), gene_name, gene_type. Genotype probes
+    (``rs...``) are left out of methylation.
 
     Raises OmicsFormatError for a malformed or missing file.
     """
