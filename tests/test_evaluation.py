@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,10 +14,15 @@ from lifelines import CoxPHFitter, KaplanMeierFitter
 from lifelines.statistics import logrank_test
 from lifelines.utils import concordance_index
 from scipy import stats
-from sksurv.metrics import concordance_index_censored, concordance_index_ipcw
+from sksurv.metrics import (
+    brier_score,
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+)
 from sksurv.util import Surv
 
-from hcmae_core.evaluation import compare, interpret, metrics, optimism, tables
+from hcmae_core.evaluation import compare, interpret, metrics, optimism, overlay, tables
 from hcmae_core.evaluation.kaplan_meier import compare_groups, one_per_patient, risk_groups
 
 
@@ -131,6 +138,95 @@ def test_uno_equals_sksurv_and_auc_orders() -> None:
     assert np.isnan(good[1])
 
 
+def test_nobody_is_left_out_who_outlives_the_training_patients() -> None:
+    """The test patient with the longest follow-up is a survivor at every day, whatever the training set has seen."""
+    time, event, risk = outcome(160, seed=3)
+    train, test = slice(0, 100), slice(100, 160)
+    days = [200.0, 500.0]
+    long = time[test].copy()
+    long[np.argsort(long)[-8:]] += 10 * time.max()
+    capped = np.where(long >= time[train].max(), time[train].max(), long)
+    still = event[test] * (long < time[train].max())
+    given = (time[train], event[train])
+    expected, _ = cumulative_dynamic_auc(
+        Surv.from_arrays(event[train].astype(bool), time[train]), Surv.from_arrays(still.astype(bool), capped),
+        risk[test], days,
+    )  # fmt: skip
+    assert (long > time[train].max()).sum() >= 8
+    assert np.allclose(metrics.dynamic_auc(given, (long, event[test]), risk[test], days), expected)
+    # A patient rated as the safest who lives longest must help: the same ranking without the survivors scores less.
+    worst = risk[test].copy()
+    worst[np.argsort(long)[-8:]] = worst.max() + 1
+    assert (metrics.dynamic_auc(given, (long, event[test]), worst, days) < expected).all()
+
+
+def test_metrics_refuse_risks_that_are_no_numbers() -> None:
+    time, event, risk = outcome(60)
+    risk[4] = np.nan
+    pair = (time, event), (time, event)
+    with pytest.raises(ValueError, match="1 of 60 risks are NaN"):
+        metrics.uno_c(*pair, risk, 500.0)
+    with pytest.raises(ValueError, match="1 of 60 risks are NaN"):
+        metrics.dynamic_auc(*pair, risk, [300.0])
+    with pytest.raises(ValueError, match="1 of 60 risks are NaN"):
+        metrics.breslow_survival(risk, time, event, risk, [300.0])
+    frame = predictions(60, 1)
+    frame.loc[3, "risk"] = np.inf
+    for call in (metrics.fold_concordance, metrics.bootstrap, tables.score):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            call(frame)
+
+
+def test_brier_equals_sksurv_in_one_fold() -> None:
+    frame = predictions(150, 1, noise=0.3)
+    table = metrics.brier(frame).set_index("day")
+    day = 600.0
+    values = []
+    for fold in range(5):
+        train, test = frame[frame["fold"] != fold], frame[frame["fold"] == fold]
+        top = min(train["time"].max(), test["time"].max())
+        if not test["time"].min() < day < top:
+            continue
+        time, event = test["time"].to_numpy(), test["event"].to_numpy().astype(bool)
+        last = train["time"].max()
+        event = event & (time < last)
+        outcome_ = Surv.from_arrays(event, np.minimum(time, last))
+        known = Surv.from_arrays(train["event"].astype(bool), train["time"])
+        values.append(brier_score(known, outcome_, test[["S@600"]], [day])[1][0])
+    assert table.loc[day, "model"] == pytest.approx(np.mean(values))
+
+
+def test_calibrated_predictions_are_called_calibrated_and_shifted_ones_are_not() -> None:
+    rng = np.random.default_rng(0)
+    n = 1500
+    log_hazard = 0.7 * rng.normal(size=n)
+    death = rng.exponential(1000 * np.exp(-log_hazard))
+    last = rng.uniform(300, 3000, n)
+    truth = np.exp(-600 / 1000 * np.exp(log_hazard))
+    frame = pd.DataFrame(
+        {
+            "patient": np.arange(n), "repeat": 0, "fold": np.arange(n) % 5, "time": np.minimum(death, last),
+            "event": (death <= last).astype(int), "S@600": truth,
+        }
+    )  # fmt: skip
+    good = metrics.calibration(frame, 600, groups=5)
+    assert np.abs(good["predicted"] - good["observed"]).max() < 0.06
+    bad = metrics.calibration(frame.assign(**{"S@600": truth**2}), 600, groups=5)
+    assert ((bad["predicted"] < bad["low"]) | (bad["predicted"] > bad["high"])).sum() >= 3
+
+
+def test_baseline_hazard_with_ties_equals_scikit_survivals() -> None:
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
+
+    time, event, x = outcome(120, ties=True)
+    x = x + np.random.default_rng(1).normal(size=120)
+    model = CoxPHSurvivalAnalysis(ties="breslow").fit(x[:, None], Surv.from_arrays(event.astype(bool), time))
+    risk = x * model.coef_[0]
+    grid = np.unique(time)[:-1]
+    theirs = np.array([[f(day) for day in grid] for f in model.predict_survival_function(x[:, None])])
+    assert np.allclose(metrics.breslow_survival(risk, time, event, risk, grid), theirs, atol=1e-9)
+
+
 def test_breslow_baseline_equals_lifelines() -> None:
     time, event, x = outcome(150)
     frame = pd.DataFrame({"x": x, "time": time, "event": event})
@@ -181,6 +277,36 @@ def test_nadeau_bengio_by_hand() -> None:
         compare.nadeau_bengio(d, 1.0)
 
 
+def test_corrected_interval_and_p_value_agree() -> None:
+    d = np.array([0.02, 0.05, -0.01, 0.04, 0.03, 0.06, 0.01, 0.02, 0.05, np.nan])
+    interval = compare.corrected_interval(d, 0.2)
+    mean, error, p = compare.nadeau_bengio(d, 0.2)
+    assert interval.value == mean == pytest.approx(np.nanmean(d))
+    assert interval.high - mean == pytest.approx(stats.t.ppf(0.975, 8) * error)
+    assert (interval.low > 0) == (p < 0.05)
+    exact = compare.corrected_interval(d, 0.2, level=1 - p)
+    assert exact.low == pytest.approx(0, abs=1e-12)
+
+
+def test_corrected_test_keeps_its_level_where_the_plain_one_does_not() -> None:
+    """Two equal methods whose folds share training noise: correlation 1/k, what Nadeau and Bengio assume."""
+    rng = np.random.default_rng(0)
+    corrected = plain = 0
+    for _ in range(600):
+        d = np.sqrt(0.2) * rng.normal() + np.sqrt(0.8) * rng.normal(size=10)
+        corrected += compare.nadeau_bengio(d, 0.2)[2] < 0.05
+        plain += stats.ttest_1samp(d, 0).pvalue < 0.05
+    assert plain / 600 > 0.15
+    assert 0.02 < corrected / 600 < 0.08
+
+
+def test_holm_equals_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(0).random(11) ** 3
+    assert compare.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
 def test_holm_by_hand() -> None:
     assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert compare.holm([0.9, 0.8]).max() == 1.0
@@ -193,6 +319,8 @@ def test_compare_finds_the_better_method_and_not_a_difference_of_nothing() -> No
     table = compare.compare({"good": good, "bad": bad, "same": good.copy()}, "good", draws=200).set_index("second")
     assert table.loc["bad", "low"] > 0
     assert table.loc["bad", "p_holm"] >= table.loc["bad", "p"]
+    assert table.loc["bad", "nb_low"] < table.loc["bad", "difference"] < table.loc["bad", "nb_high"]
+    assert (table.loc["bad", "nb_low"] > 0) == (table.loc["bad", "p"] < 0.05)
     assert table.loc["same", "difference"] == 0
     assert table.loc["same", "p"] == 1
     assert len(compare.compare({"a": good, "b": bad, "c": good}, draws=20)) == 3
@@ -205,6 +333,20 @@ def test_comparison_needs_the_same_folds() -> None:
     other = frame.assign(fold=(frame["fold"] + 1) % 5)
     with pytest.raises(ValueError, match="same folds"):
         compare.paired_folds(frame, other)
+    with pytest.raises(ValueError, match="different outcomes"):
+        compare.paired_folds(frame, frame.assign(event=1 - frame["event"]))
+
+
+def test_few_events_in_a_fold_warn_and_count() -> None:
+    from hcmae_core.cohort.splits import FEW_EVENTS, FewEventsWarning
+
+    frame = predictions(100, 1)
+    frame.loc[frame["fold"] == 2, "event"] = 0
+    with pytest.warns(FewEventsWarning, match=f"1 of 5 folds have fewer than {FEW_EVENTS} deaths"):
+        table = metrics.fold_concordance(frame)
+    assert np.isnan(table.loc[table["fold"] == 2, "c_index"]).all()
+    # A fold without events is left out of the mean, not counted as a coin.
+    assert metrics.mean_concordance(frame)[0] == pytest.approx(table["c_index"].dropna().mean())
 
 
 def test_sampling_noise_matches_the_size_of_the_paper_cohorts() -> None:
@@ -223,6 +365,9 @@ def test_groups_equal_lifelines() -> None:
     frame = pd.DataFrame({"time": time, "event": event, "high": high.astype(int)})
     fitter = CoxPHFitter().fit(frame, "time", "event")
     assert groups.hazard_ratio == pytest.approx(float(np.exp(fitter.params_["high"])))
+    assert [groups.hr_low, groups.hr_high] == pytest.approx(
+        np.exp(fitter.confidence_intervals_.loc["high"].to_numpy()).tolist()
+    )
     assert groups.hr_low < groups.hazard_ratio < groups.hr_high
     curve = KaplanMeierFitter().fit(time[high], event[high])
     assert np.allclose(groups.high.survival, curve.survival_function_.iloc[:, 0])
@@ -255,6 +400,8 @@ def test_groups_that_cannot_be_compared(event: np.ndarray, high: np.ndarray, mes
 def test_groups_with_deaths_in_one_only_have_no_ratio() -> None:
     groups = compare_groups(np.arange(1.0, 9.0), np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.arange(8) > 3)
     assert np.isnan(groups.hazard_ratio)
+    assert "not estimable" in groups.describe()
+    assert "nan" not in groups.describe()
     assert 0 <= groups.log_rank_p <= 1
 
 
@@ -266,10 +413,10 @@ def test_table2_and_its_renderings() -> None:
     assert frame.loc[("Deep learning", "HC-MAE"), "LIHC ours"] == "0.710 ± 0.040"
     assert frame.loc[("Deep learning", "MCAT"), "LIHC ours"] == tables.NOT_RUN
     assert "profile smoke, source synthetic" in table.caption
-    html = table.to_html()
-    assert html.count("<tr>") == len(tables.TABLE2_ROWS) + 1
+    page = table.to_html()
+    assert page.count("<tr>") == len(tables.TABLE2_ROWS) + 1
     # The paper's best on STAD is HIPT (Integration), not HC-MAE.
-    assert "<strong>0.631 ± 0.048</strong>" in html
+    assert "<strong>0.631 ± 0.048</strong>" in page
     assert r"\textbf{0.737 $\pm$ 0.031}" in table.to_latex()
     read = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
     assert list(read.columns) == ["data", "method", *table.columns]
@@ -289,6 +436,41 @@ def test_rendered_tables_escape() -> None:
     table = tables.ResultTable("T_1 & co", ["a<b"], [("g", "m%")], [["<i>"]], "50 %")
     assert "<i>" not in table.to_html()
     assert r"T\_1 \& co" in table.to_latex()
+    odd = tables.ResultTable("a\\b{c}~d^e", ["x"], [("g", "m")], [["1"]]).to_latex()
+    assert r"a\textbackslash{}b\{c\}\textasciitilde{}d\textasciicircum{}e" in odd
+
+
+def test_tables_carry_their_provenance_in_every_format(tmp_path) -> None:
+    origin = {"profile": "smoke", "source": "synthetic", "seeds": [0, 1, 2], "protocol": "honest", "commit": "abc1234"}
+    score = tables.Score(0.7, 0.05, 0.65, 0.75)
+    for number, table in enumerate(
+        (
+            tables.table2({"hcmae": {"LIHC": score}}, cancers=("LIHC",), provenance=origin),
+            tables.table3({"hcmae": score}, provenance=origin),
+            tables.figure2_table({"hcmae": risk_groups(predictions())}, provenance=origin),
+        )
+    ):
+        for path in table.write(tmp_path, f"table{number}"):
+            text = path.read_text()
+            for part in ("profile smoke", "source synthetic", "seeds 0 1 2", "commit abc1234"):
+                assert part in text, (path.name, part)
+
+
+def test_commit_of_the_checkout_stands_in_for_a_missing_one(repo, tmp_path, monkeypatch) -> None:
+    named = tables.provenance_text({"profile": "smoke", "commit": "abc"})
+    assert "commit abc" in named
+    checkout = tmp_path / "x"
+    (checkout / ".git" / "refs" / "heads").mkdir(parents=True)
+    (checkout / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (checkout / ".git" / "refs" / "heads" / "main").write_text("0123456789abcdef\n")
+    monkeypatch.setattr(tables, "__file__", str(checkout / "hcmae_core" / "evaluation" / "tables.py"))
+    assert tables.source_commit() == "0123456789"
+    assert "commit 0123456789" in tables.provenance_text({"profile": "smoke"})
+    (checkout / ".git" / "refs" / "heads" / "main").unlink()
+    (checkout / ".git" / "packed-refs").write_text("# pack\nfedcba98765 refs/heads/main\n")
+    assert tables.source_commit() == "fedcba9876"
+    (checkout / ".git" / "HEAD").unlink()
+    assert tables.source_commit() is None
 
 
 def test_attention_auc_by_hand() -> None:
@@ -314,6 +496,81 @@ def test_planted_regions_and_geojson(tmp_path) -> None:
     features = json.loads(path.read_text())["features"]
     assert features[1]["properties"]["measurements"] == {"attention": 0.75}
     assert features[1]["geometry"]["coordinates"][0][2] == [1024, 512]
+
+
+class _Picture:
+    """A slide as far as the overlay looks at one."""
+
+    size = (1000, 700)
+
+    def thumbnail(self, max_side: int) -> np.ndarray:
+        height = round(700 * min(1.0, max_side / 1000))
+        width = round(1000 * min(1.0, max_side / 1000))
+        image = np.full((height, width, 3), 255, np.uint8)
+        image[: height // 2, : width // 2] = (200, 30, 60)
+        return image
+
+
+def test_deepzoom_tiles_are_a_whole_pyramid() -> None:
+    import cv2
+
+    image = _Picture().thumbnail(1000)
+    tiles = overlay.deepzoom_tiles(image)
+    # 1000 pixels: level 10 is the image, 4 x 3 tiles of 256; every level halves, level 0 is one pixel.
+    assert {key.split("/")[0] for key in tiles} == {str(level) for level in range(11)}
+    assert sum(key.startswith("10/") for key in tiles) == 12
+    sizes = {key: cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape for key, data in tiles.items()}
+    assert sizes["10/3_2"] == (700 - 512, 1000 - 768, 3)
+    assert sizes["0/0_0"] == (1, 1, 3)
+    corner = cv2.imdecode(np.frombuffer(tiles["10/0_0"], np.uint8), 1)[100, 100, ::-1]
+    assert np.abs(corner.astype(int) - (200, 30, 60)).max() < 8
+    with pytest.raises(ValueError, match="uint8"):
+        overlay.deepzoom_tiles(image.astype(float))
+
+
+def test_overlay_page_is_whole_and_asks_no_network(tmp_path) -> None:
+    corners = np.array([[0, 0], [500, 0], [0, 350]])
+    weights = {"rna": np.array([0.5, 0.3, 0.2]), "</script><b>": np.ones(3) / 3}
+    page = overlay.overlay_page(
+        _Picture(), corners, 250, weights, planted=np.array([True, False, False]), max_side=500, title="A & B"
+    )
+    start = page.index('id="data">') + len('id="data">')
+    data = json.loads(page[start : page.index("</script>", start)])
+    # Half the size: regions are scaled from level-0 pixels to the deepest level of the page.
+    assert (data["width"], data["height"], data["levels"]) == (500, 350, 9)
+    assert data["regions"] == [[0, 0], [250, 0], [0, 175]]
+    assert data["side"] == [125, 125]
+    assert data["layers"]["rna"] == [0.5, 0.3, 0.2]
+    assert data["planted"] == [True, False, False]
+    assert set(data["tiles"]) == set(overlay.deepzoom_tiles(_Picture().thumbnail(500)))
+    assert "<b>" not in page
+    assert "A &amp; B" in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    overlay.write_overlay(tmp_path / "x.html", page)
+    assert (tmp_path / "x.html").read_text(encoding="utf-8") == page
+    frame = overlay.inline_frame(page)
+    assert html.unescape(frame[frame.index('srcdoc="') + 8 : frame.rindex('"></iframe>')]) == page
+
+
+@pytest.mark.parametrize(
+    ("weights", "planted", "message"),
+    [
+        ({}, None, "no layer"),
+        ({"rna": np.ones(2)}, None, r"'rna' has weights of shape \(2,\) for 3 regions"),
+        ({"rna": np.array([1, np.nan, 0])}, None, "negative, NaN or infinite"),
+        ({"rna": np.ones(3)}, np.ones(2, bool), "planted has shape"),
+    ],
+)
+def test_overlay_refuses(weights, planted, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        overlay.overlay_page(_Picture(), np.zeros((3, 2), int), 10, weights, planted=planted)
+
+
+def test_overlay_names_the_missing_library(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="library="):
+        overlay.overlay_page(
+            _Picture(), np.zeros((1, 2), int), 10, {"rna": np.ones(1)}, library=tmp_path / "openseadragon.min.js"
+        )
 
 
 def test_gene_table_marks_planted_features() -> None:

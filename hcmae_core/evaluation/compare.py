@@ -36,6 +36,17 @@ def nadeau_bengio(differences: ArrayLike, test_share: float) -> tuple[float, flo
     return mean, error, float(2 * stats.t.sf(abs(mean) / error, len(values) - 1))
 
 
+def corrected_interval(differences: ArrayLike, test_share: float, level: float = 0.95) -> Interval:
+    """Mean paired difference with the interval of the corrected resampled t-test; see ``nadeau_bengio``.
+
+    Unlike a bootstrap over patients it counts how much a method changes from training set to training set.
+    """
+    mean, error, _ = nadeau_bengio(differences, test_share)
+    count = int(np.isfinite(np.asarray(differences, dtype=np.float64)).sum())
+    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Holm's step-down adjustment of a family of p-values."""
     p = np.asarray(p_values, dtype=np.float64)
@@ -49,13 +60,16 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 def paired_folds(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """C-indices of two methods on the same folds: [repeat, fold, first, second, difference].
 
-    Raises ValueError when the two were not tested on the same patients in the same folds.
+    Raises ValueError when the two were not tested on the same patients in the same folds with the same outcomes.
     """
     keys = ["repeat", "fold", "patient"]
     ours, theirs = (set(map(tuple, frame[keys].to_numpy())) for frame in (first, second))
     if ours != theirs:
         odd = sorted(ours ^ theirs, key=str)[0]
         raise ValueError(f"the methods were not tested on the same folds: repeat, fold, patient = {odd} is in one only")
+    here, there = (frame.sort_values(keys)[["time", "event"]].to_numpy(dtype=np.float64) for frame in (first, second))
+    if not np.array_equal(here, there):
+        raise ValueError("the methods were tested against different outcomes: one of them has other (permuted?) labels")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewEventsWarning)
         left, right = fold_concordance(first), fold_concordance(second)
@@ -82,7 +96,8 @@ def compare(
 ) -> pd.DataFrame:
     """Paired comparison of methods: against ``reference``, or all pairs.
 
-    Returns [first, second, difference, low, high (bootstrap over patients), p (Nadeau-Bengio), p_holm].
+    Returns [first, second, difference, low, high (bootstrap over patients), nb_low, nb_high, p (Nadeau-Bengio),
+    p_holm].
     Raises KeyError for an unknown reference.
     """
     if reference is not None and reference not in predictions:
@@ -96,9 +111,12 @@ def compare(
         folds = paired_folds(predictions[a], predictions[b])
         share = 1 / max(2, folds["fold"].nunique())
         _, _, p = nadeau_bengio(folds["difference"], share)
+        corrected = corrected_interval(folds["difference"], share)
         interval = bootstrap_difference(predictions[a], predictions[b], draws=draws)
-        rows.append((a, b, float(folds["difference"].mean()), interval.low, interval.high, p))
-    table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p"])
+        rows.append(
+            (a, b, float(folds["difference"].mean()), interval.low, interval.high, corrected.low, corrected.high, p)
+        )
+    table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "nb_low", "nb_high", "p"])
     table["p_holm"] = holm(table["p"]) if len(table) else []
     return table
 

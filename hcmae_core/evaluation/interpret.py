@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hcmae_core.config import MODALITIES
 from hcmae_core.files import write_json
+from hcmae_core.models.ablations import OmicsTransformer
 from hcmae_core.models.hcmae import HCMAE
 from hcmae_core.training.fit import Feeder, FoldInputs
 from hcmae_core.training.methods import get_method
@@ -123,7 +124,7 @@ def omics_gradients(
     """Integrated gradients of the log hazard with respect to the omics, [n, modalities, K], mean over an ensemble.
 
     The baseline is the mean patient of the training part (all features are standardised, so zero). By captum; source:
-    Sundararajan, Taly and Yan, ICML 2017. Works for every method that takes omics.
+    Sundararajan, Taly and Yan, ICML 2017. For HC-MAE and Trans-MO; raises TypeError for other networks.
     """
     from captum.attr import IntegratedGradients
 
@@ -150,7 +151,11 @@ def omics_gradients(
 
 
 def _method_of(model: nn.Module) -> str:
-    return "hcmae" if isinstance(model, HCMAE) else "trans_mo"
+    if isinstance(model, HCMAE):
+        return "hcmae"
+    if isinstance(model, OmicsTransformer):
+        return "trans_mo"
+    raise TypeError(f"{type(model).__name__}: integrated gradients are written for 'hcmae' and 'trans_mo'")
 
 
 def gene_table(

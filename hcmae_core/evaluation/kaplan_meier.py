@@ -38,12 +38,15 @@ class RiskGroups:
     hr_high: float
     ticks: list[float] = field(default_factory=list)
 
+    def ratio_text(self) -> str:
+        """'2.31 (1.40 to 3.80)', or why there is no ratio."""
+        if not np.isfinite(self.hazard_ratio):
+            return "not estimable (no death in one group)"
+        return f"{self.hazard_ratio:.2f} ({self.hr_low:.2f} to {self.hr_high:.2f})"
+
     def describe(self) -> str:
         """One line for a caption."""
-        return (
-            f"log-rank p = {self.log_rank_p:.2g}; hazard ratio high against low {self.hazard_ratio:.2f} "
-            f"(95 % interval {self.hr_low:.2f} to {self.hr_high:.2f})"
-        )
+        return f"log-rank p = {self.log_rank_p:.2g}; hazard ratio high against low, 95 % interval: {self.ratio_text()}"
 
 
 def one_per_patient(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -134,8 +134,9 @@ def bootstrap(
 ) -> Interval:
     """Percentile interval over patients of a statistic of out-of-fold predictions (default: within-fold C).
 
-    Patients are drawn with replacement within their fold, the same draw in all repeats of a patient's predictions, so
-    that repeats do not pass for new patients.
+    Patients are drawn with replacement from the whole cohort, the same draw in all repeats of a patient's predictions,
+    so that repeats do not pass for new patients. The networks are not trained again: the interval holds for these
+    predictions, not for the method on another training set (for that see `compare.nadeau_bengio`).
     """
     if statistic is None:
         return _bootstrap_c(predictions, draws=draws, level=level, seed=seed)
@@ -214,12 +215,14 @@ def _interval(value: float, values: list[float], level: float) -> Interval:
 def uno_c(train: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike], risk: ArrayLike, tau: float) -> float:
     """Uno's C: concordance weighted by the inverse probability of censoring, up to ``tau`` days.
 
-    train, test: (time, event). The censoring distribution comes from the training patients.
+    train, test: (time, event). The censoring distribution comes from the training patients. Raises ValueError for
+    risks that are NaN or infinite and where no pair is comparable before ``tau``.
     Source: Uno et al., Statistics in Medicine 2011, as in scikit-survival.
     """
     from sksurv.metrics import concordance_index_ipcw
 
-    return float(concordance_index_ipcw(_surv(*train), _surv(*test), np.asarray(risk, dtype=float), tau=tau)[0])
+    days, dead, score = _checked(*test, risk)
+    return float(concordance_index_ipcw(_surv(*train), _surv(days, dead), score, tau=tau)[0])
 
 
 def horizon_for(folds_time: list[tuple[Vector, NDArray]], share: float = 0.1) -> float:
@@ -230,28 +233,38 @@ def horizon_for(folds_time: list[tuple[Vector, NDArray]], share: float = 0.1) ->
 def dynamic_auc(
     train: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike], risk: ArrayLike, days: ArrayLike
 ) -> Vector:
-    """Cumulative/dynamic AUC at each of ``days`` (NaN where the test follow-up does not reach)."""
+    """Cumulative/dynamic AUC at each of ``days`` (NaN where the test follow-up does not reach).
+
+    Raises ValueError for risks that are NaN or infinite.
+    """
     from sksurv.metrics import cumulative_dynamic_auc
 
     times = np.atleast_1d(np.asarray(days, dtype=float))
-    test_time, test_event = check_outcome(np.asarray(test[0], dtype=float), np.asarray(test[1]))
+    test_time, test_event, score = _checked(*test, risk)
     train_time = np.asarray(train[0], dtype=float)
-    score = np.asarray(risk, dtype=float)
+    known = _surv(*_until(test_time, test_event, train_time.max()))
     out = np.full(len(times), np.nan)
     for number, day in enumerate(times):
         # Outside the observed range, or without deaths before or survivors after, there is nothing to rank.
         died, alive = (test_time <= day) & test_event, test_time > day
         if not died.any() or not alive.any() or day >= train_time.max():
             continue
-        inside = test_time < train_time.max()
         try:
-            auc, _ = cumulative_dynamic_auc(
-                _surv(*train), _surv(test_time[inside], test_event[inside]), score[inside], [day]
-            )
+            auc, _ = cumulative_dynamic_auc(_surv(*train), known, score, [day])
             out[number] = float(auc[0])
         except ValueError:
             continue
     return out
+
+
+def _until(time: Vector, event: NDArray[np.bool_], last: float) -> tuple[Vector, NDArray[np.bool_]]:
+    """Follow-up that ends at ``last``: whoever was seen longer is censored there.
+
+    The censoring distribution of the training patients is unknown beyond their last day. Leaving out those who lived
+    longer would take the best survivors off the test set.
+    """
+    beyond = time >= last
+    return np.where(beyond, last, time), event & ~beyond
 
 
 def _surv(time: ArrayLike, event: ArrayLike) -> NDArray:
@@ -306,16 +319,15 @@ def brier(predictions: pd.DataFrame) -> pd.DataFrame:
             train = part[part["fold"] != fold]
             top = min(test["time"].max(), train["time"].max())
             usable = (days < top) & (days > test["time"].min())
-            inside = test["time"].to_numpy() < train["time"].max()
-            if not usable.any() or not inside.any():
+            if not usable.any():
                 continue
-            known = test[inside]
+            known = _until(test["time"].to_numpy(float), test["event"].to_numpy() > 0, float(train["time"].max()))
             km_days, km = kaplan_meier_estimator(train["event"].astype(bool), train["time"])
             curve = np.concatenate([[1.0], km])[np.searchsorted(km_days, days[usable], side="right")]
             try:
-                outcome = _surv(train["time"], train["event"]), _surv(known["time"], known["event"])
-                model = brier_score(*outcome, known[[n for n, u in zip(names, usable, strict=True) if u]], days[usable])
-                null = brier_score(*outcome, np.tile(curve, (len(known), 1)), days[usable])
+                outcome = _surv(train["time"], train["event"]), _surv(*known)
+                model = brier_score(*outcome, test[[n for n, u in zip(names, usable, strict=True) if u]], days[usable])
+                null = brier_score(*outcome, np.tile(curve, (len(test), 1)), days[usable])
             except ValueError as error:
                 warnings.warn(f"repeat {repeat}, fold {fold}: no Brier score ({error})", stacklevel=2)
                 continue

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hcmae_core.cohort.splits import check_outcome, deal
 from hcmae_core.evaluation.metrics import concordance
+from hcmae_core.omics import differential
 
 
 def cox_score(values: NDArray[np.floating], time: NDArray, event: NDArray) -> NDArray[np.float64]:
@@ -18,16 +19,8 @@ def cox_score(values: NDArray[np.floating], time: NDArray, event: NDArray) -> ND
     At each death the dead patient's value is compared with the mean of those at risk (Breslow for ties).
     """
     days, dead = check_outcome(time, event)
-    order = np.argsort(-days, kind="stable")
-    x, times, died = np.asarray(values, dtype=np.float64)[order], days[order], dead[order]
-    # The last row of a tie in descending time holds the whole risk set.
-    last = np.searchsorted(-times, -times, side="right") - 1
-    count = (last + 1.0)[:, None]
-    mean = np.cumsum(x, 0)[last] / count
-    variance = np.cumsum(x**2, 0)[last] / count - mean**2
-    score = ((x - mean) * died[:, None]).sum(0)
-    information = (variance * died[:, None]).sum(0)
-    return score / np.sqrt(np.maximum(information, 1e-12))
+    x = np.asarray(values)
+    return differential.cox_score(x, days, dead, range(x.shape[1]))["statistic"].to_numpy()
 
 
 def ridge_cox(x: NDArray[np.floating], time: NDArray, event: NDArray, penalty: float) -> NDArray[np.float64]:

@@ -7,12 +7,14 @@ import html
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hcmae_core.config import CANCERS
 from hcmae_core.evaluation.metrics import bootstrap, mean_concordance
+from hcmae_core.files import write_text
 
 NOT_RUN = "not run yet"
 
@@ -160,22 +162,36 @@ class ResultTable:
             lines.append(" & ".join([_tex(shown), _tex(name), *written]) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
+    def write(self, folder: str | Path, name: str) -> list[Path]:
+        """<name>.html, <name>.tex and <name>.csv in ``folder``; returns their paths."""
+        paths = []
+        for ending, text in (("html", self.to_html()), ("tex", self.to_latex()), ("csv", self.to_csv())):
+            paths.append(Path(folder) / f"{name}.{ending}")
+            write_text(paths[-1], text)
+        return paths
+
     def _repr_html_(self) -> str:
         return self.to_html()
 
 
+# One pass over the text: an escape that contains braces or backslashes is not escaped again.
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        **{mark: "\\" + mark for mark in "&%#_$"},
+        "±": r"$\pm$",
+    }
+)
+
+
 def _tex(text: str) -> str:
-    for plain, escaped in (
-        ("\\", r"\textbackslash{}"),
-        ("&", r"\&"),
-        ("%", r"\%"),
-        ("#", r"\#"),
-        ("_", r"\_"),
-        ("$", r"\$"),
-        ("±", r"$\pm$"),
-    ):
-        text = text.replace(plain, escaped)
-    return text
+    return text.translate(_TEX)
 
 
 def score(predictions: pd.DataFrame, *, draws: int = 300) -> Score:
@@ -186,11 +202,47 @@ def score(predictions: pd.DataFrame, *, draws: int = 300) -> Score:
 
 
 def provenance_text(provenance: Mapping[str, Any] | None) -> str:
-    """'profile smoke, source synthetic, seed 0, commit 1a2b3c4' from a run's provenance."""
+    """'profile smoke, source synthetic, seed 0, commit 1a2b3c4' from a run's provenance.
+
+    A run that does not name its commit is given the checkout's, because the code that draws the table is the code that
+    a reader has to look at.
+    """
     if not provenance:
         return "provenance unknown"
-    keys = ("profile", "source", "seed", "seeds", "protocol", "commit", "version", "date")
-    return ", ".join(f"{key} {provenance[key]}" for key in keys if provenance.get(key) is not None)
+    keys = ("profile", "source", "seed", "seeds", "repeats", "protocol", "commit", "version", "date")
+    known = {"commit": source_commit(), **{key: value for key, value in provenance.items() if value is not None}}
+    parts = []
+    for key in keys:
+        value = known.get(key)
+        if isinstance(value, list | tuple):
+            value = " ".join(map(str, value))
+        if value is not None:
+            parts.append(f"{key} {value}")
+    return ", ".join(parts)
+
+
+def source_commit() -> str | None:
+    """First ten digits of the checkout's commit, read from .git without git; None outside a checkout."""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        if git.is_file():  # a work tree points to its folder
+            git = (git.parent / git.read_text().split(":", 1)[1].strip()).resolve()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head[:10]
+        name = head.removeprefix("ref: ")
+        common = git / "commondir"
+        folders = [git] + ([(git / common.read_text().strip()).resolve()] if common.exists() else [])
+        for folder in folders:
+            if (folder / name).exists():
+                return (folder / name).read_text().strip()[:10]
+            packed = folder / "packed-refs"
+            for line in packed.read_text().splitlines() if packed.exists() else []:
+                if line.endswith(f" {name}"):
+                    return line[:10]
+    except (OSError, IndexError):
+        pass
+    return None
 
 
 def table2(
@@ -255,7 +307,7 @@ def figure2_table(ours: Mapping[str, Any], *, provenance: Mapping[str, Any] | No
             [
                 f"{published:.2g}" if published is not None else "",
                 f"{groups.log_rank_p:.2g}" if groups else NOT_RUN,
-                f"{groups.hazard_ratio:.2f} ({groups.hr_low:.2f} to {groups.hr_high:.2f})" if groups else "",
+                groups.ratio_text() if groups else "",
             ]
         )
     caption = "Log-rank p of low against high predicted risk. Paper: BRCA. Ours: " + provenance_text(provenance) + "."

@@ -47,11 +47,11 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
             ax.fill_between(years, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
         ax.set_title(title)
         ax.set_ylim(0, 1.02)
-        ax.set_xlabel(_at_risk(verdict))
+        _numbers_at_risk(ax, verdict)
         ax.text(
             0.03,
             0.04,
-            f"p = {verdict.log_rank_p:.2g}\nHR {verdict.hazard_ratio:.2f} ({verdict.hr_low:.2f}-{verdict.hr_high:.2f})",
+            f"p = {verdict.log_rank_p:.2g}\nHR {verdict.ratio_text()}",
             transform=ax.transAxes,
             fontsize=8,
         )
@@ -63,12 +63,21 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
     return fig
 
 
-def _at_risk(verdict: Any) -> str:
-    ticks = verdict.ticks
-    years = "  ".join(f"{tick / 365.25:.0f}" for tick in ticks)
-    low = "  ".join(str(verdict.low.at_risk[tick]) for tick in ticks)
-    high = "  ".join(str(verdict.high.at_risk[tick]) for tick in ticks)
-    return f"years\nat risk in year {years}\nlow:  {low}\nhigh: {high}"
+def _numbers_at_risk(ax: Axes, verdict: Any) -> None:
+    """Two rows under the axis: how many of each group are still followed at every tick."""
+    ax.set_xticks([tick / 365.25 for tick in verdict.ticks], [f"{tick / 365.25:.0f}" for tick in verdict.ticks])
+    ax.set_xlabel("years", labelpad=2)
+    for place, curve in ((-0.3, verdict.high), (-0.39, verdict.low)):
+        look: dict[str, Any] = {
+            "fontsize": 7,
+            "color": style.colour(curve.label),
+            "va": "top",
+            "transform": ax.get_xaxis_transform(),
+        }
+        ax.text(-0.04, place, f"{curve.label} ", **{**look, "ha": "right", "transform": ax.transAxes})
+        for tick in verdict.ticks:
+            ax.text(tick / 365.25, place, str(curve.at_risk[tick]), ha="center", **look)
+    ax.text(-0.04, -0.21, "at risk", fontsize=7, color=style.MUTED, va="top", ha="right", transform=ax.transAxes)
 
 
 def plot_fold_scores(
