@@ -187,8 +187,8 @@ def test_xena_matrix_reads_the_asked_columns(tmp_path: Path) -> None:
 
 def test_xena_counts_come_back_as_integers(tmp_path: Path) -> None:
     (tmp_path / "xena").mkdir()
-    counts = np.array([0, 1, 17, 3231, 250_000])
-    rows = "".join(f"ENSG{i}.1\t{np.log2(c + 1):.12g}\t0\n" for i, c in enumerate(counts))
+    counts = np.array([0, 1, 17, 3231, 250_000, 5_000_003, 16_777_216])
+    rows = "".join(f"ENSG{i}.1\t{np.log2(c + 1):.16g}\t0\n" for i, c in enumerate(counts))
     path = _write(tmp_path / "xena" / "TCGA-X.star_counts.tsv", "Ensembl_ID\tTCGA-AA-0000-01A\tother\n" + rows)
     cohort = _cohort(rna=[path])
     cohort.table["rna_sample"] = ["TCGA-AA-0000-01A"]
@@ -200,6 +200,45 @@ def test_xena_counts_come_back_as_integers(tmp_path: Path) -> None:
     assert averaged == path
     with pytest.warns(UserWarning, match="averaged"):
         read_omics(cohort, "gdc", tmp_path)
+    # A huge count elsewhere does not hide that small ones are averages.
+    _write(path, f"Ensembl_ID\tTCGA-AA-0000-01A\nENSG1.1\t{np.log2(3.5):.16g}\nENSG2.1\t{np.log2(9_000_001):.16g}\n")
+    with pytest.warns(UserWarning, match="averaged"):
+        assert read_omics(cohort, "gdc", tmp_path)["rna"].X[0, 1] == 9_000_000
+
+
+NAMES = st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9.|_-]{0,12}", fullmatch=True), min_size=1, max_size=6, unique=True)
+
+
+@given(NAMES, st.data())
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_counts_survive_being_written_and_read(tmp_path: Path, names: list[str], data: st.DataObject) -> None:
+    """Any names and counts: STAR and miRNA files give back what was written, but for the N_ rows."""
+    drawn = data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=len(names), max_size=len(names)))
+    text = MIRNA_HEAD + "".join(f"{n}\t{c}\t1.0\tN\n" for n, c in zip(names, drawn, strict=True))
+    mirna = read_mirna_counts(_write(tmp_path / "m.txt", text))
+    assert dict(zip(mirna.names.to_pylist(), mirna.values.tolist(), strict=True)) == dict(
+        zip(names, drawn, strict=True)
+    )
+    genes = {f"ENSG{n}": c for n, c in zip(names, drawn, strict=True)}
+    star = read_star_counts(_write(tmp_path / "s.tsv", _star(genes)))
+    assert dict(zip(star.names.to_pylist(), star.values.tolist(), strict=True)) == genes
+
+
+@given(NAMES, st.data())
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_matrices_survive_being_written_and_read(tmp_path: Path, names: list[str], data: st.DataObject) -> None:
+    """Any values, missing ones too: a Xena matrix and a user's table give back what was written, in the order asked."""
+    value = st.none() | st.floats(-1e6, 1e6, width=32)
+    rows = data.draw(st.lists(st.lists(value, min_size=3, max_size=3), min_size=len(names), max_size=len(names)))
+    cells = [["" if v is None else repr(v) for v in row] for row in rows]
+    text = "id\tA\tB\tC\n" + "".join("\t".join([n, *c]) + "\n" for n, c in zip(names, cells, strict=True))
+    matrix, features = read_xena_matrix(_write(tmp_path / "x.tsv", text), ["C", "A"])
+    assert features.tolist() == names
+    expected = np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float32)
+    np.testing.assert_array_equal(matrix, expected[:, [2, 0]].T)
+    if len({n.upper() for n in names}) == len(names):
+        frame = read_local_table(_write(tmp_path / "t.tsv", text.replace("id\t", "patient\t", 1)))
+        np.testing.assert_array_equal(frame.to_numpy(), expected)
 
 
 def test_all_modalities_share_the_order(tmp_path: Path) -> None:
