@@ -1,6 +1,7 @@
 """Read 4096 x 4096 regions of one slide with every reader at hand: speed per CPU-second, and peak memory.
 
-Run: ``python -m benchmarks.slides [--side 8192] [--rounds 3] [--slide file.svs]``. Every reader runs in a process of
+Run: ``python -m benchmarks.slides [--side 8192] [--rounds 3] [--slide file.svs]
+[--tiatoolbox-python tia/bin/python]``. Every reader runs in a process of
 its own on the same file, which lies in the page cache. Speed is megapixels per second of CPU time (user + system), so a
 busy machine hardly changes it. The limit is bare libjpeg-turbo: the same tiles decoded from memory into one buffer. The
 last line is one JSON object, also written to book/results/slides.json.
@@ -38,6 +39,7 @@ READERS: dict[str, tuple[str, str]] = {
     "openslide_patches": ("openslide-python, patches", "256 reads of 256 x 256"),
     "tiffslide": ("tiffslide", "read_region(as_array=True)"),
     "pyvips": ("pyvips", "crop, one thread"),
+    "tiatoolbox": ("tiatoolbox", "WSIReader.read_rect, in an environment of its own"),
     "limit": ("libjpeg-turbo alone", "the same tiles from memory, nothing else"),
 }
 
@@ -168,6 +170,12 @@ def _open_reader(name: str, path: str) -> tuple[tuple[int, int], Callable[[int, 
 
         image = pyvips.Image.new_from_file(path, page=0, access="random")
         return (image.width, image.height), lambda x, y: image.crop(x, y, REGION, REGION).numpy()
+    if name == "tiatoolbox":
+        from tiatoolbox.wsicore.wsireader import WSIReader
+
+        wsi = WSIReader.open(path)
+        size = (int(wsi.info.slide_dimensions[0]), int(wsi.info.slide_dimensions[1]))
+        return size, lambda x, y: wsi.read_rect((x, y), (REGION, REGION), resolution=0, units="level")
     raise ValueError(f"unknown reader '{name}'")
 
 
@@ -233,10 +241,12 @@ def measure(name: str, path: str, rounds: int) -> dict[str, Any]:
     return {"mpix_per_cpu_s": best, "mpix_per_s": wall, "peak_mib": peak, "growth_mib": peak - before}
 
 
-def _child(name: str, path: Path, rounds: int) -> dict[str, Any] | str:
+def _child(name: str, path: Path, rounds: int, tiatoolbox: str | None = None) -> dict[str, Any] | str:
+    if name == "tiatoolbox" and tiatoolbox is None:
+        return "not measured: --tiatoolbox-python was not given"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1", "OPENCV_FOR_THREADS_NUM": "1"}
     command = [
-        sys.executable,
+        tiatoolbox if name == "tiatoolbox" and tiatoolbox else sys.executable,
         "-m",
         "benchmarks.slides",
         "--child",
@@ -289,7 +299,15 @@ def _machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 
-def run(side: int, rounds: int, given: str | None) -> dict[str, Any]:
+def _tiatoolbox_version(program: str | None) -> str:
+    if program is None:
+        return "not measured"
+    code = "import importlib.metadata as m; print(m.version('tiatoolbox'))"
+    done = subprocess.run([program, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "not installed there"
+
+
+def run(side: int, rounds: int, given: str | None, tiatoolbox: str | None = None) -> dict[str, Any]:
     """Measure every reader, print the table, return the result."""
     with tempfile.TemporaryDirectory() as folder:
         if given:
@@ -305,15 +323,17 @@ def run(side: int, rounds: int, given: str | None) -> dict[str, Any]:
         for title, path in slides.items():
             rows: dict[str, Any] = {}
             for name in READERS:
-                rows[name] = _child(name, path, rounds)
+                rows[name] = _child(name, path, rounds, tiatoolbox)
             tables[title] = {"mib": path.stat().st_size / 2**20, "readers": rows}
             _print_table(title, path, side if not given else None, rows)
     first = next(iter(tables.values()))["readers"]
     mine, limit = first["hcmae"], first["limit"]
     rivals = [first[n] for n in ("openslide", "openslide_convert") if isinstance(first[n], dict)]
     notes = [
-        "tiatoolbox: the registry offers no current version that resolves beside numpy 2 and this Python, so it is not "
-        "measured; its readers call OpenSlide for these files.",
+        "tiatoolbox is measured in an environment of its own (--tiatoolbox-python), with the versions it brings."
+        if tiatoolbox
+        else "tiatoolbox is not measured: it is not in the locked environment; make one for it "
+        "(python -m venv tia; tia/bin/pip install tiatoolbox) and give --tiatoolbox-python tia/bin/python.",
         "openslide_ratio compares with the faster of the two whole-region ways of openslide-python.",
     ]
     result = {
@@ -327,7 +347,7 @@ def run(side: int, rounds: int, given: str | None) -> dict[str, Any]:
         "notes": notes,
         "date": datetime.date.today().isoformat(),
         "machine": _machine(),
-        "versions": _versions(),
+        "versions": _versions() | {"tiatoolbox": _tiatoolbox_version(tiatoolbox)},
     }
     for note in notes:
         print(f"note: {note}")
@@ -355,13 +375,14 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=8192, help="side of the painted slide in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slide", help="a slide of your own instead of painted ones")
+    parser.add_argument("--tiatoolbox-python", help="Python of an environment that has tiatoolbox")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--no-write", action="store_true", help="do not write book/results/slides.json")
     options = parser.parse_args()
     if options.child:
         print(json.dumps(measure(options.child, options.slide, options.rounds)))
         return
-    result = run(options.side, options.rounds, options.slide)
+    result = run(options.side, options.rounds, options.slide, options.tiatoolbox_python)
     if not options.no_write:
         from hcmae_core.files import write_json
 

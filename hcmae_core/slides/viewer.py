@@ -1,0 +1,140 @@
+"""A deep-zoom view of a small slide in one HTML page: tiles, squares and the viewer's code are all inside it.
+
+Nothing is fetched, so the page works from a disk, from a notebook and from a published book alike. The view is
+OpenSeadragon (BSD-3-Clause, vendored under book/_static/openseadragon).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hcmae_core.slides.reader import Slide
+
+__all__ = ["deep_zoom_frame", "deep_zoom_page", "deep_zoom_tiles"]
+
+_SCRIPT = Path(__file__).resolve().parents[2] / "book" / "_static" / "openseadragon" / "openseadragon.min.js"
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>%(title)s</title>
+<style>
+html, body { margin: 0; height: 100%%; background: #ffffff; font: 14px sans-serif; color: #22272e; }
+#view { position: absolute; inset: 2.6em 0 0 0; }
+#bar { height: 2.6em; display: flex; gap: .4em; align-items: center; padding: 0 .4em; box-sizing: border-box; }
+button { font: inherit; min-width: 2.2em; padding: .2em .5em; color: #22272e; background: #f3f4f6;
+  border: 1px solid #6b7280; border-radius: .3em; }
+button:focus-visible { outline: 3px solid #0b6e99; }
+.square { box-sizing: border-box; border: 2px solid #0b7a75; }
+</style></head><body>
+<div id="bar"><button id="in" aria-label="Zoom in">+</button><button id="out" aria-label="Zoom out">&minus;</button>
+<button id="home">Whole slide</button><button id="squares" aria-pressed="true">Regions</button>
+<span id="where" role="status"></span></div>
+<div id="view" role="application" aria-label="%(title)s"></div>
+<script>%(script)s</script>
+<script>
+const slide = %(slide)s;
+const viewer = OpenSeadragon({
+  element: document.getElementById("view"), drawer: "canvas", showNavigationControl: false, showNavigator: true,
+  maxZoomPixelRatio: 8, gestureSettingsMouse: { scrollToZoom: true },
+  tileSources: { width: slide.width, height: slide.height, tileSize: slide.tile, tileOverlap: 0,
+    minLevel: 0, maxLevel: slide.levels - 1,
+    getTileUrl: (level, x, y) => "data:image/jpeg;base64," + slide.tiles[level + "/" + x + "/" + y] },
+});
+const act = (id, what) => document.getElementById(id).addEventListener("click", what);
+act("in", () => viewer.viewport.zoomBy(2));
+act("out", () => viewer.viewport.zoomBy(0.5));
+act("home", () => viewer.viewport.goHome());
+const boxes = slide.squares.map(() => {
+  const box = document.createElement("div"); box.className = "square"; return box; });
+act("squares", event => {
+  const on = event.target.getAttribute("aria-pressed") !== "true";
+  event.target.setAttribute("aria-pressed", on);
+  boxes.forEach(box => { box.style.visibility = on ? "visible" : "hidden"; }); });
+viewer.addHandler("open", () => slide.squares.forEach(([x, y, side], i) => viewer.addOverlay({
+  element: boxes[i], location: viewer.viewport.imageToViewportRectangle(x, y, side, side) })));
+viewer.addHandler("zoom", event => {
+  const scale = viewer.viewport.viewportToImageZoom(event.zoom);
+  const micrometres = (slide.mpp / scale).toPrecision(2);
+  document.getElementById("where").textContent = "1 screen pixel = " + micrometres + " \\u00b5m"; });
+viewer.addHandler("tile-load-failed", () => document.body.setAttribute("data-failed", "yes"));
+viewer.addHandler("tile-drawn", () => document.body.setAttribute("data-drawn", "yes"));
+</script></body></html>
+"""
+
+
+def deep_zoom_tiles(image: NDArray[np.uint8], tile: int = 256, quality: int = 80) -> tuple[int, dict[str, bytes]]:
+    """JPEG tiles of every level of a deep-zoom pyramid: (number of levels, 'level/column/row' -> JPEG).
+
+    ``image`` uint8 [H, W, 3]; level 0 is one pixel, the last one the image; each level has half the size of the next,
+    rounded up, and is the area mean of it.
+    """
+    levels = math.ceil(math.log2(max(image.shape[:2]))) + 1 if max(image.shape[:2]) > 1 else 1
+    tiles: dict[str, bytes] = {}
+    current = image
+    for level in range(levels - 1, -1, -1):
+        height, width = current.shape[:2]
+        for row in range(-(-height // tile)):
+            for column in range(-(-width // tile)):
+                piece = current[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
+                ok, data = cv2.imencode(".jpg", piece[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+                if not ok:
+                    raise ValueError(f"tile {level}/{column}/{row} cannot be encoded")
+                tiles[f"{level}/{column}/{row}"] = data.tobytes()
+        if level:
+            size = (max(1, -(-width // 2)), max(1, -(-height // 2)))
+            current = np.asarray(cv2.resize(current, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return levels, tiles
+
+
+def deep_zoom_page(
+    slide: Slide,
+    corners: NDArray[np.integer] | None = None,
+    side: int = 0,
+    *,
+    max_side: int = 2048,
+    quality: int = 80,
+    script: str | Path = _SCRIPT,
+) -> str:
+    """The page of one slide, reduced to at most ``max_side`` pixels, with the squares of its regions.
+
+    ``corners`` [M, 2] and ``side`` in level-0 pixels. Raises FileNotFoundError where the viewer's code is not there.
+    """
+    code = Path(script)
+    if not code.exists():
+        raise FileNotFoundError(f"{code}: OpenSeadragon is not there; give its place as script=")
+    image = slide.thumbnail(max_side) if max(slide.size) > max_side else slide.read(0, 0, slide.size, on_error="white")
+    scale = image.shape[1] / slide.size[0]
+    levels, tiles = deep_zoom_tiles(image, quality=quality)
+    places = np.zeros((0, 2)) if corners is None else np.asarray(corners)
+    description = {
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "tile": 256,
+        "levels": levels,
+        "mpp": slide.mpp / scale,
+        "squares": [[round(x * scale, 2), round(y * scale, 2), round(side * scale, 2)] for x, y in places.tolist()],
+        "tiles": {key: base64.b64encode(data).decode() for key, data in tiles.items()},
+    }
+    title = html.escape(f"{slide.path.stem}: a view to zoom and drag", quote=True)
+    # Only "</" could end the script early; in JSON and in JavaScript's strings "<\\/" means the same.
+    return _PAGE % {
+        "title": title,
+        "script": code.read_text(encoding="utf-8").replace("</script", "<\\/script"),
+        "slide": json.dumps(description, separators=(",", ":")).replace("</", "<\\/"),
+    }
+
+
+def deep_zoom_frame(page: str, title: str, height: int = 520) -> str:
+    """The page as an element of a notebook's output: a frame that carries its content, for any place and no server."""
+    return (
+        f'<iframe title="{html.escape(title, quote=True)}" '
+        f'style="width:100%;height:{height}px;border:1px solid #6b7280"'
+        f' srcdoc="{html.escape(page, quote=True)}"></iframe>'
+    )
