@@ -132,7 +132,7 @@ def inline_frame(page: str, *, height: int = 520, title: str = "Attention over t
     """The page inside an iframe, as HTML for a notebook's output; nothing is loaded from elsewhere."""
     return (
         f'<iframe title="{html.escape(title)}" style="width:100%;height:{height}px;border:1px solid #d9dde3" '
-        f'sandbox="allow-scripts" loading="lazy" srcdoc="{html.escape(page)}"></iframe>'
+        f'loading="lazy" srcdoc="{html.escape(page)}"></iframe>'
     )
 
 

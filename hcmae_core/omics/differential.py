@@ -153,7 +153,7 @@ def fit_variance_prior(variance: np.ndarray, df: float) -> tuple[float, float]:
 
 
 def deseq2(
-    counts: np.ndarray, group: np.ndarray, names: list[str] | pd.Index, *, workers: int = 1, shrink: bool = False
+    counts: np.ndarray, group: np.ndarray, names: Iterable[object], *, workers: int = 1, shrink: bool = False
 ) -> pd.DataFrame:
     """Wald test of log2 fold change, group 1 over group 0, by pydeseq2; columns also base_mean and dispersion.
 
@@ -166,11 +166,10 @@ def deseq2(
     from pydeseq2.ds import DeseqStats
 
     check_counts(counts, "counts")
+    labels = [str(name) for name in names]
     used = np.flatnonzero(np.asarray(group) >= 0)
     index = [f"s{i}" for i in used]
-    frame = pd.DataFrame(
-        np.rint(np.asarray(counts)[used]).astype(np.int64), index=index, columns=[str(name) for name in names]
-    )
+    frame = pd.DataFrame(np.rint(np.asarray(counts)[used]).astype(np.int64), index=index, columns=labels)
     design = pd.DataFrame({"group": np.where(np.asarray(group)[used] == 1, "poor", "good")}, index=index)
     for noisy in ("pydeseq2", "py.warnings"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -186,7 +185,7 @@ def deseq2(
         test.lfc_shrink(coeff="group[T.poor]")
     found = test.results_df
     table = _table(
-        names,
+        labels,
         found["log2FoldChange"].fillna(0.0).to_numpy(),
         found["stat"].fillna(0.0).to_numpy(),
         found["pvalue"].fillna(1.0).to_numpy(),
