@@ -22,6 +22,7 @@ from hcmae_core.cohort.curate import (
     apply_rules,
     choose_file,
     curate,
+    other_readings,
     table1_comparison,
 )
 from hcmae_core.config import Inclusion, Manifest, load_manifest
@@ -319,6 +320,22 @@ def test_the_real_cohort_loses_its_22(shared_data: Path, manifest: Manifest) -> 
     assert data["rna"].uns["unit"] == data["mirna"].uns["unit"] == "as given"
     comparison = table1_comparison(manifest, cohort)
     assert comparison[["paper", "here", "difference"]].values.tolist() == [[323, 307, -16]]
+
+
+def test_other_readings_change_one_rule_at_a_time(tmp_path: Path, lenient: Manifest) -> None:
+    root = _own(tmp_path)
+    (root / "mirna.tsv").write_text("patient\ta\nP0\t1\nP2\t1\nP3\t1\n")
+    readings = other_readings(lenient, "local", root, seed=0).set_index("reading")
+    assert readings["patients"].to_dict() == {
+        "as curated": 2,
+        "without the least time": 3,
+        "slides of any size and kind": 2,
+        "without asking for rna": 2,
+        "without asking for mirna": 5,
+        "without asking for methylation": 2,
+    }
+    assert (readings["difference"] == readings["patients"] - 323).all()
+    assert readings.loc["as curated", "deaths"] == 1
 
 
 # ---------------------------------------------------------------- figures

@@ -294,6 +294,34 @@ def table1_comparison(manifest: Manifest, cohort: Cohort) -> pd.DataFrame:
     return pd.DataFrame([("patients", paper, here, here - paper)], columns=["quantity", "paper", "here", "difference"])
 
 
+def other_readings(
+    manifest: Manifest,
+    source: str,
+    root: str | Path,
+    *,
+    seed: int,
+    modalities: Sequence[str] = MODALITIES,
+    slides: bool = True,
+) -> pd.DataFrame:
+    """How many patients the cohort would have under other readings of the paper: reading, patients, deaths, difference.
+
+    One rule is changed at a time; ``difference`` is to Table I's number, so that what explains it can be seen. Raises
+    what :func:`curate` raises.
+    """
+
+    def counted(name: str, *, kept: Sequence[str] = modalities, **change: Any) -> tuple[str, int, int, int]:
+        changed = manifest.model_copy(update={"inclusion": manifest.inclusion.model_copy(update=change)})
+        table = curate(changed, source, root, seed=seed, modalities=kept, slides=slides).table
+        return name, len(table), int(table["event"].sum()), len(table) - manifest.table1.patients
+
+    rows = [counted("as curated"), counted("without the least time", min_days=0)]
+    if slides:
+        rows.append(counted("slides of any size and kind", min_slide_bytes=0, slide_kind="any"))
+    if len(modalities) > 1:
+        rows += [counted(f"without asking for {m}", kept=[k for k in modalities if k != m]) for m in modalities]
+    return pd.DataFrame(rows, columns=["reading", "patients", "deaths", "difference"])
+
+
 # ---------------------------------------------------------------- evidence: lock
 
 
