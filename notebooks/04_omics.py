@@ -146,7 +146,10 @@ plots.plot_mean_variance(seen)
 #
 # **Which groups?** Only tumours are here. `contrast: horizon` takes patients who died within a time against those known to be
 # alive beyond it, and leaves out those censored earlier. `contrast: event` takes the dead against the living, and falls into a
-# trap: whoever was followed longer had more time to die, so a gene that marks a *hospital* looks like a gene of survival.
+# trap: whoever was followed longer had more time to die, so a gene that marks a *hospital* looks like a gene of survival. The
+# horizon escapes it only where every hospital followed its patients beyond the horizon: one that watched for less gives early
+# deaths, but nobody known to be alive beyond. `contrast: tumour_normal` compares with normal tissue where there is some; what it
+# finds is a gene of cancer, not of survival.
 #
 # **Which noise?** Counts scatter more than pure counting would make them. DESeq2 describes the variance by
 # $\mu + \alpha \mu^2$ and estimates the *dispersion* $\alpha$ of a gene with help of all the others. Methylation betas are
@@ -242,6 +245,10 @@ stability.round(3)
 # **What to see.** The agreement rises slowly with the number of trees. It is worse where genes go together: a programme of forty
 # genes that carry the same message shares one importance, and which of the forty gets it is a matter of the draw. That is why
 # the default order (`rank: combined`) is the mean of two ranks, the forest's and the test's; `rank: importance` is the paper's.
+#
+# This figure is also how the number of trees was weighed. The time grows in proportion to the trees, the agreement does not:
+# most of the disagreement comes from the few patients, not from the few trees. So the default (`omics.trees`) is a compromise at
+# which every fold can still have its own forest, and firmness is sought in `rank: combined` instead of in more trees.
 
 # %%
 if planted:
@@ -257,21 +264,23 @@ if planted:
 # ## Fitted in the fold
 #
 # Everything above looked at all patients to *explain*. To *evaluate*, filters, imputation, tests, forest and scaling are fitted
-# on the training part of a fold and only applied to the rest. Each fold then chooses for itself; how often is a gene chosen?
+# on the training part of a fold and only applied to the rest. Each fold then chooses for itself, and each repeat of the
+# cross-validation cuts the folds anew; how often is a gene chosen?
 
-# %% mystnb={"image": {"alt": "Number of features chosen in one, two, up to all folds, per modality"}}
-folds = run.folds(repeats=1)
-fold_of = folds.set_index("patient")["fold"].reindex(cohort.table.index).to_numpy()
+# %% mystnb={"image": {"alt": "Number of features chosen in one, two, up to all folds of all repeats, per modality"}}
+folds = run.folds(repeats=max(2, run.profile.survival.repeats))
 cache = SelectorCache(mdata, settings, run.dir / "omics_cache")
-selections = {
-    int(fold): cache.select(np.flatnonzero(fold_of != fold), time, event, seed=seed) for fold in np.unique(fold_of)
-}
+selections = {}
+for (repeat, fold), part in folds.groupby(["repeat", "fold"]):
+    train = np.flatnonzero(~cohort.table.index.isin(part["patient"]))
+    selections[int(repeat), int(fold)] = cache.select(train, time, event, seed=seed)
 frequency = report.selection_frequency(one.chosen for one in selections.values())
 plots.plot_selection_frequency(frequency, folds=len(selections))
 
 # %%
 everyone = report.gene_report(selector.chosen, frequency)
-everyone.to_csv(run.dir / "results" / "genes.csv") if (run.dir / "results").exists() else None
+(run.dir / "results").mkdir(parents=True, exist_ok=True)
+everyone.to_csv(run.dir / "results" / "genes.csv")
 everyone.groupby("modality", sort=False).head(5).round(4)
 
 # %% [markdown]
