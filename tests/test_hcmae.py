@@ -236,6 +236,17 @@ def test_paper_sizes() -> None:
 
 
 def test_neighbours_of_table3_differ_in_one_thing() -> None:
+    changes = {
+        ("mae_pat", "mae_patreg"): {"tokens"},
+        ("mae_reg", "mae_patreg"): {"tokens"},
+        ("mae_reg", "hc_regsli"): {"thumbnails"},
+        ("mae_patreg", "hc_patregsli"): {"thumbnails"},
+        ("hc_regsli", "hc_patregsli"): {"tokens"},
+        ("hc_patregsli", "hcmae"): {"omics"},
+    }
+    for (one, other), expected in changes.items():
+        a, b = vars(CONFIGURATIONS[one]), vars(CONFIGURATIONS[other])
+        assert {name for name in a if a[name] != b[name]} == expected, (one, other)
     reg, patreg = made("mae_reg"), made("mae_patreg")
     assert [p.shape for p in reg.parameters()] == [p.shape for p in patreg.parameters()]
     image, full = made("hc_patregsli"), made("hcmae")
