@@ -186,3 +186,77 @@ def test_foreign_keys_must_all_be_met(tmp_path: Path) -> None:
     assert all(name.startswith("decoder.") for name in kept)
     assert torch.equal(model.decoder.head.weight, before)
     assert torch.equal(model.encoder.norm.weight, tensors["norm.weight"])
+
+
+class _ReferenceMAE(nn.Module):
+    """The published MAE, rebuilt from timm's parts in its own names: an independent whole to compare with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block, PatchEmbed
+
+        self.patch_embed = PatchEmbed(32, 8, 3, 16)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 16))
+        self.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 16), sincos_positions(16, 4)])[None])
+        self.blocks = nn.ModuleList([Block(16, 2, 4.0, qkv_bias=True) for _ in range(2)])
+        self.norm = nn.LayerNorm(16)
+        self.decoder_embed = nn.Linear(16, 8)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, 8))
+        self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 8), sincos_positions(8, 4)])[None])
+        self.decoder_blocks = nn.ModuleList([Block(8, 2, 4.0, qkv_bias=True) for _ in range(1)])
+        self.decoder_norm = nn.LayerNorm(8)
+        self.decoder_pred = nn.Linear(8, 192)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1e-6
+
+    def encode(self, pixels: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.patch_embed(pixels) + self.pos_embed[:, 1:]
+        if keep is not None:
+            x = x.gather(1, keep[..., None].expand(-1, -1, 16))
+        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def forward(self, pixels: torch.Tensor, order: torch.Tensor, visible: int) -> torch.Tensor:
+        x = self.decoder_embed(self.encode(pixels, order[:, :visible]))
+        blanks = self.mask_token.expand(len(x), 16 - visible, -1)
+        back = order.argsort(dim=1)[..., None].expand(-1, -1, 8)
+        x = torch.cat([x[:, :1], torch.cat([x[:, 1:], blanks], dim=1).gather(1, back)], dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        prediction = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        target = pixels.view(-1, 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(len(x), 16, 192)
+        hidden = torch.ones(len(x), 16).scatter(1, order[:, :visible], 0.0)
+        return (((prediction - target) ** 2).mean(-1) * hidden).sum() / hidden.sum()
+
+
+def test_reference_weights_give_the_reference_loss_and_vectors(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    reference = _ReferenceMAE().eval()
+    save_file(reference.state_dict(), tmp_path / "mae.safetensors")
+    model = small().eval()
+    assert load_foreign(model, tmp_path / "mae.safetensors", "mae") == []
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    pixels = (images / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    pixels = pixels.permute(0, 3, 1, 2).contiguous()
+    order = torch.rand(3, 16).argsort(dim=1)
+    ours, theirs = model(images, order=order).loss, reference(pixels, order, model.visible_tokens)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    # HIPT's names are those of the encoder, with learned positions, also for the class token.
+    with torch.no_grad():
+        reference.pos_embed.add_(torch.randn_like(reference.pos_embed))
+    names = {k: v for k, v in reference.state_dict().items() if not k.startswith(("decoder", "mask"))}
+    save_file(names, tmp_path / "hipt.safetensors")
+    other = small().eval()
+    load_foreign(other, tmp_path / "hipt.safetensors", "hipt")
+    torch.testing.assert_close(other.encode(images), reference.encode(pixels)[:, 1:].mean(dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_that_cannot_be_expressed_is_refused(tmp_path: Path) -> None:
+    tensors = _foreign()
+    tensors["decoder_pos_embed"] = tensors["decoder_pos_embed"] + 0.1
+    save_file(tensors, tmp_path / "f.safetensors")
+    with pytest.raises(CheckpointError, match="decoder_pos_embed"):
+        load_foreign(small(), tmp_path / "f.safetensors", "mae")

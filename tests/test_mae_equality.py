@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hcmae_core.models import layers
 from hcmae_core.models.mae_patch import MAEPatch
@@ -153,8 +156,88 @@ def test_attention_paths_agree(keys: int, monkeypatch: pytest.MonkeyPatch) -> No
     q, k, v = (torch.randn(2, 3, keys, 8, generator=generator) for _ in range(3))
     explicit = torch.softmax(q @ k.transpose(-2, -1) / 8**0.5, dim=-1) @ v
     for limit in (0, 10**6):
-        monkeypatch.setattr(layers, "EXPLICIT_ATTENTION_KEYS", limit)
+        monkeypatch.setattr(layers, "EXPLICIT_ATTENTION_KEYS", {torch.float32: limit})
         torch.testing.assert_close(layers.attention(q, k, v), explicit, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keys", "fused"),
+    [
+        (torch.float32, 65, False),
+        (torch.float32, 257, True),
+        (torch.bfloat16, 257, False),
+        (torch.bfloat16, 1025, True),
+    ],
+)
+def test_attention_is_chosen_by_precision_and_length(
+    dtype: torch.dtype, keys: int, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    real = F.scaled_dot_product_attention
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", lambda *a: called.append(1) or real(*a))
+    q = torch.randn(1, 2, keys, 8, dtype=dtype)
+    layers.attention(q, q, q)
+    assert bool(called) == fused
+
+
+class _Largest(TorchDispatchMode):
+    """Largest floating-point tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for item in out if isinstance(out, tuple | list) else (out,):
+            # Views count as what they show: a broadcast weight is no memory, but a prediction would be.
+            if isinstance(item, Tensor) and item.is_floating_point():
+                self.numbers = max(self.numbers, item.numel())
+        return out
+
+
+def test_the_prediction_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 tokens of 3,072 numbers: nothing as large as the masked prediction appears, unless it is asked for."""
+    monkeypatch.setitem(layers._SLICE_ELEMENTS, "cpu", 2**14)
+    torch.manual_seed(0)
+    model = MAERegion(256, 32, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    regions, vectors = _images(4, 256), torch.randn(4, 64, 24)
+    whole = 4 * 48 * 3072
+    with _Largest() as seen:
+        model(regions, vectors).loss.backward()
+    assert seen.numbers < whole / 4
+    with _Largest() as seen:
+        model(regions, vectors, predict=True)
+    assert seen.numbers >= whole
+    # One region at the paper's geometry is cut on every device.
+    assert all(limit < 192 * 196608 for limit in (*layers._SLICE_ELEMENTS.values(), layers._OTHER_SLICE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["patch", "region"])
+def test_equality_at_the_paper_depth(kind: str) -> None:
+    """12 blocks of 12 heads and width 384 over 256 tokens, decoders of the release; patches of a region are smaller."""
+    torch.manual_seed(0)
+    if kind == "patch":
+        _compare(MAEPatch(256, 16), _images(2, 256))
+    else:
+        _compare(MAERegion(512, 32), _images(2, 512), torch.randn(2, 256, 384))
+
+
+def test_compiled_blocks_compute_the_same() -> None:
+    torch.manual_seed(0)
+    model = MAEPatch(32, 8, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    images, order = _images(2, 32), torch.rand(2, 16).argsort(dim=1)
+    results = []
+    for compiled in (False, True):
+        if compiled:
+            for block in model.modules():
+                if isinstance(block, layers.Block):
+                    block.compile()
+        model.zero_grad()
+        loss = model(images, order=order).loss
+        loss.backward()
+        results.append((loss.item(), model.encoder.blocks[0].fc1.weight.grad.clone()))
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-4, atol=1e-6)
 
 
 def test_encode_is_the_mean_of_all_tokens() -> None:

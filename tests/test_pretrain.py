@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hcmae_core.config import Compute, Fidelity, Optimisation, Profile, load_profile
 from hcmae_core.training import augment, loop
-from hcmae_core.training.checkpoint import EXIT_INTERRUPTED, CheckpointError, Interrupted
+from hcmae_core.training.checkpoint import EXIT_INTERRUPTED, CheckpointError, Interrupted, read_metadata
 from hcmae_core.training.pretrain import (
     build_mae_patch,
     build_mae_region,
@@ -328,52 +330,142 @@ def _run(*arguments: str, processes: int = 1) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE)
 
 
-def _strike(process: subprocess.Popen[bytes], out: Path, step: int, number: int) -> None:
+def _strike(process: subprocess.Popen[bytes], out: Path, step: int, number: int, *, one_worker: bool = False) -> None:
+    """Send a signal as soon as the run has made so many updates: to the process, or to one that torchrun started."""
     limit = time.monotonic() + 90
     while time.monotonic() < limit and process.poll() is None:
         marker = out / "now"
         if marker.exists() and marker.read_text() and int(marker.read_text()) >= step:
-            process.send_signal(number)
+            os.kill(_workers(process)[0] if one_worker else process.pid, number)
             return
         time.sleep(0.005)
 
 
+def _finish(kind: str, folder: Path, out: Path, processes: int) -> dict[str, torch.Tensor]:
+    """Run to the end, in processes like those that are interrupted: rounding depends on the number of threads."""
+    process = _run(kind, str(folder), str(out), "100", processes=processes)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err.decode()[-2000:]
+    (weights,) = out.glob("*.safetensors")
+    return load_file(weights)
+
+
+def _workers(process: subprocess.Popen[bytes]) -> list[int]:
+    return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+
+
 @pytest.mark.slow
-def test_kill_and_term_at_random_steps(tmp_path: Path) -> None:
-    """A process killed outright or asked to stop, at random steps, ends with the very same weights."""
-    whole = train("patch", tmp_path, tmp_path / "whole")
-    out = tmp_path / "out"
-    first, second = sorted(random.Random().sample(range(2, 9), 2))
-    codes = []
-    for step, number in ((first, signal.SIGKILL), (second, signal.SIGTERM)):
-        (out / "now").unlink(missing_ok=True)
-        process = _run("patch", str(tmp_path), str(out), "1", "slow")
-        _strike(process, out, step, number)
-        process.communicate(timeout=90)
-        codes.append(process.returncode)
-    assert codes == [-signal.SIGKILL, EXIT_INTERRUPTED], (first, second)
-    assert same_weights(whole, train("patch", tmp_path, out)), (first, second)
+def test_ten_kills_and_terms_at_random_steps(tmp_path: Path) -> None:
+    """Killed outright five times and asked to stop five times, at random steps: the very same weights at the end."""
+    whole = _finish("patch", tmp_path, tmp_path / "whole", 1)
+    seed = random.SystemRandom().randrange(2**32)
+    draw = random.Random(seed)
+    done = 0
+    for number in range(5):
+        out = tmp_path / f"cut{number}"
+        # Checkpoints every other update, so that a kill loses work that has to be done again.
+        for step, kind in zip(
+            sorted(draw.sample(range(2, 11), 2)), draw.sample([signal.SIGKILL, signal.SIGTERM], 2), strict=True
+        ):
+            (out / "now").unlink(missing_ok=True)
+            process = _run("patch", str(tmp_path), str(out), "2", "slow")
+            _strike(process, out, step, kind)
+            process.communicate(timeout=90)
+            assert process.returncode == (EXIT_INTERRUPTED if kind == signal.SIGTERM else -signal.SIGKILL), seed
+            assert not list(out.glob("*.safetensors")), seed
+            done += 1
+        again = _finish("patch", tmp_path, out, 1)
+        assert all(torch.equal(whole[name], again[name]) for name in whole), seed
+    assert done == 10
 
 
 @pytest.mark.slow
 def test_two_processes_alone_and_interrupted(tmp_path: Path) -> None:
-    """Two processes do what one does, and a run of two that was stopped ends like one that was not."""
-    one = load_file(train("region", tmp_path, tmp_path / "one"))
-    results = []
-    for name in ("whole", "cut"):
-        out = tmp_path / name
-        if name == "cut":
-            process = _run("region", str(tmp_path), str(out), "1", "slow", processes=2)
-            _strike(process, out, 5, signal.SIGTERM)
-            process.communicate(timeout=120)
-            assert process.returncode != 0
-            assert not list(out.glob("*.safetensors"))
-            assert list(out.glob("checkpoints/*/step-*"))
-        process = _run("region", str(tmp_path), str(out), "100", processes=2)
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err.decode()[-2000:]
-        results.append(load_file(out / "mae_region_patreg.safetensors"))
-    whole, cut = results
+    """Two processes do what one does; killed or stopped and run again, they end like two that were left alone."""
+    one = _finish("region", tmp_path, tmp_path / "one", 1)
+    whole = _finish("region", tmp_path, tmp_path / "whole", 2)
+    out = tmp_path / "cut"
+    for step, kind in ((3, signal.SIGKILL), (7, signal.SIGTERM)):
+        (out / "now").unlink(missing_ok=True)
+        process = _run("region", str(tmp_path), str(out), "2", "slow", processes=2)
+        _strike(process, out, step, kind, one_worker=kind == signal.SIGKILL)
+        process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert not list(out.glob("*.safetensors"))
+        assert list(out.glob("checkpoints/*/step-*"))
+    cut = _finish("region", tmp_path, out, 2)
     assert max(float((whole[k] - cut[k]).abs().max()) for k in whole) <= 1e-6
     # The optimiser divides by the gradient's size, so rounding in the order of sums shows more than in the gradient.
     assert max(float((whole[k] - one[k]).abs().max()) for k in whole) <= 5e-5
+    logs = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "mae_region_patreg.jsonl").read_text().splitlines()]
+        for name in ("one", "whole")
+    ]
+    # The log is that of the whole batch, not of the first process's half.
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+
+
+def test_progress_shows_speed_wait_and_time_left(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pretrain_patch(
+        fake_stores(tmp_path), tiny_profile(), tmp_path / "out", 1, stream=MemoryStream("patch"),
+        log_every=1, on_step=lambda step: time.sleep(0.15),
+    )  # fmt: skip
+    err = capfd.readouterr().err
+    assert re.search(r"mae_patch:.*\[\d\d:\d\d<\d\d:\d\d, .*img/s, loss=\d\.\d+, wait=\d+%\]", err), err[-500:]
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    """Same shapes, another seed: moved into this run's folder it would be taken for its own."""
+    with pytest.raises(Interrupted) as caught:
+        train("patch", tmp_path, tmp_path / "out", on_step=_terminate_after(3))
+    with pytest.raises(Interrupted) as other:
+        pretrain_patch(
+            fake_stores(tmp_path), tiny_profile(), tmp_path / "other", 2, progress=False,
+            stream=MemoryStream("patch"), on_step=_terminate_after(5),
+        )  # fmt: skip
+    other.value.path.rename(caught.value.path.parent / other.value.path.name)
+    with pytest.raises(CheckpointError, match=r"step-00000005.*other settings, seed or slides"):
+        train("patch", tmp_path, tmp_path / "out")
+
+
+def test_regions_cut_anew_are_trained_anew(tmp_path: Path) -> None:
+    import h5py
+
+    path = train("patch", tmp_path, tmp_path / "out")
+    stamp = path.stat().st_mtime_ns
+    with h5py.File(tmp_path / "A.h5", "r+") as handle:
+        handle["coords"][0] = 64
+    train("patch", tmp_path, tmp_path / "out")
+    assert path.stat().st_mtime_ns != stamp
+
+
+def test_best_checkpoint_is_that_of_the_lowest_epoch(tmp_path: Path) -> None:
+    path = train("patch", tmp_path, tmp_path / "out", log_every=4)
+    records = [json.loads(line) for line in (tmp_path / "out" / "mae_patch.jsonl").read_text().splitlines()]
+    lowest = min(records, key=lambda record: record["loss"])
+    (best,) = path.parent.glob("checkpoints/*/best.safetensors")
+    assert read_metadata(best)["step"] == lowest["step"]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_prepared_batches_stay_aligned(world: int) -> None:
+    """Joint symmetries move pixels and vectors together; stain jitter touches pixels alone; shares add up."""
+    batch = next(iter(MemoryStream("region")))
+    means = batch["regions"].reshape(4, 4, 16, 4, 16, 3).mean(axis=(2, 4)).reshape(4, 16, 3)
+    batch["patch_vectors"] = means.astype(np.float32)
+    parts = {}
+    for stain in (0.0, 0.2):
+        stage = loop.Stage(
+            "x", build_mae_region(tiny_profile()), MemoryStream("region"), Optimisation(batch_size=4), 32, "regions",
+            stain=stain, with_vectors=True,
+        )  # fmt: skip
+        shares = [stage.prepare(batch, 3, 5, slice(r * 4 // world, (r + 1) * 4 // world)) for r in range(world)]
+        parts[stain] = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+    plain, stained = parts[0.0], parts[0.2]
+    turned = plain["images"].view(4, 4, 16, 4, 16, 3).double().mean(dim=(2, 4)).reshape(4, 16, 3)
+    torch.testing.assert_close(turned.float(), plain["vectors"], rtol=1e-5, atol=1e-3)
+    assert not torch.equal(plain["vectors"], torch.as_tensor(batch["patch_vectors"]))
+    assert torch.equal(plain["vectors"], stained["vectors"])
+    assert not torch.equal(plain["images"], stained["images"])
+    alone = stage.prepare(batch, 3, 5, slice(0, 4))
+    assert all(torch.equal(alone[name], stained[name]) for name in alone)

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Up to this many keys the explicit product beats the fused kernel on a CPU, whose backward pass is slow for short rows.
-EXPLICIT_ATTENTION_KEYS = 128
+# Up to this many keys the explicit product beats the fused kernel on a CPU, whose backward pass is slow for short rows,
+# and in bf16 slower still.
+EXPLICIT_ATTENTION_KEYS = {torch.float32: 128, torch.bfloat16: 300}
 # Elements of the slice of pixels worked on at once: inside the cache of a CPU core, large enough to fill a GPU.
-_SLICE_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
+# Below the 192 x 196,608 numbers of one region's masked prediction, so that not even that one is ever whole.
+_SLICE_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
+_OTHER_SLICE = 2**25
 
 
 class MaskedOutput(NamedTuple):
@@ -87,11 +90,11 @@ def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention over [B, heads, L, d]; the implementation is chosen by device and number of keys.
+    """Scaled dot-product attention over [B, heads, L, d]; chosen by device, precision and number of keys.
 
     On a CPU short rows are multiplied out; everything else goes to the fused kernel. Both compute the same function.
     """
-    if query.device.type == "cpu" and key.shape[-2] <= EXPLICIT_ATTENTION_KEYS:
+    if query.device.type == "cpu" and key.shape[-2] <= EXPLICIT_ATTENTION_KEYS.get(query.dtype, 0):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         return scores.softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
@@ -177,7 +180,7 @@ def _working_dtype(device: torch.device) -> torch.dtype:
 
 def _slices(pixels: Tensor) -> Iterator[slice]:
     rows, columns = pixels.shape
-    limit = _SLICE_ELEMENTS.get(pixels.device.type, 2**26)
+    limit = _SLICE_ELEMENTS.get(pixels.device.type, _OTHER_SLICE)
     # A multiple of 48 keeps whole pixels and rows aligned to 16 numbers.
     step = columns if rows * columns <= limit else max(48, limit // rows // 48 * 48)
     for start in range(0, columns, step):
@@ -281,7 +284,7 @@ class _PixelLoss(torch.autograd.Function):
 def _token_statistics(pixels: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each token's normalised pixels, [N, 1] each, in slices of tokens."""
     means, deviations = [], []
-    step = max(1, _SLICE_ELEMENTS.get(pixels.device.type, 2**26) // pixels.shape[1])
+    step = max(1, _SLICE_ELEMENTS.get(pixels.device.type, _OTHER_SLICE) // pixels.shape[1])
     for part in pixels.split(step):
         x = torch.addcmul(shift, part.float(), scale)
         variance, mean = torch.var_mean(x, dim=1, keepdim=True)

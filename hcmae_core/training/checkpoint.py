@@ -8,7 +8,9 @@ optimiser, position in the stream of batches and step number, from which schedul
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, An
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but not one of ours (format {header.get('format')!r}); "
-            "weights of other programs are read with load_foreign_encoder"
+            "weights of other programs are read with load_foreign"
         )
     return raw, json.loads(header["metadata"])
 
@@ -167,13 +169,20 @@ class CheckpointFolder:
         metadata = {"kind": "checkpoint", "step": step, "stream": pack_state(stream_state, arrays, "stream"), **extra}
         path = write_tensors(self.folder / f"step-{step:08d}.safetensors", {**tensors, **arrays}, metadata)
         if best:
-            write_tensors(self.folder / "best.safetensors", {**tensors, **arrays}, metadata)
+            with atomic_path(self.folder / "best.safetensors") as temporary:
+                _link_or_copy(path, temporary)
         for old in self.files()[: -self.keep]:
             old.unlink()
         return path
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], Any] | None:
-        """Restore the newest checkpoint; returns its metadata and the stream's state, or None when there is none."""
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str | None = None
+    ) -> tuple[dict[str, Any], Any] | None:
+        """Restore the newest checkpoint; returns its metadata and the stream's state, or None when there is none.
+
+        fingerprint: of the settings that must have made it (None: not asked). Raises CheckpointError for a file that is
+        truncated, foreign, of other settings or of another shape.
+        """
         files = self.files()
         if not files:
             return None
@@ -181,6 +190,11 @@ class CheckpointFolder:
         tensors, metadata = read_tensors(path)
         if metadata.get("kind") != "checkpoint":
             raise CheckpointError(f"{path}: holds weights, not a training state; delete it and run again")
+        if fingerprint is not None and metadata.get("fingerprint") != fingerprint:
+            raise CheckpointError(
+                f"{path}: a checkpoint of other settings, seed or slides ({metadata.get('fingerprint')}, this run is "
+                f"{fingerprint}); it does not belong into this folder: delete it and run again"
+            )
         load_state(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -198,6 +212,14 @@ class CheckpointFolder:
         """Remove the numbered checkpoints of a finished run (the best one stays)."""
         for path in self.files():
             path.unlink()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that is never changed; a copy where the file system has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _mae_keys(depth: int, decoder_depth: int) -> dict[str, str]:
@@ -261,6 +283,9 @@ def load_foreign(model: nn.Module, path: Path, layout: str) -> list[str]:
             f"{path}: not a '{layout}' checkpoint of this depth: missing {missing[:5] or 'nothing'}, "
             f"unknown {unknown[:5] or 'nothing'}"
         )
+    for name in {"decoder_pos_embed"} & set(keys):
+        if bool(tensors[name][:, 0].any()):
+            raise CheckpointError(f"{path}: '{name}' moves the class token, which our decoder cannot express")
     loaded = {ours: _convert(tensors[theirs], ours, tensors) for theirs, ours in keys.items()}
     kept = sorted(set(own) - set(loaded))
     load_state(model, {**{name: own[name] for name in kept}, **loaded}, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hcmae_core.config import Profile
-from hcmae_core.files import atomic_path
 from hcmae_core.slides import regions as region_pixels
 from hcmae_core.slides import store as slide_store
 from hcmae_core.training.augment import draw_crops, random_resized_crop
-from hcmae_core.training.checkpoint import weights_hash
-from hcmae_core.training.loop import choose_precision
+from hcmae_core.training.checkpoint import read_metadata, weights_hash
+from hcmae_core.training.loop import choose_precision, make_fabric
 from hcmae_core.training.pretrain import Variant, load_mae_patch, load_mae_region
 
 # Patches per forward pass: large enough for a device, small enough for a laptop.
 _PATCHES = {"cpu": 512, "cuda": 4096}
 _REGIONS = {"cpu": 16, "cuda": 16}
-# Slides with more regions than this write what they have every so often, so that an interruption loses little.
-_PART = 64
 
 
 def vectors_key(weights: Path, profile: Profile) -> str:
@@ -81,9 +79,12 @@ def embed_regions(
     """Write region vectors [M, D] float32 into each store (Eq. 5); returns how many slides were computed.
 
     They are called ``region_vectors`` (variant ``patreg``) or ``region_vectors_reg``, or ``name``.
-    Source: Eq. 5. Raises CheckpointError for unusable weights, ValueError when patch vectors are missing.
+    Source: Eq. 5. Raises CheckpointError for unusable weights, ValueError when patch vectors are missing or not of the
+    kind that these weights were trained with.
     """
     model = load_mae_region(weights)
+    if model.needs_patch_vectors:
+        _check_patch_vectors(stores, weights)
     where = _device(device)
     model.to(where)
     dataset = name or ("region_vectors" if variant == "patreg" else f"region_vectors_{variant}")
@@ -111,10 +112,28 @@ def _device(device: str | None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def _check_patch_vectors(stores: Sequence[Path], weights: Path) -> None:
+    """Patch vectors of other weights than those seen in training would give region vectors that mean nothing."""
+    expected = read_metadata(weights).get("training", {}).get("patch_weights")
+    for path in map(Path, stores):
+        found = slide_store.SlideStore(path).vector_weights.get("patch_vectors")
+        if found is None:
+            raise ValueError(f"{path}: has no patch vectors: run embed_patches first")
+        if expected and found not in expected:
+            raise ValueError(
+                f"{path}: patch vectors of weights {found}, but {weights.name} was trained with {expected}: "
+                "embed the patches with those weights, or pre-train MAE-Region again"
+            )
+
+
 def _release_crop(images: Tensor, store: Path, indices: list[int]) -> Tensor:
-    """One frozen random crop per image, the same whenever the slide is embedded."""
-    seed = int.from_bytes(hashlib.sha256(f"{store.stem}:{indices[0]}".encode()).digest()[:8], "little") >> 1
-    return random_resized_crop(images, draw_crops(len(images), torch.Generator().manual_seed(seed)))
+    """One frozen random crop per image, the same whenever and in whatever groups the slide is embedded."""
+    per_region = len(images) // len(indices)
+    draws = []
+    for index in indices:
+        seed = int.from_bytes(hashlib.sha256(f"{store.stem}:{index}".encode()).digest()[:8], "little") >> 1
+        draws.append(draw_crops(per_region, torch.Generator().manual_seed(seed)))
+    return random_resized_crop(images, torch.cat(draws))
 
 
 def _embed(
@@ -128,19 +147,26 @@ def _embed(
     progress: bool,
     label: str,
 ) -> int:
+    # Under torchrun each process takes every n-th slide.
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if world > 1 and not torch.distributed.is_initialized():
+        make_fabric(profile.compute)
     todo, total = [], 0
-    for path in map(Path, stores):
+    for path in list(map(Path, stores))[rank::world]:
         store = slide_store.SlideStore(path)
         if not store.has_vectors(dataset, key):
             todo.append(path)
             total += len(store.coords)
     low = choose_precision(profile.compute, device) == "bf16-mixed"
-    bar = tqdm(total=total, desc=label, unit="region", disable=not progress, mininterval=1.0)
+    bar = tqdm(total=total, desc=label, unit="region", disable=not progress or rank != 0, mininterval=1.0)
     with bar, torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
         for path in todo:
             vectors = _embed_slide(path, dataset, key, encode, group, profile, bar)
             slide_store.write_vectors(path, dataset, vectors, weights=key)
             _part_path(path, dataset).unlink(missing_ok=True)
+    if world > 1 and torch.distributed.is_initialized():
+        # What comes next reads all stores.
+        torch.distributed.barrier()
     return len(todo)
 
 
@@ -153,22 +179,17 @@ def _embed_slide(
     profile: Profile,
     bar: tqdm[Any],
 ) -> np.ndarray:
-    count = len(slide_store.SlideStore(path).coords)
-    done = _read_part(path, dataset, key)
-    pieces: list[np.ndarray] = [] if done is None else [done]
-    finished = 0 if done is None else len(done)
-    written = finished
-    bar.update(finished)
-    for indices, pixels in _groups(path, range(finished, count), group, profile.compute.workers):
-        pieces.append(encode(path, indices, pixels))
-        finished += len(indices)
-        bar.update(len(indices))
-        if finished - written >= _PART and finished < count:
-            _write_part(path, dataset, key, np.concatenate(pieces))
-            written = finished
-    if not pieces:
+    coords = slide_store.SlideStore(path).coords
+    count = len(coords)
+    if not count:
         raise ValueError(f"{path}: holds no region, so there is nothing to embed; it should not be in the cohort")
-    return np.concatenate(pieces)
+    place = hashlib.sha256(np.ascontiguousarray(coords).tobytes()).hexdigest()[:8]
+    with _Part(_part_path(path, dataset), f"{key}-{place}", group) as part:
+        bar.update(part.done)
+        for indices, pixels in _groups(path, range(part.done, count), group, profile.compute.workers):
+            part.add(encode(path, indices, pixels))
+            bar.update(len(indices))
+        return part.vectors()
 
 
 def _groups(path: Path, indices: range, size: int, workers: int) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -185,20 +206,55 @@ def _groups(path: Path, indices: range, size: int, workers: int) -> Iterator[tup
 
 
 def _part_path(path: Path, dataset: str) -> Path:
-    return path.with_name(f"{path.stem}.{dataset}.part.npz")
+    return path.with_name(f"{path.stem}.{dataset}.part")
 
 
-def _write_part(path: Path, dataset: str, key: str, vectors: np.ndarray) -> None:
-    with atomic_path(_part_path(path, dataset)) as temporary:
-        np.savez(temporary, vectors=vectors, key=np.array(key))
+class _Part:
+    """Vectors of a slide that is not finished: a header line, then one record per region, appended as they come.
 
+    A process that dies leaves at most its last record cut; what a file of other weights holds is dropped.
+    """
 
-def _read_part(path: Path, dataset: str, key: str) -> np.ndarray | None:
-    part = _part_path(path, dataset)
-    if not part.exists():
-        return None
-    try:
-        with np.load(part, allow_pickle=False) as content:
-            return content["vectors"] if str(content["key"]) == key else None
-    except (ValueError, OSError, KeyError, EOFError):
-        return None
+    def __init__(self, path: Path, key: str, group: int) -> None:
+        self.path, self.key, self.group = path, key, group
+        self.done = 0
+        self._rows: list[np.ndarray] = []
+        self._file: Any = None
+        if path.exists():
+            self._read(path.read_bytes())
+
+    def _read(self, data: bytes) -> None:
+        header, _, body = data.partition(b"\n")
+        try:
+            found = json.loads(header)
+            shape, dtype = tuple(found["shape"]), np.dtype(found["dtype"])
+        except (ValueError, KeyError, TypeError):
+            return
+        if found.get("key") != self.key:
+            return
+        size = dtype.itemsize * int(np.prod(shape))
+        # Whole groups only, so that the rest is cut into the very groups of an undisturbed run.
+        self.done = len(body) // size // self.group * self.group
+        if self.done:
+            self._rows.append(np.frombuffer(body, dtype, self.done * int(np.prod(shape))).reshape(self.done, *shape))
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def add(self, vectors: np.ndarray) -> None:
+        """Append the vectors of one group [G, ...]."""
+        if self._file is None:
+            header = {"key": self.key, "shape": list(vectors.shape[1:]), "dtype": vectors.dtype.str}
+            self._file = self.path.open("wb")
+            self._file.write(json.dumps(header).encode() + b"\n" + b"".join(row.tobytes() for row in self._rows))
+        self._file.write(np.ascontiguousarray(vectors).tobytes())
+        self._file.flush()
+        self._rows.append(vectors)
+
+    def vectors(self) -> np.ndarray:
+        """All of them so far."""
+        return np.concatenate(self._rows)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

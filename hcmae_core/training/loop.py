@@ -63,13 +63,23 @@ class ShardedStream:
             yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def state_dict(self) -> dict[str, Any]:
-        """Shards advance together, so one position says it all."""
-        return {"position": self.shards[0].state_dict()["position"]}
+        """Shards advance together, so one position says it all; beside it, what the order of every shard depends on."""
+        return {"position": self.shards[0].state_dict()["position"], "order": self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Move all shards to a saved position."""
+        """Move all shards to a saved position. Raises ValueError where seed, regions or number of shards differ."""
+        if state["order"] != self._order():
+            raise ValueError(
+                f"the saved stream order {state['order']} is not this one {self._order()}: "
+                "seed, slides and number of shards must be the same to resume"
+            )
         for shard in self.shards:
             shard.load_state_dict({**shard.state_dict(), "position": state["position"]})
+
+    def _order(self) -> list[Any]:
+        # The rank is the last but one entry: any process may write what another one reads.
+        order = list(self.shards[0].state_dict()["order"])
+        return [*order[:-2], order[-1]]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -342,8 +352,7 @@ def fit(
                 module.compile()
     optimizer = make_optimizer(bare, settings)
     checkpoints = CheckpointFolder(folder, keep=keep)
-    # The optimiser's state is restored before Fabric moves the model, so that both end on the device together.
-    restored = checkpoints.load(bare, optimizer) if resume else None
+    restored = checkpoints.load(bare, optimizer, fingerprint=fingerprint) if resume else None
     step, best = 0, math.inf
     epoch_loss, epoch_count, log_loss, log_count = 0.0, 0, 0.0, 0
     if restored is not None:
@@ -357,6 +366,9 @@ def fit(
     elif on_epoch is not None and rank == 0:
         on_epoch(0, bare)
     wrapped, optimizer = fabric.setup(bare, optimizer)
+    # Fabric moves the model to its device, but not what the optimiser remembers of each parameter.
+    for parameter, memory in optimizer.optimizer.state.items():
+        memory.update({key: item.to(parameter.device) for key, item in memory.items()})
     per_epoch, accumulation = stage.steps_per_epoch, settings.accumulation
     total = per_epoch * settings.epochs
     micro = step * accumulation
@@ -418,12 +430,20 @@ def fit(
     def drain() -> None:
         """Losses since the last look, checked; looking makes a GPU wait, so it happens at intervals."""
         nonlocal epoch_loss, epoch_count, log_loss, log_count
-        values = [float(loss) for loss, _ in recent]
-        for value, (_, origin) in zip(values, recent, strict=True):
-            if not math.isfinite(value):
+        own = [float(loss) for loss, _ in recent]
+        # Of all processes, so that the log is that of the whole batch and all of them stop together.
+        values = _means_over_processes(fabric, own)
+        bad = next((n for n, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            place = f"update {step - (len(values) - 1 - bad) // accumulation}"
+            if math.isfinite(own[bad]):
                 raise NonFiniteLossError(
-                    f"{stage.name}: loss {value} near step {step}; batch: {_describe(origin, stage.slides)}"
+                    f"{stage.name}: loss {values[bad]} at {place}, in the share of another process"
                 )
+            origin = recent[bad][1]
+            raise NonFiniteLossError(
+                f"{stage.name}: loss {own[bad]} at {place}; batch: {_describe(origin, stage.slides)}"
+            )
         recent.clear()
         epoch_loss += sum(values)
         epoch_count += len(values)
@@ -483,15 +503,15 @@ def fit(
                     bar.set_postfix(loss=f"{mean:.4f}", wait=f"{100 * waited / (now - logged_at):.0f}%", refresh=False)
                     logged_at, waited, since_log = now, 0.0, 0
                 if end_of_epoch:
-                    average = _mean_over_processes(fabric, epoch_loss / max(1, epoch_count))
+                    average = epoch_loss / max(1, epoch_count)
                     improved = average < best
                     best = min(best, average)
                     epoch_loss, epoch_count = 0.0, 0
                     if on_epoch is not None and rank == 0:
                         on_epoch(step // per_epoch, bare)
-                    if step < total:
-                        save(improved)
-                        saved_at = time.perf_counter()
+                    # The last one too: a crash before the weights are written then costs nothing.
+                    save(improved)
+                    saved_at = time.perf_counter()
                 due = checkpoint_steps is not None and step % checkpoint_steps == 0
                 due = due or time.perf_counter() - saved_at > 60 * checkpoint_minutes
                 due, interrupted = _agree(fabric, due, stop.received)
@@ -517,11 +537,11 @@ def _agree(fabric: Fabric, due: bool, interrupted: bool) -> tuple[bool, bool]:
     return bool(total[0] > 0), bool(total[1] > 0)
 
 
-def _mean_over_processes(fabric: Fabric, value: float) -> float:
-    if fabric.world_size == 1:
-        return value
-    mean: Any = fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")
-    return float(mean)
+def _means_over_processes(fabric: Fabric, values: list[float]) -> list[float]:
+    if fabric.world_size == 1 or not values:
+        return values
+    mean: Any = fabric.all_reduce(torch.tensor(values, dtype=torch.float64, device=fabric.device), reduce_op="mean")
+    return mean.tolist()
 
 
 def _describe(origin: Mapping[str, Any], slides: list[str]) -> str:

@@ -229,6 +229,7 @@ def _pretrain(
         "precision": profile.compute.precision,
         "seed": seed,
         "slides": sorted(slides),
+        "regions": _regions_hash(stores),
     }
     fingerprint = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
     if resume and final.exists() and read_metadata(final).get("fingerprint") == fingerprint:
@@ -307,6 +308,15 @@ def _count_regions(stores: Sequence[Path]) -> int:
             f"no regions in {len(stores)} slide stores: run the slide stage and look at its table of exclusions"
         )
     return total
+
+
+def _regions_hash(stores: Sequence[Path]) -> str:
+    """Hash of where all regions are: slides cut anew are another training set, even under the same names."""
+    digest = hashlib.sha256()
+    for path in sorted(map(Path, stores), key=lambda p: p.stem):
+        with h5py.File(path, "r") as handle:
+            digest.update(path.stem.encode() + np.asarray(handle["coords"]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _vector_weights(stores: Sequence[Path]) -> set[str]:
