@@ -135,6 +135,29 @@ def test_resume_inside_a_slide(slide: Path, tmp_path: Path, monkeypatch: pytest.
             np.testing.assert_array_equal(a[name][:], b[name][:])
 
 
+@pytest.mark.parametrize("place", ["before the store", "after the store"])
+def test_killed_around_the_store(place: str, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two moments at the end of a slide: nothing is missing and nothing is left over after the next run."""
+    path = tmp_path / "a.h5"
+    process_slide(slide, path, GEOMETRY, SETTINGS)
+    reference = {item.name: item.read_bytes() for item in tmp_path.iterdir()}
+    for name in reference:
+        (tmp_path / name).unlink()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    target = (batch, "write_store") if place == "before the store" else (batch._Journal, "remove")
+    monkeypatch.setattr(*target, stop)
+    with pytest.raises(KeyboardInterrupt):
+        process_slide(slide, path, GEOMETRY, SETTINGS)
+    monkeypatch.undo()
+    assert (tmp_path / ".a.journal").exists()
+    assert path.exists() == (place == "after the store")
+    process_slide(slide, path, GEOMETRY, SETTINGS)
+    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == reference
+
+
 def test_threads_give_the_same_bytes(slide: Path, tmp_path: Path) -> None:
     one, many = tmp_path / "a.h5", tmp_path / "b" / "a.h5"
     process_slide(slide, one, GEOMETRY, SETTINGS)

@@ -174,6 +174,8 @@ def _process(
     key = _settings_hash(path, geometry, settings, name, reader, mask_path if edited else None, coords_file)
     fresh = _fresh_store(store_path, key)
     if fresh is not None:
+        # Left by a process that was killed after the store was in place.
+        _journal_path(store_path).unlink(missing_ok=True)
         return _outcome(
             name,
             "skipped",
@@ -235,10 +237,11 @@ def _process(
                 )
             kept_fraction = plan.fractions[plan.kept][good]
             attrs = _attributes(slide, path, store_path, geometry, settings, name, key, plan, tissue, bad)
-            write_store(store_path, StoreContents(coords[good], journal.thumbnails(good), kept_fraction, attrs))
             if geojson:
                 regions_path = store_path.with_suffix(".regions.geojson")
                 regions_geojson(regions_path, coords[good], plan.side, kept_fraction, name)
+            # Last, because a store that is there ends the work: whatever a kill leaves undone must come before it.
+            write_store(store_path, StoreContents(coords[good], journal.thumbnails(good), kept_fraction, attrs))
             journal.remove()
         finally:
             journal.close()
