@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -354,29 +355,59 @@ def _workers(process: subprocess.Popen[bytes]) -> list[int]:
     return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
 
 
+def _one_run(folder: str, out: str, pause: float) -> None:
+    """Body of a process that may be struck: one thread, a mark after every update, time for the parent to strike."""
+    torch.set_num_threads(1)
+
+    def mark(step: int) -> None:
+        (Path(out) / "now").write_text(str(step))
+        time.sleep(pause)
+
+    # Checkpoints every other update, so that a kill loses work that has to be done again.
+    train("patch", Path(folder), Path(out), checkpoint_steps=2, on_step=mark)
+
+
 @pytest.mark.slow
-def test_ten_kills_and_terms_at_random_steps(tmp_path: Path) -> None:
+def test_ten_kills_and_terms_at_random_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed outright five times and asked to stop five times, at random steps: the very same weights at the end."""
-    whole = _finish("patch", tmp_path, tmp_path / "whole", 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hcmae_core.training.pretrain", "lightning_fabric", "h5py"])
+    fake_stores(tmp_path)
+
+    def run(out: Path, pause: float = 0.0) -> Any:
+        out.mkdir(exist_ok=True)
+        (out / "now").unlink(missing_ok=True)
+        process = context.Process(target=_one_run, args=(str(tmp_path), str(out), pause))
+        process.start()
+        return process
+
+    def finish(out: Path) -> dict[str, torch.Tensor]:
+        process = run(out)
+        process.join(90)
+        assert process.exitcode == 0
+        return load_file(out / "mae_patch.safetensors")
+
+    whole = finish(tmp_path / "whole")
     seed = random.SystemRandom().randrange(2**32)
     draw = random.Random(seed)
-    done = 0
     for number in range(5):
         out = tmp_path / f"cut{number}"
-        # Checkpoints every other update, so that a kill loses work that has to be done again.
-        for step, kind in zip(
-            sorted(draw.sample(range(2, 11), 2)), draw.sample([signal.SIGKILL, signal.SIGTERM], 2), strict=True
-        ):
-            (out / "now").unlink(missing_ok=True)
-            process = _run("patch", str(tmp_path), str(out), "2", "slow")
-            _strike(process, out, step, kind)
-            process.communicate(timeout=90)
-            assert process.returncode == (EXIT_INTERRUPTED if kind == signal.SIGTERM else -signal.SIGKILL), seed
-            assert not list(out.glob("*.safetensors")), seed
-            done += 1
-        again = _finish("patch", tmp_path, out, 1)
+        steps = sorted(draw.sample(range(2, 11), 2))
+        for step, kind in zip(steps, draw.sample([signal.SIGKILL, signal.SIGTERM], 2), strict=True):
+            process = run(out, 0.1)
+            limit = time.monotonic() + 90
+            while process.is_alive() and time.monotonic() < limit:
+                marker = out / "now"
+                if marker.exists() and int(marker.read_text() or 0) >= step:
+                    os.kill(process.pid, kind)
+                    break
+                time.sleep(0.005)
+            process.join(90)
+            assert process.exitcode == (EXIT_INTERRUPTED if kind == signal.SIGTERM else -signal.SIGKILL), (seed, step)
+            assert not list(out.glob("*.safetensors")), (seed, step)
+        again = finish(out)
         assert all(torch.equal(whole[name], again[name]) for name in whole), seed
-    assert done == 10
 
 
 @pytest.mark.slow
