@@ -307,10 +307,15 @@ train(sys.argv[1], Path(sys.argv[2]), out, checkpoint_steps=int(sys.argv[4]), on
 
 
 def _slow(step: int) -> None:
-    """Mark the step for the parent and give it time to strike."""
-    Path(sys.argv[3]).mkdir(parents=True, exist_ok=True)
-    (Path(sys.argv[3]) / "now").write_text(str(step))
-    time.sleep(0.25 if len(sys.argv) > 5 else 0)
+    """Mark the step for the parent; at the step to be struck, wait until the parent has struck."""
+    out = Path(sys.argv[3])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "now").write_text(str(step))
+    limit = time.monotonic() + 60
+    while len(sys.argv) > 5 and step == int(sys.argv[5]) and time.monotonic() < limit:
+        if (out / "struck").exists():
+            break
+        time.sleep(0.02)
 
 
 def _run(*arguments: str, processes: int = 1) -> subprocess.Popen[bytes]:
@@ -333,11 +338,14 @@ def _run(*arguments: str, processes: int = 1) -> subprocess.Popen[bytes]:
 
 def _strike(process: subprocess.Popen[bytes], out: Path, step: int, number: int, *, one_worker: bool = False) -> None:
     """Send a signal as soon as the run has made so many updates: to the process, or to one that torchrun started."""
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + 120
     while time.monotonic() < limit and process.poll() is None:
         marker = out / "now"
-        if marker.exists() and marker.read_text() and int(marker.read_text()) >= step:
+        if marker.exists() and int(marker.read_text() or 0) >= step:
             os.kill(_workers(process)[0] if one_worker else process.pid, number)
+            # torchrun passes the signal on; there is no sign of its arrival.
+            time.sleep(3)
+            (out / "struck").touch()
             return
         time.sleep(0.005)
 
@@ -352,7 +360,8 @@ def _finish(kind: str, folder: Path, out: Path, processes: int) -> dict[str, tor
 
 
 def _workers(process: subprocess.Popen[bytes]) -> list[int]:
-    return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child.pid for child in children if any(part.endswith("run.py") for part in child.cmdline())]
 
 
 def _one_run(folder: str, out: str, pause: float) -> None:
@@ -416,12 +425,14 @@ def test_two_processes_alone_and_interrupted(tmp_path: Path) -> None:
     one = _finish("region", tmp_path, tmp_path / "one", 1)
     whole = _finish("region", tmp_path, tmp_path / "whole", 2)
     out = tmp_path / "cut"
-    for step, kind in ((3, signal.SIGKILL), (7, signal.SIGTERM)):
-        (out / "now").unlink(missing_ok=True)
-        process = _run("region", str(tmp_path), str(out), "2", "slow", processes=2)
+    draw = random.SystemRandom()
+    for step, kind in ((draw.randrange(3, 7), signal.SIGKILL), (draw.randrange(7, 11), signal.SIGTERM)):
+        for name in ("now", "struck"):
+            (out / name).unlink(missing_ok=True)
+        process = _run("region", str(tmp_path), str(out), "2", str(step), processes=2)
         _strike(process, out, step, kind, one_worker=kind == signal.SIGKILL)
         process.communicate(timeout=120)
-        assert process.returncode != 0
+        assert process.returncode != 0, (step, kind)
         assert not list(out.glob("*.safetensors"))
         assert list(out.glob("checkpoints/*/step-*"))
     cut = _finish("region", tmp_path, out, 2)
