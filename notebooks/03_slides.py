@@ -37,15 +37,12 @@ run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, dat
 plots.style.notebook()
 
 # %%
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
-from matplotlib.patches import Rectangle
+from IPython.display import HTML, Markdown, display
 
-from hcmae_core.slides import regions
-from hcmae_core.slides.reader import open_slide
+from hcmae_core.files import write_text
+from hcmae_core.slides import batch, regions, viewer
 from hcmae_core.slides.store import SlideStore
 
 geometry = run.profile.geometry
@@ -56,62 +53,132 @@ display(
         f"each of {geometry.cells_per_patch} cells of {geometry.cell} pixels."
     )
 )
-outcomes.groupby(["status", "reason"], dropna=False).agg(slides=("regions", "size"), regions=("regions", "sum"))
+batch.summary(outcomes)
 
 # %% [markdown]
 # Every slide of the cohort is in this table, with a reason where it gave nothing. A bad tile costs its region and a bad slide costs that
 # slide; neither disappears.
 #
-# ## One slide, from far away
+# ## A picture too large to open
+#
+# **Question.** How can a program show a slide that does not fit into memory?
+#
+# It never opens the whole. The file holds the slide several times, each copy smaller than the one before: a pyramid. Below is the most
+# varied region of the slide that has most of them, read from every level of its file.
 
-# %% mystnb={"image": {"alt": "Overview of one slide beside the same overview with the outlines of its kept regions"}}
-# %config InlineBackend.figure_formats = ["png"]
-store = SlideStore(run.stores()[0])
-slide_path = run.cohort().table.iloc[0]["slide_path"]
-
-
-def show_grid(path, corners, side):
-    """Overview of a slide, and the squares that are kept."""
-    with open_slide(path) as slide:
-        overview = slide.thumbnail(700)
-        scale = overview.shape[1] / slide.size[0]
-    figure, axes = plots.style.image_figure(1, 2, squeeze=False)
-    for ax, title in zip(axes[0], ("the slide", "its regions"), strict=True):
-        ax.imshow(overview)
-        ax.set_title(title)
-    for x, y in corners * scale:
-        axes[0, 1].add_patch(
-            Rectangle((x, y), side * scale, side * scale, fill=False, edgecolor="#0b7a75", linewidth=1.2)
-        )
-    return figure
-
-
-show_grid(slide_path, store.coords, store.side)
+# %% mystnb={"image": {"alt": "The same square of tissue read from each level of one slide; on coarser levels it has fewer pixels and less detail"}}
+# %config InlineBackend.figure_formats = ["jpeg"]
+# %config InlineBackend.print_figure_kwargs = {"pil_kwargs": {"quality": 88}}
+store = max((SlideStore(path) for path in run.stores()), key=len)
+slide = store.open_slide()
+varied = int(np.argmax(store.thumbnails.std(axis=(1, 2, 3)) * store.tissue_fraction))
+x, y = store.coords[varied]
+squares = [
+    slide.read(x, y, (round(store.side / level.downsample),) * 2, number) for number, level in enumerate(slide.levels)
+]
+plots.plot_pyramid(squares, [level.downsample for level in slide.levels])
 
 # %% [markdown]
-# **What to see.** The squares lie on one grid over the whole slide, and only those with enough tissue are kept. Saturation tells tissue
-# from glass, as in CLAM.
+# **What to see.** Tissue architecture survives on the coarse levels, nuclei do not. The method therefore reads its regions at full
+# resolution and takes only the overview from the small levels.
+#
+# ## Tissue, grid, regions
+#
+# **Question.** Most of a slide is glass. Which squares are worth reading?
+#
+# Saturation tells tissue from glass, as in CLAM: stained tissue has colour, glass has none. A grid lies over the whole slide, and a square is
+# kept if enough of it is tissue.
+
+
+# %% mystnb={"image": {"alt": "One slide three times: as it is, with everything but tissue darkened, and with the grid of squares, the kept ones framed"}}
+def survey(slide, geometry, settings, mask=None):
+    """Tissue and plan of a slide, and the figure that shows them."""
+    tissue = batch.tissue_of(slide, geometry, settings, mask)
+    plan = regions.plan_regions(slide.size, tissue, geometry, settings, slide.mpp)
+    overview = slide.thumbnail(700)
+    scale = overview.shape[1] / slide.size[0]
+    return tissue, plan, plots.plot_tissue(overview, tissue.mask, plan.corners, plan.kept, plan.side, scale)
+
+
+tissue, plan, picture = survey(slide, geometry, run.profile.slides, store.path.with_suffix(".tissue.geojson"))
+picture
+
+# %% [markdown]
+# **What to see.** The squares lie on one grid from the slide's corner, whatever the tissue looks like. Two rules are in use; here is how
+# many squares each would keep.
+
+# %%
+pd.Series(plan.counts, name="squares").rename(
+    {
+        "grid": "on the grid",
+        "with_tissue": "with any tissue",
+        "four_point": "kept by CLAM's four points",
+        "kept": "kept by the rule in force",
+    }
+).to_frame()
+
+# %% [markdown]
+# **Question.** What is lost at the border of the tissue?
+#
+# Synthetic tissue is laid on this very grid, so the rule has little to decide. A pathologist's slide lies as it lies. Move the grid by a third
+# of a square and look at the closest calls: the kept squares with the least tissue, and the rejected ones with the most.
+
+# %% mystnb={"image": {"alt": "Left, the kept squares with the least tissue; right, the rejected squares with the most; each with its share of tissue"}}
+moved = plan.corners + plan.side // 3
+moved = moved[(moved + plan.side <= slide.size).all(axis=1)]
+share = tissue.fractions(moved, plan.side)
+order = np.argsort(share, kind="stable")
+enough = share[order] >= run.profile.slides.min_tissue
+calls = {"kept": order[enough][:4], "rejected": order[~enough][::-1][:4]}
+plots.plot_kept_and_rejected(
+    {name: [regions.read_region(slide, *moved[i], plan.side, 256) for i in chosen] for name, chosen in calls.items()},
+    {name: share[chosen] for name, chosen in calls.items()},
+)
+
+# %% [markdown]
+# **What to see.** A rejected square is not always empty: tissue is lost along the border, and a lower threshold would buy it with more
+# glass. The threshold is the setting `slides.min_tissue`.
+#
+# ## The slide, to zoom and drag
+
+# %%
+page = viewer.deep_zoom_page(slide, store.coords, store.side, max_side=1024)
+target = run.dir / "results" / f"{store.slide_id}.html"
+write_text(target, page)
+display(HTML(viewer.deep_zoom_frame(page, f"{store.slide_id}: a view to zoom and drag, with its regions")))
+display(Markdown(f"`{target.name}` in the run's `results` holds the same view and opens by a double click, offline."))
+
+# %% [markdown]
+# The view shows the slide at reduced size, so that the page stays small; its frames are the regions.
 #
 # ## One region, one patch
+#
+# **Question.** What does Eq. 1 look like in pixels?
 
 # %% mystnb={"image": {"alt": "One region with its grid of patches, one patch with its grid of cells, and the thumbnail of the region"}}
-_, region = next(regions.iter_regions(run.stores()[0], indices=[0]))
+_, region = next(regions.iter_regions(store.path, indices=[varied], slide=slide))
 patches = regions.split_patches(region, geometry.patch)
 number = int(np.argmin(patches.mean(axis=(1, 2, 3))))
-figure, axes = plots.style.image_figure(1, 3, squeeze=False)
-pictures = {
-    "region and its patches": (region, geometry.patch),
-    f"patch {number} and its cells": (patches[number], geometry.cell),
-    "thumbnail": (regions.thumbnail(region, geometry.thumbnail), None),
-}
-for ax, (title, (picture, step)) in zip(axes[0], pictures.items(), strict=True):
-    ax.imshow(picture, interpolation="nearest")
-    ax.set_title(title)
-    if step:
-        for line in np.arange(0, picture.shape[0] + 1, step) - 0.5:
-            ax.axhline(line, color="white", linewidth=0.4)
-            ax.axvline(line, color="white", linewidth=0.4)
-figure
+plots.plot_nested_squares(
+    {
+        "region and its patches": (region, geometry.patch),
+        f"patch {number} and its cells": (patches[number], geometry.cell),
+        "thumbnail of the region": (regions.thumbnail(region, geometry.thumbnail), None),
+    }
+)
+
+# %% [markdown]
+# **What to see.** A cell of the method is a square of pixels, about as large as a nucleus; it is not a biological cell. The patch shown is
+# the darkest one: dark means many nuclei.
+#
+# ## All regions of the slide
+
+# %% mystnb={"image": {"alt": "Contact sheet: the thumbnails of the regions of one slide, each with its share of tissue"}}
+plots.plot_contact_sheet(store.thumbnails, [f"{share:.0%}" for share in store.tissue_fraction], columns=8)
+
+# %% [markdown]
+# **What to see.** This is all that a network of whole regions is given, in this order. Where on the slide a region lay is kept beside it as
+# two coordinates.
 
 # %% [markdown]
 # The thumbnail is the exact mean of blocks of the decoded region, not a picture that the scanner made: it does not depend on the scanner.
@@ -133,26 +200,24 @@ pd.DataFrame(
 # %% [markdown]
 # ## A real slide
 #
-# Where a folder with real slides lies beside the checkout, the same code runs on one of them.
+# Where a folder with real slides lies beside the checkout, the same code runs on one of them. It is a small piece of a slide, so pieces of
+# tissue count from the size that CLAM sets for biopsies.
 
-# %% mystnb={"image": {"alt": "A real slide and the squares of 1024 pixels that hold tissue, where a real slide is given"}}
+# %% mystnb={"image": {"alt": "A real slide, its tissue, and the squares of 512 pixels that hold enough of it, where a real slide is given"}}
 example = pipeline.example_data()
 real = example / "slides" / "cmu-1-small-region.svs" if example else None
 if real is not None and real.exists():
     from hcmae_core.config import Geometry, SlideSettings
-    from hcmae_core.slides.batch import process_slide
 
-    target = Path(run_dir) / run.profile.name / "real" / "cmu-1-small-region.h5"
-    outcome = process_slide(
-        real,
-        target,
-        Geometry(region=1024, patch=256, cell=16, thumbnail=64),
-        SlideSettings(min_tissue=0.3),
-        slide_id="cmu-1-small-region",
-    )
-    real_store = SlideStore(target)
-    display(Markdown(f"{outcome.regions} regions of 1024 pixels at {real_store.attrs['mpp']} micrometres per pixel."))
-    display(show_grid(real, real_store.coords, real_store.side))
+    fine, settings = Geometry(region=512, patch=128, cell=16, thumbnail=32), SlideSettings(preset="biopsy")
+    target = run.profile_dir / "real" / "cmu-1-small-region.h5"
+    outcome = batch.process_slide(real, target, fine, settings, slide_id="cmu-1-small-region")
+    with SlideStore(target).open_slide() as real_slide:
+        *_, picture = survey(real_slide, fine, settings, target.with_suffix(".tissue.geojson"))
+        display(
+            Markdown(f"{outcome.regions} regions of {fine.region} pixels at {real_slide.mpp} micrometres per pixel.")
+        )
+    display(picture)
 else:
     display(Markdown("No real slide is given here; set `HCMAE_SHARED_DATA` to a folder that holds `slides/`."))
 

@@ -14,17 +14,19 @@ from hcmae_core.plots import style
 
 __all__ = ["plot_contact_sheet", "plot_kept_and_rejected", "plot_nested_squares", "plot_pyramid", "plot_tissue"]
 
-_TITLES = {"kept": "kept", "rejected": "rejected"}
+_GROUPS = ("kept", "rejected")
+# Panels are about this many pixels wide: larger pictures are averaged to it, smaller ones keep their pixels as squares.
+_PANEL = 230
 
 
 def plot_pyramid(levels: Sequence[NDArray[np.uint8]], downsamples: Sequence[float], *, title: str = "") -> Figure:
     """The same square of a slide on every level it stores, [h, w, 3] each, with the downsample of the level.
 
-    Pixels are drawn as pixels: a coarse level shows its squares.
+    A level with fewer pixels than its panel shows them as squares.
     """
     made, axes = style.image_figure(1, len(levels), squeeze=False)
     for ax, picture, factor in zip(axes[0], levels, downsamples, strict=True):
-        ax.imshow(picture, interpolation="nearest")
+        ax.imshow(picture, interpolation=_interpolation(picture))
         ax.set_title(f"1 : {factor:.3g}, {picture.shape[1]} px", fontsize=9)
     if title:
         made.suptitle(title)
@@ -47,7 +49,7 @@ def plot_tissue(
     made, axes = style.image_figure(1, 3)
     extent = (-0.5, overview.shape[1] - 0.5, overview.shape[0] - 0.5, -0.5)
     for ax, name in zip(axes, ("slide", "tissue", f"{int(kept.sum())} of {len(kept)} squares"), strict=True):
-        ax.imshow(overview, extent=extent)
+        ax.imshow(overview, extent=extent, interpolation=_interpolation(overview))
         ax.set_title(name)
     shade: Any = np.zeros((*mask.shape, 4))
     shade[~mask] = (0.1, 0.1, 0.1, 0.65)
@@ -75,7 +77,7 @@ def plot_kept_and_rejected(
     ``regions`` and ``fractions``: 'kept' and 'rejected' -> pictures [h, w, 3] and tissue shares.
     Raises ValueError for a group that is neither.
     """
-    unknown = sorted(set(regions) - set(_TITLES))
+    unknown = sorted(set(regions) - set(_GROUPS))
     if unknown:
         raise ValueError(f"unknown group '{unknown[0]}': choose kept, rejected")
     rows = max(1, -(-max(len(pictures) for pictures in regions.values()) // 2))
@@ -83,8 +85,8 @@ def plot_kept_and_rejected(
     for group, first in (("kept", 0), ("rejected", 2)):
         for number, (picture, share) in enumerate(zip(regions.get(group, ()), fractions.get(group, ()), strict=True)):
             ax = axes[number // 2, first + number % 2]
-            ax.imshow(picture, interpolation="nearest")
-            ax.set_title(f"{_TITLES[group]}: {share:.0%}", color="#0b7a75" if group == "kept" else style.WARN)
+            ax.imshow(picture, interpolation=_interpolation(picture))
+            ax.set_title(f"{group}: {share:.0%}", color="#0b7a75" if group == "kept" else style.WARN)
     return made
 
 
@@ -92,7 +94,7 @@ def plot_nested_squares(pictures: Mapping[str, tuple[NDArray[np.uint8], int | No
     """Pictures side by side, each with the lines of the squares it is cut into (their side in pixels, or None)."""
     made, axes = style.image_figure(1, len(pictures), squeeze=False)
     for ax, (title, (picture, step)) in zip(axes[0], pictures.items(), strict=True):
-        ax.imshow(picture, interpolation="nearest")
+        ax.imshow(picture, interpolation=_interpolation(picture))
         ax.set_title(title)
         for line in np.arange(0, picture.shape[0] + 1, step) - 0.5 if step else ():
             ax.axhline(line, color="white", linewidth=0.4)
@@ -109,6 +111,10 @@ def plot_contact_sheet(
     made, axes = style.image_figure(rows, columns, squeeze=False)
     for number, ax in enumerate(axes.ravel()):
         if number < len(shown):
-            ax.imshow(shown[number], interpolation="nearest")
+            ax.imshow(shown[number], interpolation=_interpolation(shown[number]))
             ax.set_title(labels[number] if labels is not None else str(number), fontsize=6, fontweight="normal", pad=1)
     return made
+
+
+def _interpolation(picture: NDArray[np.uint8]) -> str:
+    return "antialiased" if picture.shape[1] > _PANEL else "nearest"

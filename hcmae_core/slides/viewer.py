@@ -133,8 +133,9 @@ def deep_zoom_page(
 
 def deep_zoom_frame(page: str, title: str, height: int = 520) -> str:
     """The page as an element of a notebook's output: a frame that carries its content, for any place and no server."""
+    # Inside a div: IPython warns about HTML that is nothing but a frame.
     return (
-        f'<iframe title="{html.escape(title, quote=True)}" '
+        f'<div><iframe title="{html.escape(title, quote=True)}" loading="lazy" '
         f'style="width:100%;height:{height}px;border:1px solid #6b7280"'
-        f' srcdoc="{html.escape(page, quote=True)}"></iframe>'
+        f' srcdoc="{html.escape(page, quote=True)}"></iframe></div>'
     )
