@@ -24,6 +24,7 @@ from sksurv.util import Surv
 
 from hcmae_core.evaluation import compare, interpret, metrics, optimism, overlay, tables
 from hcmae_core.evaluation.kaplan_meier import compare_groups, one_per_patient, risk_groups
+from hcmae_core.slides.viewer import deep_zoom_tiles
 
 
 def outcome(n: int = 80, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -511,23 +512,6 @@ class _Picture:
         return image
 
 
-def test_deepzoom_tiles_are_a_whole_pyramid() -> None:
-    import cv2
-
-    image = _Picture().thumbnail(1000)
-    tiles = overlay.deepzoom_tiles(image)
-    # 1000 pixels: level 10 is the image, 4 x 3 tiles of 256; every level halves, level 0 is one pixel.
-    assert {key.split("/")[0] for key in tiles} == {str(level) for level in range(11)}
-    assert sum(key.startswith("10/") for key in tiles) == 12
-    sizes = {key: cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape for key, data in tiles.items()}
-    assert sizes["10/3_2"] == (700 - 512, 1000 - 768, 3)
-    assert sizes["0/0_0"] == (1, 1, 3)
-    corner = cv2.imdecode(np.frombuffer(tiles["10/0_0"], np.uint8), 1)[100, 100, ::-1]
-    assert np.abs(corner.astype(int) - (200, 30, 60)).max() < 8
-    with pytest.raises(ValueError, match="uint8"):
-        overlay.deepzoom_tiles(image.astype(float))
-
-
 def test_overlay_page_is_whole_and_asks_no_network(tmp_path) -> None:
     corners = np.array([[0, 0], [500, 0], [0, 350]])
     weights = {"rna": np.array([0.5, 0.3, 0.2]), "</script><b>": np.ones(3) / 3}
@@ -542,7 +526,7 @@ def test_overlay_page_is_whole_and_asks_no_network(tmp_path) -> None:
     assert data["side"] == [125, 125]
     assert data["layers"]["rna"] == [0.5, 0.3, 0.2]
     assert data["planted"] == [True, False, False]
-    assert set(data["tiles"]) == set(overlay.deepzoom_tiles(_Picture().thumbnail(500)))
+    assert set(data["tiles"]) == set(deep_zoom_tiles(_Picture().thumbnail(500))[1])
     assert "<b>" not in page
     assert "A &amp; B" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)

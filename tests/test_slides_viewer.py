@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from benchmarks.slides import paint, write_twin
 from hcmae_core.slides.reader import open_slide
-from hcmae_core.slides.viewer import deep_zoom_frame, deep_zoom_page, deep_zoom_tiles
+from hcmae_core.slides.viewer import deep_zoom_frame, deep_zoom_page, deep_zoom_tiles, inline_json, openseadragon
 
 
 def test_tiles_cover_every_level() -> None:
@@ -28,6 +29,35 @@ def test_tiles_cover_every_level() -> None:
     corner = cv2.imdecode(np.frombuffer(tiles["10/2/1"], np.uint8), cv2.IMREAD_COLOR_RGB)
     assert corner.shape == (300 - 256, 700 - 512, 3)
     assert np.abs(corner.astype(int) - image[256:, 512:]).mean() < 6
+
+
+def test_tiles_keep_their_colours_and_shrink_to_one_pixel() -> None:
+    image = np.full((700, 1000, 3), 255, np.uint8)
+    image[:350, :500] = (200, 30, 60)
+    levels, tiles = deep_zoom_tiles(image)
+    # 1000 pixels: level 10 is the image, 4 x 3 tiles of 256; every level halves, level 0 is one pixel.
+    assert levels == 11
+    assert {key.split("/")[0] for key in tiles} == {str(level) for level in range(11)}
+    assert sum(key.startswith("10/") for key in tiles) == 12
+    decoded = {key: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for key, data in tiles.items()}
+    assert decoded["10/3/2"].shape == (700 - 512, 1000 - 768, 3)
+    assert decoded["0/0/0"].shape == (1, 1, 3)
+    assert np.abs(decoded["10/0/0"][100, 100].astype(int) - (200, 30, 60)).max() < 8
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_tiles_of_what_is_no_picture(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        deep_zoom_tiles(image)
+
+
+def test_no_text_ends_the_script_early() -> None:
+    text = inline_json({"name": "</script><!--<b>"})
+    assert "<" not in text
+    assert json.loads(text) == {"name": "</script><!--<b>"}
+    with pytest.raises(ValueError):
+        inline_json([float("nan")])
+    assert not re.search("</script", openseadragon(), re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,7 @@ double click or inside an iframe of a notebook.
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,39 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hcmae_core.files import write_text
+from hcmae_core.slides.viewer import TILE, deep_zoom_frame, deep_zoom_tiles, inline_json, inline_tiles, openseadragon
 
 if TYPE_CHECKING:
     from hcmae_core.slides.reader import Slide
-
-LIBRARY = Path(__file__).resolve().parents[2] / "book" / "_static" / "openseadragon" / "openseadragon.min.js"
-_TILE = 256
-
-
-def deepzoom_tiles(image: NDArray[np.uint8], *, tile: int = _TILE, quality: int = 80) -> dict[str, bytes]:
-    """JPEG tiles of a Deep Zoom pyramid, "level/column_row" -> bytes, without overlap.
-
-    image: uint8 [h, w, 3]. Level n is the image itself, level n - 1 half of it, down to one pixel at level 0, as in a
-    DZI folder. Raises ValueError for another type or shape.
-    """
-    import cv2
-
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"the image must be uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
-    tiles = {}
-    level = int(max(image.shape[:2]) - 1).bit_length()
-    while True:
-        height, width = image.shape[:2]
-        for row in range(-(-height // tile)):
-            for column in range(-(-width // tile)):
-                part = image[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
-                done, data = cv2.imencode(".jpg", part[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-                assert done
-                tiles[f"{level}/{column}_{row}"] = data.tobytes()
-        if level == 0:
-            return tiles
-        level -= 1
-        half = cv2.resize(image, (-(-width // 2), -(-height // 2)), interpolation=cv2.INTER_AREA)
-        image = np.asarray(half, dtype=np.uint8)
 
 
 def overlay_page(
@@ -86,30 +55,25 @@ def overlay_page(
         layers[str(name)] = [float(f"{value:.6g}") for value in numbers]
     if planted is not None and np.shape(planted) != (len(places),):
         raise ValueError(f"planted has shape {np.shape(planted)} for {len(places)} regions")
-    script = Path(library) if library is not None else LIBRARY
-    if not script.is_file():
-        raise FileNotFoundError(f"{script} is missing: pass library=, the path of openseadragon.min.js")
+    source = openseadragon(library, argument="library")
 
     image = slide.thumbnail(max_side)
     height, width = image.shape[:2]
-    tiles = {key: base64.b64encode(data).decode() for key, data in deepzoom_tiles(image).items()}
+    levels, tiles = deep_zoom_tiles(image)
     data = {
         # Pixels of the deepest level; regions are scaled from level 0 to them.
         "width": width,
         "height": height,
-        "tile": _TILE,
-        "levels": int(max(width, height) - 1).bit_length(),
+        "tile": TILE,
+        "levels": levels - 1,
         "regions": [
             [round(float(x) * width / slide.size[0], 2), round(float(y) * height / slide.size[1], 2)] for x, y in places
         ],
         "side": [region * width / slide.size[0], region * height / slide.size[1]],
         "layers": layers,
         "planted": [] if planted is None else np.asarray(planted, dtype=bool).tolist(),
-        "tiles": tiles,
+        "tiles": inline_tiles(tiles),
     }
-    # Inside a script element "</" or "<!--" would end the data; JSON may spell the sign as its code.
-    packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    source = script.read_text(encoding="utf-8").replace("</script", "<\\/script")
     choices = "".join(
         f'<label><input type="radio" name="layer" value="{number}"{" checked" if number == 0 else ""}>'
         f" {html.escape(name)}</label>"
@@ -119,7 +83,7 @@ def overlay_page(
         _PAGE.replace("@TITLE@", html.escape(title))
         .replace("@CHOICES@", choices)
         .replace("@LIBRARY@", source)
-        .replace("@DATA@", packed)
+        .replace("@DATA@", inline_json(data))
     )
 
 
@@ -130,10 +94,7 @@ def write_overlay(path: str | Path, page: str) -> None:
 
 def inline_frame(page: str, *, height: int = 520, title: str = "Attention over the slide") -> str:
     """The page inside an iframe, as HTML for a notebook's output; nothing is loaded from elsewhere."""
-    return (
-        f'<iframe title="{html.escape(title)}" style="width:100%;height:{height}px;border:1px solid #d9dde3" '
-        f'loading="lazy" srcdoc="{html.escape(page)}"></iframe>'
-    )
+    return deep_zoom_frame(page, title, height)
 
 
 _PAGE = """<!DOCTYPE html>
@@ -174,7 +135,7 @@ const viewer = OpenSeadragon({
   gestureSettingsMouse: { clickToZoom: false },
   tileSources: {
     width: data.width, height: data.height, tileSize: data.tile, tileOverlap: 0, minLevel: 0, maxLevel: data.levels,
-    getTileUrl: (level, x, y) => "data:image/jpeg;base64," + data.tiles[level + "/" + x + "_" + y],
+    getTileUrl: (level, x, y) => "data:image/jpeg;base64," + data.tiles[level + "/" + x + "/" + y],
   },
 });
 const boxes = data.regions.map((corner, number) => {

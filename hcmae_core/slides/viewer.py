@@ -10,7 +10,9 @@ import base64
 import html
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +20,17 @@ from numpy.typing import NDArray
 
 from hcmae_core.slides.reader import Slide
 
-__all__ = ["deep_zoom_frame", "deep_zoom_page", "deep_zoom_tiles"]
+__all__ = [
+    "TILE",
+    "deep_zoom_frame",
+    "deep_zoom_page",
+    "deep_zoom_tiles",
+    "inline_json",
+    "inline_tiles",
+    "openseadragon",
+]
 
+TILE = 256
 _SCRIPT = Path(__file__).resolve().parents[2] / "book" / "_static" / "openseadragon" / "openseadragon.min.js"
 
 _PAGE = """<!DOCTYPE html>
@@ -69,12 +80,14 @@ viewer.addHandler("tile-drawn", () => document.body.setAttribute("data-drawn", "
 """
 
 
-def deep_zoom_tiles(image: NDArray[np.uint8], tile: int = 256, quality: int = 80) -> tuple[int, dict[str, bytes]]:
+def deep_zoom_tiles(image: NDArray[np.uint8], tile: int = TILE, quality: int = 80) -> tuple[int, dict[str, bytes]]:
     """JPEG tiles of every level of a deep-zoom pyramid: (number of levels, 'level/column/row' -> JPEG).
 
     ``image`` uint8 [H, W, 3]; level 0 is one pixel, the last one the image; each level has half the size of the next,
-    rounded up, and is the area mean of it.
+    rounded up, and is the area mean of it. Raises ValueError for another type or shape.
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"the image must be uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
     levels = math.ceil(math.log2(max(image.shape[:2]))) + 1 if max(image.shape[:2]) > 1 else 1
     tiles: dict[str, bytes] = {}
     current = image
@@ -93,6 +106,28 @@ def deep_zoom_tiles(image: NDArray[np.uint8], tile: int = 256, quality: int = 80
     return levels, tiles
 
 
+def openseadragon(path: str | Path | None = None, *, argument: str = "script") -> str:
+    """OpenSeadragon's code, ready to stand in a script element; ``path`` None: the copy in book/_static.
+
+    Raises FileNotFoundError where it is not there, naming the ``argument`` that takes its place.
+    """
+    code = Path(path) if path is not None else _SCRIPT
+    if not code.is_file():
+        raise FileNotFoundError(f"{code}: OpenSeadragon is not there; give its place as {argument}=")
+    return code.read_text(encoding="utf-8").replace("</script", "<\\/script")
+
+
+def inline_tiles(tiles: Mapping[str, bytes]) -> dict[str, str]:
+    """Tiles as base64 text, for a data address."""
+    return {key: base64.b64encode(data).decode() for key, data in tiles.items()}
+
+
+def inline_json(data: Any) -> str:
+    """JSON that may stand inside a script element. Raises ValueError for NaN and infinities."""
+    # Inside a script element "</" or "<!--" would end the data; JSON may spell the sign as its code.
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
 def deep_zoom_page(
     slide: Slide,
     corners: NDArray[np.integer] | None = None,
@@ -100,15 +135,13 @@ def deep_zoom_page(
     *,
     max_side: int = 2048,
     quality: int = 80,
-    script: str | Path = _SCRIPT,
+    script: str | Path | None = None,
 ) -> str:
     """The page of one slide, reduced to at most ``max_side`` pixels, with the squares of its regions.
 
     ``corners`` [M, 2] and ``side`` in level-0 pixels. Raises FileNotFoundError where the viewer's code is not there.
     """
-    code = Path(script)
-    if not code.exists():
-        raise FileNotFoundError(f"{code}: OpenSeadragon is not there; give its place as script=")
+    code = openseadragon(script)
     image = slide.thumbnail(max_side) if max(slide.size) > max_side else slide.read(0, 0, slide.size, on_error="white")
     scale = image.shape[1] / slide.size[0]
     levels, tiles = deep_zoom_tiles(image, quality=quality)
@@ -116,19 +149,14 @@ def deep_zoom_page(
     description = {
         "width": image.shape[1],
         "height": image.shape[0],
-        "tile": 256,
+        "tile": TILE,
         "levels": levels,
         "mpp": slide.mpp / scale,
         "squares": [[round(x * scale, 2), round(y * scale, 2), round(side * scale, 2)] for x, y in places.tolist()],
-        "tiles": {key: base64.b64encode(data).decode() for key, data in tiles.items()},
+        "tiles": inline_tiles(tiles),
     }
     title = html.escape(f"{slide.path.stem}: a view to zoom and drag", quote=True)
-    # Only "</" could end the script early; in JSON and in JavaScript's strings "<\\/" means the same.
-    return _PAGE % {
-        "title": title,
-        "script": code.read_text(encoding="utf-8").replace("</script", "<\\/script"),
-        "slide": json.dumps(description, separators=(",", ":")).replace("</", "<\\/"),
-    }
+    return _PAGE % {"title": title, "script": code, "slide": inline_json(description)}
 
 
 def deep_zoom_frame(page: str, title: str, height: int = 520) -> str:
