@@ -35,9 +35,9 @@ plots.style.notebook()
 # %%
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
-from hcmae_core.evaluation import interpret
+from hcmae_core.evaluation import interpret, overlay
 from hcmae_core.slides.store import SlideStore
 from hcmae_core.training.survival import fold_omics, train_models
 
@@ -78,6 +78,26 @@ plots.plot_attention(
     planted=None if planted is None else planted[shown.patient],
     titles=shown.modalities,
 )
+
+# %% [markdown]
+# The same weights over the slide itself: zoom, drag, switch between the omics, point at a region to read its weight. Each layer is drawn
+# relative to its own largest weight, so compare places within a layer and not shades between layers.
+
+# %%
+store = SlideStore(run.store_dir / f"{table.loc[shown.patient, 'slide']}.h5")
+with store.open_slide() as slide:
+    page = overlay.overlay_page(
+        slide,
+        corners[shown.patient],
+        store.side,
+        dict(zip(shown.modalities, shown.weights, strict=True)),
+        planted=None if planted is None else planted[shown.patient],
+        max_side=1024,
+    )
+path = run.dir / "results" / f"attention_{shown.patient}.html"
+overlay.write_overlay(path, page)
+display(HTML(overlay.inline_frame(page)))
+display(Markdown(f"`{path.name}` in the run's `results` holds the same page and opens by a double click, offline."))
 
 # %% [markdown]
 # ## Does it coincide with what was planted?
