@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
 
+from hcmae_core.cli import typer_app
 from hcmae_core.config import ConfigError, Profile
 from hcmae_core.pipeline import Run, all_runs
+from hcmae_core.slides.batch import REASONS
 
 pytestmark = pytest.mark.slow
 
@@ -114,3 +120,36 @@ def test_slide_that_is_not_a_slide_is_reported_not_swallowed(run: Run, tmp_path:
     assert outcomes.loc["bad", "reason"]
     assert outcomes.loc["good", "status"] == "ok"
     assert not (tmp_path / "bad.h5").exists()
+
+
+def test_strict_stops_at_a_bad_slide_and_the_summary_names_it_otherwise(run: Run, tmp_path: Path) -> None:
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text(yaml.safe_dump(run.profile.model_dump(mode="json")), encoding="utf-8")
+    shutil.copytree(run.data_dir, tmp_path / "data")
+    places = {"profile": profile, "data_dir": tmp_path / "data", "run_dir": tmp_path / "runs"}
+    options = [text for key, value in places.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+
+    def hcmae(*arguments: str) -> Result:
+        return CliRunner().invoke(typer_app, ["run", *arguments, *options, "--workers", "1"])
+
+    assert hcmae("curate").exit_code == 0
+    copy = Run("LIHC", source="synthetic", **places)
+    bad = Path(copy.cohort().table["slide_path"].iloc[0])
+    bad.write_text("this is not a slide")
+
+    stopped = hcmae("slides", "--strict")
+    assert stopped.exit_code == 1
+    assert f"hcmae: {bad}" in stopped.stderr
+    assert not (copy.dir / "slides.parquet").exists()
+
+    finished = hcmae("slides")
+    assert finished.exit_code == 0, finished.output
+    outcomes = pd.read_parquet(copy.dir / "slides.parquet")
+    assert (outcomes["status"] == "failed").sum() == 1
+    reason = outcomes.set_index("status").loc["failed", "reason"]
+    rows = [line.split() for line in finished.stdout.splitlines()]
+    assert any(row[:2] == ["failed", reason] for row in rows)
+    assert REASONS[reason] in finished.stdout
+
+    # Finished is not clean: a stage that need not run again still ends with an error.
+    assert hcmae("slides", "--strict").exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,9 @@ def register(app: typer.Typer) -> None:
         ] = "hcmae",
         protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
         workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
+        strict: Annotated[
+            bool, typer.Option("--strict", help="Stop at the first slide without regions, for stage slides.")
+        ] = False,
     ) -> None:
         """Run one stage; stages that are up to date are skipped."""
         from hcmae_core import pipeline
@@ -38,8 +42,19 @@ def register(app: typer.Typer) -> None:
         elif stage == "curate":
             print(run.curate().flow.to_string(index=False))
         elif stage == "slides":
-            outcomes = run.make_slides(workers=workers)
-            print(outcomes.groupby(["status", "reason"], dropna=False).size().to_string())
+            from hcmae_core.slides.batch import summary
+            from hcmae_core.slides.reader import SlideError
+
+            try:
+                outcomes = run.make_slides(workers=workers, strict=strict)
+            except SlideError as error:
+                print(f"hcmae: {error}", file=sys.stderr)
+                raise typer.Exit(1) from None
+            print(summary(outcomes).to_string(index=False))
+            # A stage that was finished without --strict is not run again.
+            if strict and outcomes["status"].isin(["failed", "empty"]).any():
+                print(f"hcmae: slides without regions, see {run.dir / 'slides.parquet'}", file=sys.stderr)
+                raise typer.Exit(1)
         elif stage == "omics":
             print(run.load_omics())
         elif stage == "pretrain":
