@@ -134,6 +134,10 @@ class MaeRegionSettings(_Strict):
     """MAE-Region (section II-B.2): masking, decoder, training."""
 
     mask_ratio: Fraction = 0.75
+    # Regions enter reduced by this factor, as exact area means (1 = the paper: every pixel).
+    reduce: PositiveInt = 1
+    # Epochs of MAE-PatReg where it starts from MAE-Reg's weights (None: as many as from scratch).
+    warm_epochs: PositiveInt | None = None
     decoder_dim: PositiveInt = 256
     decoder_depth: PositiveInt = 4
     decoder_heads: PositiveInt = 16
@@ -229,6 +233,8 @@ class Fidelity(_Strict):
 
     region_attention: Literal["q_enc_kv_patch", "eq4", "prose", "none"] = "q_enc_kv_patch"
     region_residual: bool = False
+    # MAE-PatReg starts from the weights of MAE-Reg (the release) instead of from scratch.
+    region_warm_start: bool = False
     extract_depth: PositiveInt | None = None
     extract_norm: Literal["encoder", "after_mean"] = "encoder"
     extract_augment: bool = False
@@ -248,6 +254,7 @@ class Fidelity(_Strict):
             return cls()
         if name == "release":
             return cls(
+                region_warm_start=True,
                 extract_depth=6,
                 extract_norm="after_mean",
                 extract_augment=True,
@@ -406,6 +413,14 @@ class Profile(_Strict):
     comparisons: ComparisonSettings = ComparisonSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _reduced_patches_exist(self) -> Self:
+        if self.geometry.patch % self.mae_region.reduce:
+            raise ValueError(
+                f"mae_region.reduce ({self.mae_region.reduce}) must divide geometry.patch ({self.geometry.patch})"
+            )
+        return self
 
 
 class Table1Row(_Strict):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Source = Literal["synthetic", "gdc", "local"]
 Variant = Literal["patreg", "reg"]
 NULL_COHORT = "NULL"
-REGION_VARIANTS: tuple[Variant, ...] = ("patreg", "reg")
+REGION_VARIANTS: tuple[Variant, ...] = ("reg", "patreg")
 
 
 class Run:
@@ -199,6 +199,9 @@ class Run:
         self._slides_stage().run([self.dir / "slides.parquet"], work)
         return pd.read_parquet(self.dir / "slides.parquet")
 
+    def _store_of(self, patient: str) -> Path:
+        return self.store_dir / f"{self.cohort().table['slide'].astype(str)[patient]}.h5"
+
     def stores(self) -> list[Path]:
         """The slide stores of the cohort, in the order of its table; slides without a region have none."""
         paths = [self.store_dir / f"{slide}.h5" for slide in self.cohort().table["slide"]]
@@ -297,13 +300,23 @@ class Run:
             )
         return self.patch_weights
 
+    def _starts_warm(self, variant: Variant) -> bool:
+        return variant == "patreg" and self.profile.fidelity.region_warm_start
+
     def _region_stage(self, variant: Variant) -> Stage:
         settings = {
             "mae_region": self.profile.mae_region.model_dump(mode="json"),
             "variant": variant,
             "seed": self.seed,
         }
-        return Stage(self.pretrain_dir, f"mae_region_{variant}", settings, (self._patch_stage().key,))
+        # MAE-Reg looks at pixels only: it does not wait for patch vectors.
+        upstream = (self._patch_stage().key,) if variant == "patreg" else self._pool_keys()
+        if self._starts_warm(variant):
+            upstream += (self._region_stage("reg").key,)
+        elif variant == "reg":
+            settings["network"] = self.profile.network.model_dump(mode="json")
+            settings["fidelity"] = self.profile.fidelity.model_dump(mode="json")
+        return Stage(self.pretrain_dir, f"mae_region_{variant}", settings, upstream)
 
     def pretrain_region(self, variant: Variant = "patreg", *, progress: bool = True) -> Path:
         """Pre-train MAE-Region ('patreg' with, 'reg' without patch vectors) and write the pool's region vectors."""
@@ -313,10 +326,13 @@ class Run:
         runs = self.pool()
         stores = [store for run in runs for store in run.stores()]
         target = self.region_weights(variant)
+        start = self.pretrain_region("reg", progress=progress) if self._starts_warm(variant) else None
 
         def work() -> None:
             out = self.pretrain_dir / f"region_{variant}"
-            weights = pretrain_region(stores, self.profile, out, self.seed, variant=variant, progress=progress)
+            weights = pretrain_region(
+                stores, self.profile, out, self.seed, variant=variant, start=start, progress=progress
+            )
             _link(weights, target)
 
         self._region_stage(variant).run([target], work)
@@ -325,6 +341,53 @@ class Run:
                 run.stores(), partial(embed_regions, run.stores(), target, self.profile, variant=variant)
             )
         return target
+
+    def probe_readings(self, *, epochs: int = 12, progress: bool = True) -> pd.DataFrame | None:
+        """R2 of the latent factors in region vectors of the three readings of Eq. 4, none of them with a residual.
+
+        Each reading goes on from MAE-Reg's weights for the same few epochs on this cancer's regions; rows are readings,
+        columns factors. None without known truth.
+        """
+        import numpy as np
+
+        from hcmae_core.evaluation import probe
+        from hcmae_core.slides.store import SlideStore
+        from hcmae_core.training.embed import embed_regions
+        from hcmae_core.training.pretrain import pretrain_region
+
+        truth = self.truth()
+        if truth is None:
+            return None
+        start = self.pretrain_region("reg", progress=progress)
+        profile = self.profile.model_copy(
+            update={
+                "mae_region": self.profile.mae_region.model_copy(update={"warm_epochs": epochs}),
+                "fidelity": self.profile.fidelity.model_copy(update={"region_residual": False}),
+            }
+        )
+        readings: tuple[Any, ...] = ("q_enc_kv_patch", "eq4", "prose")
+        folder = self.pretrain_dir / "readings"
+        target = folder / f"{self.cancer}.parquet"
+        stores, patients = self.stores(), [p for p in self.cohort().table.index if self._store_of(p).exists()]
+
+        def work() -> None:
+            rows = {}
+            for reading in readings:
+                weights = pretrain_region(
+                    stores, profile, folder, self.seed, attention=reading, name=reading, start=start, progress=progress
+                )
+                name = f"region_vectors_{reading}"
+                embed_regions(stores, weights, profile, name=name, progress=progress)
+                means = np.stack([SlideStore(store).vectors(name).astype(np.float32).mean(axis=0) for store in stores])
+                scores = probe.linear_probe(
+                    probe.patient_means(means, patients), truth, names=("cell", "architecture", "burden")
+                )
+                rows[reading] = scores.mean()
+            _write_parquet(target, pd.DataFrame(rows).T)
+
+        upstream = (self._patch_stage().key, self._region_stage("reg").key)
+        Stage(self.pretrain_dir, f"readings_{self.cancer}", {"epochs": epochs}, upstream).run([target], work)
+        return pd.read_parquet(target)
 
     def pretrain_dino(self, *, progress: bool = True) -> Path:
         """Pre-train both DINO stages of HIPT on the same pool and write HIPT's vectors (lesson 09)."""
@@ -462,10 +525,13 @@ class Run:
         return path
 
     def provenance(self) -> dict[str, Any]:
-        """Where a number comes from: cancer, profile, source, seed, settings hash, library version."""
+        """Where a number comes from: cancer, profile, source, seed, folds, settings hash, library version, commit."""
         from hcmae_core import __version__
+        from hcmae_core.evaluation.tables import source_commit
 
         return {
+            "folds": f"{self.profile.survival.repeats} x {self.profile.survival.folds}",
+            "commit": source_commit(),
             "cancer": self.cancer,
             "profile": self.profile.name,
             "source": self.source,

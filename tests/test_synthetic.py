@@ -126,14 +126,15 @@ def test_number_of_each_kind_does_not_depend_on_architecture() -> None:
 
 
 def test_arrangement_follows_architecture() -> None:
-    shares = [
-        np.mean([histology.same_neighbours(histology.patch_kinds(8, a, seed)) for seed in range(10)])
-        for a in (-2.0, -1.0, 0.0, 1.0, 2.0)
-    ]
-    assert np.all(np.diff(shares) > 0.1)
-    # A random arrangement of these shares would have 0.35.
-    assert shares[0] < 0.2
-    assert shares[-1] > 0.6
+    for side in (8, 16):
+        centrality = [
+            np.mean([histology.nest_centrality(histology.patch_kinds(side, a, seed)) for seed in range(20)])
+            for a in (-2.0, -1.0, 0.0, 1.0, 2.0)
+        ]
+        assert np.all(np.diff(centrality) > 0.15), centrality
+        assert centrality[0] < -1.0
+        assert abs(centrality[2]) < 0.2
+        assert centrality[-1] > 1.0
 
 
 def test_paint_of_a_patch_ignores_its_neighbours() -> None:
@@ -174,18 +175,12 @@ def _bag(statistics: np.ndarray) -> np.ndarray:
 
 
 def _layout(region: np.ndarray, patch: int) -> np.ndarray:
-    """How alike neighbouring patches are: correlation of mean colours at distance one and two."""
+    """Where the colours lie: correlation of a patch's mean colour with its distance from the centre."""
     side = region.shape[0] // patch
-    colour = region.reshape(side, patch, side, patch, 3).mean(axis=(1, 3))
-    colour = colour - colour.mean(axis=(0, 1))
-    scale = (colour**2).mean(axis=(0, 1)) + 1e-9
-    values = []
-    for lag in (1, 2):
-        pairs = (colour[lag:] * colour[:-lag]).mean(axis=(0, 1)) + (colour[:, lag:] * colour[:, :-lag]).mean(
-            axis=(0, 1)
-        )
-        values.append(pairs / (2 * scale))
-    return np.concatenate(values)
+    colour = region.reshape(side, patch, side, patch, 3).mean(axis=(1, 3)).reshape(side * side, 3)
+    distance = histology.eccentricity(side)
+    inside = histology.core(side)
+    return np.array([np.corrcoef(distance[inside], channel[inside])[0, 1] for channel in colour.T])
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from hcmae_core.config import Geometry
 from hcmae_core.files import atomic_path
 from hcmae_core.slides.reader import Slide
-from hcmae_core.slides.regions import read_region, split_patches
+from hcmae_core.slides.regions import read_region, split_patches, thumbnail
 from hcmae_core.slides.store import SlideStore
+
+# Reduced regions are kept in memory up to this size.
+_REDUCED_BYTES = 2 << 30
 
 __all__ = ["PatchStream", "RegionCache", "RegionSource", "RegionStream"]
 
@@ -391,6 +394,7 @@ class RegionStream(_Stream):
         seed: int,
         *,
         vectors: str | None = "patch_vectors",
+        reduce: int = 1,
         workers: int = 2,
         samples_per_epoch: int | None = None,
         shuffle: bool = True,
@@ -415,14 +419,27 @@ class RegionStream(_Stream):
             cache=cache,
             source=source,
         )
+        self.reduce = reduce
+        # Small regions are decoded in the first pass only.
+        self._reduced: dict[int, NDArray[np.uint8]] = {}
         self.vectors = vectors if vectors and all(vectors in s.vector_weights for s in self.source.stores) else None
 
     def _load(self, number: int) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-        region = self.source.read(number)
+        region = self._region(number)
         if self.vectors is None:
             return region, None
         s, r = (int(v) for v in self.source.index[number])
         return region, self.source.stores[s].vectors(self.vectors, r)
+
+    def _region(self, number: int) -> NDArray[np.uint8]:
+        if self.reduce == 1:
+            return self.source.read(number)
+        found = self._reduced.get(number)
+        if found is None:
+            found = thumbnail(self.source.read(number), self.source.geometry.region // self.reduce)
+            if (len(self._reduced) + 1) * found.nbytes <= _REDUCED_BYTES:
+                self._reduced[number] = found
+        return found
 
     def _gather(self, parts: list[tuple[int, NDArray[np.int64], list[Any]]]) -> dict[str, Any]:
         items = [(int(regions[k]), *loaded[k]) for _, picks, (regions, loaded) in parts for k in picks.tolist()]

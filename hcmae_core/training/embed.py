@@ -92,6 +92,9 @@ def embed_regions(
     cached: dict[Path, np.ndarray] = {}
 
     def encode(store: Path, indices: list[int], pixels: np.ndarray) -> np.ndarray:
+        if profile.mae_region.reduce > 1:
+            side = profile.geometry.region // profile.mae_region.reduce
+            pixels = np.stack([region_pixels.thumbnail(region, side) for region in pixels])
         images = torch.from_numpy(np.ascontiguousarray(pixels))
         if profile.fidelity.extract_augment:
             images = _release_crop(images, store, indices)

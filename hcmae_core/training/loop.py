@@ -218,7 +218,7 @@ def _mix(seed: int, number: int) -> int:
 
 
 class _Batches:
-    """Prepared batches with the stream's state after each; on a GPU a thread stays ``ahead`` batches in front."""
+    """Prepared batches with the stream's state after each; a thread stays ``ahead`` batches in front."""
 
     def __init__(self, make: Callable[[], tuple[Any, Any, Any]], ahead: int) -> None:
         self._make, self._queue = make, queue.Queue[Any](maxsize=max(1, ahead))
@@ -409,7 +409,8 @@ def fit(
         disable=not progress or rank != 0,
         mininterval=1.0,
     )
-    batches = _Batches(make, ahead=2 if pin else 0)
+    # Decoding and augmentation of the next batches overlap with the step; only this thread touches the model.
+    batches = _Batches(make, ahead=2)
     recent: deque[tuple[Tensor, Any]] = deque()
     saved_at = logged_at = time.perf_counter()
     waited, since_log = 0.0, 0

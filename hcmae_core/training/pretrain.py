@@ -21,7 +21,14 @@ from hcmae_core.files import atomic_path
 from hcmae_core.models.layers import split_tokens, take_tokens
 from hcmae_core.models.mae_patch import MAEPatch
 from hcmae_core.models.mae_region import MAERegion, Reading
-from hcmae_core.training.checkpoint import CheckpointError, load_state, read_metadata, read_tensors, write_tensors
+from hcmae_core.training.checkpoint import (
+    CheckpointError,
+    load_state,
+    read_metadata,
+    read_tensors,
+    weights_hash,
+    write_tensors,
+)
 from hcmae_core.training.loop import ShardedStream, Stage, Stream, fit, make_fabric
 
 Variant = Literal["patreg", "reg"]
@@ -51,8 +58,8 @@ def build_mae_region(profile: Profile, attention: Reading | None = None) -> MAER
     """MAE-Region of a profile's sizes; attention None takes the profile's reading, ``none`` is the ablation MAE-Reg."""
     settings, network, geometry = profile.mae_region, profile.network, profile.geometry
     return MAERegion(
-        geometry.region,
-        geometry.patch,
+        geometry.region // settings.reduce,
+        geometry.patch // settings.reduce,
         dim=network.dim,
         depth=network.depth,
         heads=network.heads,
@@ -123,6 +130,7 @@ def pretrain_region(
     variant: Variant = "patreg",
     attention: Reading | None = None,
     name: str | None = None,
+    start: Path | None = None,
     resume: bool = True,
     progress: bool = True,
     stream: Stream | None = None,
@@ -132,9 +140,14 @@ def pretrain_region(
     """Pre-train MAE-Region on all regions of these stores; returns ``out_dir/mae_region_<variant>.safetensors``.
 
     variant: ``patreg`` with the profile's reading of the cross-attention (or ``attention``), ``reg`` without (MAE-Reg).
-    name: file name stem, to keep several readings side by side. Patch vectors must be in the stores where the reading
-    needs them. Source: section II-B.2, III-A. Raises as ``pretrain_patch``.
+    name: file name stem, to keep several readings side by side. start: weights of MAE-Reg to begin with, as the release
+    does; the cross-attention starts fresh. Patch vectors must be in the stores where the reading needs them.
+    Source: section II-B.2, III-A. Raises as ``pretrain_patch``.
     """
+    if start is not None and profile.mae_region.warm_epochs is not None:
+        update = {"epochs": profile.mae_region.warm_epochs}
+        shorter = {"optimisation": profile.mae_region.optimisation.model_copy(update=update)}
+        profile = profile.model_copy(update={"mae_region": profile.mae_region.model_copy(update=shorter)})
     settings = profile.mae_region.optimisation
     reading: Reading = "none" if variant == "reg" else (attention or profile.fidelity.region_attention)
     samples = settings.samples_per_epoch or _count_regions(stores)
@@ -143,15 +156,33 @@ def pretrain_region(
         from hcmae_core.slides.stream import RegionStream
 
         vectors = "patch_vectors" if reading in ("q_enc_kv_patch", "prose") else None
-        return _shards(RegionStream, stores, settings, seed, shards, profile.compute.workers, vectors=vectors)
+        return _shards(
+            RegionStream,
+            stores,
+            settings,
+            seed,
+            shards,
+            profile.compute.workers,
+            vectors=vectors,
+            reduce=profile.mae_region.reduce,
+        )
 
     relevant: dict[str, Any] = {"mae": profile.mae_region.model_dump(mode="json"), "reading": reading}
     relevant["residual"] = profile.fidelity.region_residual
+    if start is not None:
+        relevant["start"] = weights_hash(start)
+
+    def build() -> MAERegion:
+        model = build_mae_region(profile, reading)
+        if start is not None:
+            _start_from(model, start)
+        return model
+
     if reading in ("q_enc_kv_patch", "prose"):
         relevant["patch_weights"] = sorted(_vector_weights(stores))
     return _pretrain(
         name or f"mae_region_{variant}",
-        lambda: build_mae_region(profile, reading),
+        build,
         stream or make_stream,
         profile,
         stores,
@@ -164,6 +195,15 @@ def pretrain_region(
         progress=progress,
         options=options,
     )
+
+
+def _start_from(model: MAERegion, path: Path) -> None:
+    """Give a model the weights of a run without cross-attention; its own fresh cross-attention is kept."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != "mae_region" or metadata["model"]["attention"] != "none":
+        raise CheckpointError(f"{path}: is not MAE-Reg (MAE-Region without cross-attention): no weights to start from")
+    fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("cross.")}
+    load_state(model, {**tensors, **fresh}, path)
 
 
 def _shards(

@@ -1,10 +1,11 @@
 """Painted H&E: two stain maps per region, filled by compiled loops, turned into colour through a table.
 
 Three things are painted on purpose. The *cell* factor changes nuclei inside the nests of a tumour region (size,
-variation of size, darkness). The *architecture* factor arranges patches of three kinds (nest, stroma, mucin) whose
-numbers are the same in every tumour region, from interspersed to clustered; nothing that is painted inside a patch
-depends on its neighbours, so only somebody who looks at several patches together can see it. *Burden* is the number of
-tumour regions among normal ones.
+variation of size, darkness; the area they cover stays the same). The *architecture* factor arranges patches of three
+kinds (nest, stroma, mucin), whose numbers are the same in every tumour region: nests in the middle behind a rim of
+stroma (pushing growth), or stroma in the middle and nests at the rim (infiltrating growth). Nothing that is painted
+inside a patch depends on its place or its neighbours, so only somebody who looks at a whole region can see it. *Burden*
+is the number of tumour regions among normal ones.
 """
 
 from __future__ import annotations
@@ -31,35 +32,48 @@ _TEXTURE = 512
 def patch_kinds(side: int, architecture: float, seed: int) -> NDArray[np.int8]:
     """Arrange the patch kinds of a tumour region [side, side]; their numbers depend on ``side`` alone.
 
-    ``architecture`` (standardised) sets the share of neighbouring patches of one kind, about 0.1 at -2.2 (interspersed)
-    and 0.75 at +2.2 (clustered).
+    ``architecture`` (standardised) sets how far nests keep to the middle and stroma to the rim: the correlation of a
+    patch's rank (nest, mucin, stroma) with its distance from the centre goes from about -0.95 (infiltrating) through 0
+    (no order) to about 0.95 (pushing). The outermost ring takes no part: the wavy border of the tissue cuts into it,
+    and single patches would show which kind lies there.
     """
     rng = np.random.default_rng(seed)
     cells = side * side
     counts = [round(SHARES[0] * cells), round(SHARES[1] * cells)]
-    kinds_in_order = rng.permutation(3)
-    labels = np.repeat(np.arange(3), [*counts, cells - sum(counts)])
-    labels = np.concatenate([labels[labels == kind] for kind in kinds_in_order])
-    # Fully clustered: cut a smooth random landscape at the heights that give the wished numbers.
-    y, x = np.mgrid[0:side, 0:side] / max(side, 1)
-    angle = rng.uniform(0, 2 * np.pi)
-    landscape = np.cos(angle) * x + np.sin(angle) * y
-    for _ in range(2):
-        fx, fy, phase = rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6), rng.uniform(0, 2 * np.pi)
-        landscape = landscape + 0.35 * np.cos(2 * np.pi * (fx * x + fy * y) + phase)
-    grid = np.empty((side, side), dtype=np.int8)
-    grid.ravel()[np.argsort(landscape.ravel(), kind="stable")] = labels
-    if side > 1:
-        low, high = 0.10, 0.82 - 0.8 / side
-        share = low + (high - low) * np.clip((architecture + 2.2) / 4.4, 0.0, 1.0)
-        _swap_towards(grid, share, np.uint64(rng.integers(1, 2**62)))
-    return grid
+    labels = np.repeat([NEST, MUCIN, STROMA], [counts[0], cells - sum(counts), counts[1]])
+    # By the normal distribution: patients spread evenly between the extremes instead of crowding around no order.
+    order = 0.95 * math.erf(architecture / math.sqrt(2.0))
+    grid = np.empty(cells, dtype=np.int8)
+    inside, height = core(side), rng.normal(size=cells)
+    height[inside] = order * _standardised(eccentricity(side)[inside]) + math.sqrt(1 - order * order) * height[inside]
+    grid[np.argsort(height, kind="stable")] = labels
+    return grid.reshape(side, side)
 
 
-def same_neighbours(grid: NDArray[np.int8]) -> float:
-    """Share of side-by-side patch pairs that are of one kind."""
-    pairs = np.concatenate([(grid[1:] == grid[:-1]).ravel(), (grid[:, 1:] == grid[:, :-1]).ravel()])
-    return float(pairs.mean())
+def eccentricity(side: int) -> NDArray[np.float64]:
+    """Distance of each patch from the centre of its region, in patches, [side * side]."""
+    y, x = np.mgrid[0:side, 0:side] - (side - 1) / 2
+    return np.hypot(y, x).ravel()
+
+
+def core(side: int) -> NDArray[np.bool_]:
+    """The patches of a region that are not in its outermost ring, [side * side]; all of them where there is no more."""
+    inside = np.zeros((side, side), dtype=bool)
+    inside[1:-1, 1:-1] = True
+    return inside.ravel() if side > 4 else np.ones(side * side, dtype=bool)
+
+
+def nest_centrality(kinds: NDArray[np.int8]) -> float:
+    """How much nearer to the centre nests lie than stroma, in standard deviations of the distance: what is planted."""
+    inside = core(kinds.shape[0])
+    distance = _standardised(eccentricity(kinds.shape[0])[inside])
+    flat = kinds.ravel()[inside]
+    return float(distance[flat == STROMA].mean() - distance[flat == NEST].mean())
+
+
+def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    spread = values.std()
+    return (values - values.mean()) / (spread if spread > 0 else 1.0)
 
 
 @njit(cache=True)
@@ -77,50 +91,6 @@ def _random(state):
 def _normal(state):
     """Roughly normal, bounded: sum of four uniforms."""
     return (_random(state) + _random(state) + _random(state) + _random(state) - 2.0) * 1.732
-
-
-@njit(cache=True)
-def _local_same(grid, y, x):
-    side = grid.shape[0]
-    same = 0
-    if y > 0 and grid[y - 1, x] == grid[y, x]:
-        same += 1
-    if y + 1 < side and grid[y + 1, x] == grid[y, x]:
-        same += 1
-    if x > 0 and grid[y, x - 1] == grid[y, x]:
-        same += 1
-    if x + 1 < side and grid[y, x + 1] == grid[y, x]:
-        same += 1
-    return same
-
-
-@njit(cache=True)
-def _swap_towards(grid, share, seed):
-    """Exchange random pairs of patches while that brings the share of equal neighbours closer to the wished one."""
-    state = np.empty(1, np.uint64)
-    state[0] = seed
-    side = grid.shape[0]
-    pairs = 2 * side * (side - 1)
-    same = 0
-    for y in range(side):
-        for x in range(side):
-            same += _local_same(grid, y, x)
-    same //= 2
-    target = round(share * pairs)
-    for _ in range(60 * side * side):
-        if same == target:
-            return
-        y0, x0 = int(_random(state) * side), int(_random(state) * side)
-        y1, x1 = int(_random(state) * side), int(_random(state) * side)
-        if grid[y0, x0] == grid[y1, x1] or abs(y0 - y1) + abs(x0 - x1) <= 1:
-            continue
-        before = _local_same(grid, y0, x0) + _local_same(grid, y1, x1)
-        grid[y0, x0], grid[y1, x1] = grid[y1, x1], grid[y0, x0]
-        change = _local_same(grid, y0, x0) + _local_same(grid, y1, x1) - before
-        if abs(same + change - target) <= abs(same - target):
-            same += change
-        else:
-            grid[y0, x0], grid[y1, x1] = grid[y1, x1], grid[y0, x0]
 
 
 # ---------------------------------------------------------------- paint
@@ -270,16 +240,20 @@ def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
             ny, nx = cy + 0.5 * radius * _normal(state), cx + 0.5 * radius * _normal(state)
             _nucleus(h, e, y0, x0, y1, x1, ny, nx, 2.6, 2.6, 0.0, 58.0, grain, False, state)
         return
-    # Nuclei on a jittered hexagonal lattice: their number does not depend on any factor.
-    spacing = 12.0
-    mean_radius = 4.2 * (1.0 + 0.16 * cell)
+    # Nuclei on a jittered hexagonal lattice. Atypia makes them larger, less equal and farther apart, so that they cover
+    # the same area, and darker: the colour of a nest says much about atypia, its nuclei say the rest.
     pleomorphism = 0.06 + 0.045 * (cell + 2.2)
-    dark = 64.0 + 8.5 * cell
-    rows = int(2 * radius / (spacing * 0.866)) + 2
+    size_factor = 1.0 + 0.17 * cell
+    spacing = 12.0 * size_factor
+    mean_radius = 4.2 * size_factor / math.sqrt(1.0 + 0.8 * pleomorphism * pleomorphism)
+    dark = 65.0 + 5.0 * cell
+    # A random origin of the lattice, or the rim of a nest would fit some spacings better than others.
+    start_y, start_x = -_random(state), -_random(state)
+    rows = int(2 * radius / (spacing * 0.866)) + 3
     for j in range(rows):
-        for i in range(int(2 * radius / spacing) + 2):
-            ny = cy - radius + j * spacing * 0.866 + 1.1 * _normal(state)
-            nx = cx - radius + (i + 0.5 * (j & 1)) * spacing + 1.1 * _normal(state)
+        for i in range(int(2 * radius / spacing) + 3):
+            ny = cy - radius + (j + start_y) * spacing * 0.866 + 0.09 * spacing * _normal(state)
+            nx = cx - radius + (i + start_x + 0.5 * (j & 1)) * spacing + 0.09 * spacing * _normal(state)
             dy, dx = (ny - cy) * squash, (nx - cx) / squash
             if _roundness(dy, dx) > radius * 0.93 or math.sqrt(dy * dy + dx * dx) < lumen + 3.0:
                 continue
