@@ -52,6 +52,8 @@ def tiny_profile(**fidelity: Any) -> Profile:
             "class_token": False,
             "optimisation": training,
         }
+    # The stand-in streams hand out whole regions.
+    data["mae_region"] |= {"reduce": 1, "warm_epochs": None}
     data["fidelity"] = Fidelity(**fidelity).model_dump()
     data["compute"] = Compute(precision="32").model_dump()
     return Profile.model_validate(data)
@@ -511,3 +513,24 @@ def test_prepared_batches_stay_aligned(world: int) -> None:
     assert not torch.equal(plain["images"], stained["images"])
     alone = stage.prepare(batch, 3, 5, slice(0, 4))
     assert all(torch.equal(alone[name], stained[name]) for name in alone)
+
+
+def test_warm_start_takes_over_mae_reg_and_nothing_else(tmp_path: Path) -> None:
+    profile = tiny_profile(region_warm_start=True)
+    stores = fake_stores(tmp_path)
+    reg = pretrain_region(
+        stores, profile, tmp_path / "reg", 3, variant="reg", stream=MemoryStream("region"), progress=False
+    )
+    data = profile.model_dump()
+    data["mae_region"]["warm_epochs"] = 1
+    data["mae_region"]["optimisation"]["learning_rate"] = 1e-12
+    short = Profile.model_validate(data)
+    warm = pretrain_region(stores, short, tmp_path, 3, start=reg, stream=MemoryStream("region"), progress=False)
+    before, after = load_mae_region(reg).state_dict(), load_mae_region(warm).state_dict()
+    assert set(after) - set(before) == {name for name in after if name.startswith("cross.")}
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "mae_region_patreg.jsonl").read_text().splitlines()]
+    assert max(steps) == 4  # one epoch of four updates instead of three
+    with pytest.raises(CheckpointError, match="is not MAE-Reg"):
+        pretrain_region(stores, short, tmp_path / "x", 3, start=warm, stream=MemoryStream("region"), progress=False)
