@@ -15,7 +15,7 @@ from benchmarks.slides import paint, write_twin
 from hcmae_core.config import Profile, SlideSettings, load_profile
 from hcmae_core.models.mae_patch import MAEPatch
 from hcmae_core.slides.batch import process_slide
-from hcmae_core.slides.regions import iter_regions, split_patches
+from hcmae_core.slides.regions import iter_regions, split_patches, thumbnail
 from hcmae_core.slides.store import SlideStore
 from hcmae_core.training import embed
 from hcmae_core.training.pretrain import build_mae_patch, build_mae_region, load_mae_patch, save_weights
@@ -149,6 +149,7 @@ def test_region_vectors_need_the_patch_vectors_of_their_training(store: Path, we
     assert embed.embed_regions([store], trained, profile(), progress=False, device="cpu") == 1
     found = SlideStore(store).vectors("region_vectors")
     ((_, region),) = iter_regions(store, indices=[2], workers=1)
+    region = thumbnail(region, region.shape[0] // profile().mae_region.reduce)
     with torch.inference_mode():
         expected = model.eval().encode(
             torch.from_numpy(np.ascontiguousarray(region))[None], torch.from_numpy(patches[2:3]).float()

@@ -176,7 +176,8 @@ def test_micro_batches_give_the_gradient_of_the_group(data: SurvivalData, profil
     rows = np.arange(24)
     gradients = []
     for part in (None, 5):
-        settings = changed(profile, micro_batch=part)
+        # Dropout is drawn anew for every part: only without it can the two be equal.
+        settings = changed(profile, micro_batch=part, dropout=0.0, omics_dropout=0.0)
         inputs = survival.fold_inputs(method, data, rows, np.arange(24, 60), settings, LAST, 0)
         torch.manual_seed(0)
         model = method.build(fitting.sizes_for(method, inputs), settings)
