@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -19,8 +21,17 @@ def shown(figure: Figure) -> list[np.ndarray]:
 
 
 def titles(figure: Figure) -> list[str]:
-    # The book's style sets titles to the left, matplotlib's own in the middle.
-    return [title for ax in figure.axes if (title := ax.get_title("left") or ax.get_title())]
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+
+
+@pytest.fixture(autouse=True)
+def plain_style() -> Iterator[None]:
+    """Matplotlib's own settings, whatever a test before has switched on."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        yield
 
 
 def test_pyramid_has_a_panel_per_level() -> None:
@@ -67,7 +78,7 @@ def test_kept_and_rejected_stand_side_by_side() -> None:
         {"kept": kept, "rejected": rejected}, {"kept": [0.5, 0.75, 1.0], "rejected": [0.25]}
     )
     axes = np.array(figure.axes).reshape(2, 4)
-    assert [[ax.get_title("left") or ax.get_title() for ax in row] for row in axes] == [
+    assert [[ax.get_title() for ax in row] for row in axes] == [
         ["kept: 50%", "kept: 75%", "rejected: 25%", ""],
         ["kept: 100%", "", "", ""],
     ]
