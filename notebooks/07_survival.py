@@ -172,7 +172,8 @@ if folder is not None and folder.is_dir():
 # ````{exercise}
 # :label: ex-hc-1
 #
-# Switch the projection of the omics to one map per omics and evaluate again. Is the difference larger than the spread over folds?
+# Equation 6 has one map for all omics; the small profile gives each omics its own. Switch to the shared map and evaluate again. Is the
+# difference larger than the spread over folds?
 # ````
 
 # %% [markdown]
@@ -182,8 +183,8 @@ if folder is not None and folder.is_dir():
 #
 # ```python
 # other = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir,
-#                      overrides={"fidelity.omics_projection": "separate"})
-# metrics.mean_concordance(other.evaluate("hcmae", "honest", data=data, label="separate"))
+#                      overrides={"fidelity.omics_projection": "shared"})
+# metrics.mean_concordance(other.evaluate("hcmae", "honest", data=data, label="shared"))
 # ```
 # With one shared map the network cannot even tell which token is which omics: it is invariant to their order (tested).
 # ````
