@@ -341,6 +341,13 @@ def test_selection_sees_training_rows_only(profile: Profile) -> None:
     assert abs(values[:60].mean()) < 0.05
 
 
+def test_a_network_may_be_trained_on_everybody(data: SurvivalData, profile: Profile) -> None:
+    everyone = np.arange(len(data.patients))
+    models, inputs = train_models("hcmae", data, everyone, changed(profile, epochs=1, ensemble=1), LAST)
+    assert len(models) == 1
+    assert len(inputs.test) == 0
+
+
 def test_interpretation(data: SurvivalData, profile: Profile) -> None:
     rows = np.arange(40)
     models, inputs = train_models("hcmae", data, rows, changed(profile, epochs=1, ensemble=2), LAST)
