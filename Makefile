@@ -13,6 +13,8 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 export PYTHONHASHSEED := 0
+# Some machines forbid byte code files; every process would then compile torch anew, for ten seconds.
+export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: book test check notebooks benchmarks clean help

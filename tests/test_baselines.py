@@ -23,6 +23,7 @@ from hcmae_core.models.baselines import (
     rank_regions,
     region_scores,
 )
+from hcmae_core.models.baselines.camr import Gate
 from hcmae_core.models.baselines.hipt import load_published, vit_patch, vit_region
 from hcmae_core.training import comparisons, survival
 from hcmae_core.training.bags import PackedBags
@@ -137,6 +138,12 @@ def test_correlation_loss_is_pearson() -> None:
     expected = -sum(np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(3))
     assert float(correlation_loss(torch.tensor(a), torch.tensor(b))) == pytest.approx(expected, abs=1e-6)
     assert float(correlation_loss(torch.ones(5, 2), torch.ones(5, 2))) == 0.0
+
+
+def test_camr_gate_is_the_bilinear_map_of_torch() -> None:
+    gate = Gate(5, 2, 0.0)
+    code, others = torch.randn(7, 5), torch.randn(7, 10)
+    torch.testing.assert_close(gate._bilinear(code, others), gate.bilinear(code, others))
 
 
 def test_camr_reverses_the_gradient_of_the_shared_encoder_only() -> None:

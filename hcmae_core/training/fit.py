@@ -234,9 +234,7 @@ def _epochs(
     data: SurvivalData,
 ) -> tuple[nn.Module, NDArray, int]:
     settings, fidelity = inputs.profile.survival, inputs.profile.fidelity
-    optimizer = torch.optim.AdamW(
-        _decay_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=inputs.device.type == "cuda"
-    )
+    optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
     n_groups = len(group_rows(rows, settings.group, fidelity.drop_last_group, rng))
     total = settings.epochs * n_groups
     warmup = settings.warmup_epochs * n_groups
