@@ -175,4 +175,5 @@ rule publish:
 rule html:
     input: "_config.yml", "_toc.yml", PROSE, expand("book/executed/{page}.ipynb", page=PAGES)
     output: "_build/html/index.html"
-    shell: "jupyter-book build . -n -W --keep-going --quiet"
+    # Everything anew: what an interrupted build left behind must not decide how this one ends.
+    shell: "jupyter-book build . --all -n -W --keep-going --quiet"

@@ -246,7 +246,7 @@ def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
     size_factor = 1.0 + 0.17 * cell
     spacing = 12.0 * size_factor
     mean_radius = 4.2 * size_factor / math.sqrt(1.0 + 0.8 * pleomorphism * pleomorphism)
-    dark = 65.0 + 5.0 * cell
+    dark = 65.0 + 7.0 * cell
     # A random origin of the lattice, or the rim of a nest would fit some spacings better than others.
     start_y, start_x = -_random(state), -_random(state)
     rows = int(2 * radius / (spacing * 0.866)) + 3
