@@ -41,6 +41,9 @@ PACKAGES = (
 _CELL_METADATA = ("tags", "mystnb", "slideshow", "render", "editable")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PROGRESS = re.compile(r"\d+%\||\d+(\.\d+)?\s*(it|s)/(s|it)|\b\w+/s\]|\[\d+:\d\d<")
+# What a stage says of itself: seconds and "up to date" depend on what ran before, not on the notebook.
+_STAGE = re.compile(r"^\w+: (done in [\d.]+ s|up to date, skipped( \(\w+\))?)$")
+_MACHINE_PATH = re.compile(r"(?<![\w.])/(?:[^\s:'\"/]+/)+(?=site-packages/|hcmae_core/|notebooks/)")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 # pandas gives each styled table a random name; without the class the theme takes it for something without a dark side.
 _STYLER = re.compile(r"\bT_[0-9a-f]{5,}(?=\b|_)")
@@ -68,9 +71,10 @@ def publish(source: str | Path, target: str | Path) -> Path:
 def normalise(notebook: dict[str, Any], name: str | Path = "notebook") -> dict[str, Any]:
     """Return a copy without anything that differs between two equal runs or that a reader must not see.
 
-    Dropped: papermill, execution and widget metadata, interpreter version, progress bars, memory addresses, dates in
-    SVG. Cell ids are numbered. The injected parameters are tagged ``remove-cell``. Links to ``../book/`` are turned to
-    where the page lives. Raises PublishError on a cell that failed or never ran.
+    Dropped: papermill, execution and widget metadata, interpreter version, progress bars, how long a stage took,
+    memory addresses, folders of the machine, dates in SVG. Cell ids are numbered. The injected parameters are tagged
+    ``remove-cell``. Links to ``../book/`` are turned to where the page lives. Raises PublishError on a cell that failed
+    or never ran.
     """
     kernel = notebook.get("metadata", {}).get("kernelspec", {})
     cells = []
@@ -201,9 +205,9 @@ def _output(output: dict[str, Any], name: str | Path, number: int, place: int) -
         )
     if kind == "stream":
         text = _joined(output["text"])
-        if output["name"] == "stderr":
-            text = _without_progress(text)
-        return {"output_type": kind, "name": output["name"], "text": _ADDRESS.sub("0x…", text)} if text else None
+        text = _without_progress(text) if output["name"] == "stderr" else _without_stages(text)
+        text = _MACHINE_PATH.sub("…/", _ADDRESS.sub("0x…", text))
+        return {"output_type": kind, "name": output["name"], "text": text} if text else None
     data = dict(output.get("data", {}))
     if _WIDGET in data:
         return None
@@ -235,6 +239,11 @@ def _without_progress(text: str) -> str:
     lines = re.split(r"[\r\n]+", text)
     kept = [line for line in lines if line.strip() and not _PROGRESS.search(line)]
     return "\n".join(kept) + "\n" if kept else ""
+
+
+def _without_stages(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not _STAGE.match(line.strip()))
 
 
 def pair(folder: str | Path) -> list[Path]:

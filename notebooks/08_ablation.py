@@ -61,6 +61,7 @@ labels = {name: METHODS[name].label for name in CONFIGURATIONS}
 scores = {name: tables.score(p) for name, p in predictions.items()}
 table = tables.table3(scores, provenance={**run.provenance(), "protocol": "honest"})
 run.save_result("table3", {name: vars(value) for name, value in scores.items()})
+table.write(run.dir / "results", "table3")  # .html, .tex and .csv, with the provenance in the caption
 display(HTML(table.to_html()))
 
 # %% mystnb={"image": {"alt": "Mean C-index with interval for the seven models of the ablation, with the oracle"}}
@@ -83,7 +84,10 @@ plots.plot_ablation(frame, labels=labels, oracle=oracle)
 #
 # ## Differences, paired
 #
-# Each line below is a difference on the same folds, with a bootstrap interval over patients.
+# Each line below is a difference on the same folds, with two intervals. The bootstrap over patients asks: would other *test
+# patients* have given another answer? It takes the trained networks as they are. Nadeau and Bengio's corrected interval
+# {cite:p}`nadeau2003` also counts how much the difference moves from training set to training set, so with five folds it is usually
+# wider; the p-values come from it.
 
 # %%
 pairs = [
@@ -97,7 +101,7 @@ pairs = [
 rows = pd.concat([compare.compare({a: predictions[a], b: predictions[b]}, a, draws=500) for a, b in pairs])
 rows["p_holm"] = compare.holm(rows["p"])
 run.save_result("ablation_differences", {"rows": rows.to_dict("records")})
-rows.style.format(precision=3).hide(axis="index")
+tables.difference_frame(rows, labels).style.format(precision=3).hide(axis="index")
 
 # %% mystnb={"image": {"alt": "Six paired differences of C-indices between neighbours of the ablation, with intervals"}}
 plots.plot_differences(rows, labels=labels)

@@ -57,7 +57,11 @@ plots.plot_kaplan_meier({METHODS[name].label: g for name, g in groups.items()})
 
 # %%
 table = tables.figure2_table(groups, provenance={**run.provenance(), "protocol": "honest"})
-run.save_result("figure2", {n: {"p": g.log_rank_p, "hr": g.hazard_ratio} for n, g in groups.items()})
+run.save_result(
+    "figure2",
+    {n: {"p": g.log_rank_p, "hr": g.hazard_ratio, "hr_low": g.hr_low, "hr_high": g.hr_high} for n, g in groups.items()},
+)
+table.write(run.dir / "results", "figure2")  # .html, .tex and .csv
 display(HTML(table.to_html()))
 
 # %% [markdown]

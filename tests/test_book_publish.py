@@ -185,3 +185,22 @@ def test_status_of_a_notebook_that_papermill_did_not_run():
     notebook = executed()
     del notebook["metadata"]["papermill"]
     assert run_status(notebook, "x")["seconds"] is None
+
+
+def test_what_depends_on_the_machine_or_on_earlier_runs_is_left_out():
+    notebook = executed()
+    said = "slides: done in 5.0 s\nreg: up to date, skipped (pretrain)\nraw: up to date, skipped\n42 patients\n"
+    notebook["cells"][3]["outputs"] = [
+        {"output_type": "stream", "name": "stdout", "text": said},
+        {"output_type": "stream", "name": "stdout", "text": "omics: done in 12.3 s\n"},
+        {
+            "output_type": "stream",
+            "name": "stderr",
+            "text": "/home/somebody/my venv/lib/x.py\n/home/somebody/lib/site-packages/a/b.py:21: UserWarning: look\n",
+        },
+    ]
+    streams = normalise(notebook)["cells"][3]["outputs"]
+    assert [stream["text"] for stream in streams] == [
+        "42 patients\n",
+        "/home/somebody/my venv/lib/x.py\n…/site-packages/a/b.py:21: UserWarning: look\n",
+    ]

@@ -433,6 +433,16 @@ def test_table3_and_figure2() -> None:
     assert figure.loc[("Deep learning", "MCAT"), "p, ours"] == tables.NOT_RUN
 
 
+def test_difference_frame_names_both_intervals() -> None:
+    frame = predictions()
+    rows = compare.compare({"hcmae": frame, "x": frame.assign(risk=frame["risk"][::-1].to_numpy())}, "hcmae", draws=20)
+    shown = tables.difference_frame(rows, {"hcmae": "HC-MAE"})
+    assert shown.loc[0, "first"] == "HC-MAE"
+    assert shown.loc[0, "minus"] == "x"
+    assert shown.loc[0, "95 %, other training sets"] == f"{rows['nb_low'][0]:+.3f} to {rows['nb_high'][0]:+.3f}"
+    assert shown.loc[0, "95 %, other test patients"] == f"{rows['low'][0]:+.3f} to {rows['high'][0]:+.3f}"
+
+
 def test_rendered_tables_escape() -> None:
     table = tables.ResultTable("T_1 & co", ["a<b"], [("g", "m%")], [["<i>"]], "50 %")
     assert "<i>" not in table.to_html()

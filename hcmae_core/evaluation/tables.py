@@ -294,6 +294,26 @@ def table3(
     return ResultTable("Table III, ablation", ["paper", "ours"], rows, cells, caption, _best(values))
 
 
+def difference_frame(rows: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Paired differences (``compare.compare``) as a reader's table: printed names, both intervals as text."""
+    names = labels or {}
+    return pd.DataFrame(
+        {
+            "first": [names.get(name, name) for name in rows["first"]],
+            "minus": [names.get(name, name) for name in rows["second"]],
+            "difference": rows["difference"].to_numpy(),
+            "95 %, other test patients": _intervals(rows["low"], rows["high"]),
+            "95 %, other training sets": _intervals(rows["nb_low"], rows["nb_high"]),
+            "p": rows["p"].to_numpy(),
+            "p, Holm": rows["p_holm"].to_numpy(),
+        }
+    )
+
+
+def _intervals(low: pd.Series, high: pd.Series) -> list[str]:
+    return [f"{a:+.3f} to {b:+.3f}" for a, b in zip(low, high, strict=True)]
+
+
 def figure2_table(ours: Mapping[str, Any], *, provenance: Mapping[str, Any] | None = None) -> ResultTable:
     """The p-values of Fig. 2; ``ours`` maps method name -> RiskGroups."""
     rows, cells = [], []

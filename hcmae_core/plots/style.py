@@ -7,6 +7,8 @@ hues stay) and leaves PNG images alone, so line plots are drawn as SVG and histo
 from __future__ import annotations
 
 import itertools
+import logging
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -126,7 +128,7 @@ def apply() -> None:
 
 
 def notebook() -> None:
-    """Set up a notebook: the look, SVG output without a date, figures shown when a cell returns them.
+    """Set up a notebook: the look, SVG output without a date, figures shown when a cell returns them, quiet libraries.
 
     Does nothing but :func:`apply` outside IPython.
     """
@@ -138,6 +140,9 @@ def notebook() -> None:
     shell = get_ipython()
     if shell is None:
         return
+    # Neither is about the reader's run: no widgets (bars are text), and each network naming its precision.
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     # Without the magic a Figure made apart from pyplot is shown as text only.
     shell.run_line_magic("matplotlib", "inline")
     shell.run_line_magic("config", "InlineBackend.figure_formats = ['svg']")

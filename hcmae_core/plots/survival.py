@@ -137,21 +137,25 @@ def plot_ablation(
 
 
 def plot_differences(table: pd.DataFrame, *, labels: Mapping[str, str] | None = None) -> Figure:
-    """Paired differences of C-indices with intervals; table of compare.compare."""
+    """Paired differences of C-indices; thick: bootstrap over patients, thin: corrected for retraining.
+
+    ``table`` is that of compare.compare; a difference is coloured when both intervals exclude zero.
+    """
     fig, ax = style.figure(width="wide", height=0.4 * len(table) + 1.0)
     rows = np.arange(len(table))[::-1]
     names = labels or {}
     for row, (_, line) in zip(rows, table.iterrows(), strict=True):
-        sure = line["low"] > 0 or line["high"] < 0
-        colour = style.ACCENT if sure else style.MUTED
-        ax.plot([line["low"], line["high"]], [row, row], color=colour, linewidth=2)
+        low, high = min(line["low"], line["nb_low"]), max(line["high"], line["nb_high"])
+        colour = style.ACCENT if low > 0 or high < 0 else style.MUTED
+        ax.plot([line["nb_low"], line["nb_high"]], [row, row], color=colour, linewidth=0.9)
+        ax.plot([line["low"], line["high"]], [row, row], color=colour, linewidth=3)
         ax.plot(line["difference"], row, "o", color=colour)
     ax.set_yticks(
         rows,
         [f"{names.get(a, a)} minus {names.get(b, b)}" for a, b in zip(table["first"], table["second"], strict=True)],
     )
     ax.axvline(0, color=style.INK, linewidth=1)
-    ax.set_xlabel("difference in C-index, 95 % over patients")
+    ax.set_xlabel("difference in C-index, 95 % (thick: over test patients, thin: over training sets)")
     return fig
 
 

@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hcmae_core import __version__
 from hcmae_core.config import Geometry, SlideSettings
