@@ -443,9 +443,32 @@ class Run:
     @cached_property
     def survival_data(self) -> SurvivalData:
         """Everything a survival method may need, in memory."""
+        from dataclasses import replace
+
         from hcmae_core.training.survival import load_inputs
 
-        return load_inputs(self.cohort().table, self.store_dir, self.omics())
+        data = load_inputs(self.cohort().table, self.store_dir, self.omics())
+        return replace(data, normals=self._normals())
+
+    def _normals(self) -> dict[str, pd.DataFrame] | None:
+        """Tables of normal tissue, ``normal_rna.tsv`` and so on beside the raw data, where the contrast asks for them.
+
+        Raises ConfigError naming the first file that is not there.
+        """
+        from hcmae_core.omics.readers import read_local_table
+
+        if self.profile.omics.contrast != "tumour_normal":
+            return None
+        found = {}
+        for modality in self.omics().mod:
+            path = self.root / f"normal_{modality}.tsv"
+            if not path.exists():
+                raise ConfigError(
+                    f"omics.contrast is tumour_normal, but {path} is missing: put a table of normal tissue there "
+                    "(rows samples, columns the features of the tumours) or choose contrast horizon"
+                )
+            found[modality] = read_local_table(path)
+        return found
 
     def folds(self, *, repeats: int | None = None) -> pd.DataFrame:
         """Test folds of every repeat, made once, kept as folds.parquet and shared by all methods."""

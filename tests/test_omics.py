@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -11,13 +12,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from hcmae_core.config import OmicsSettings
+from hcmae_core.config import OmicsSettings, Protocol, load_profile
 from hcmae_core.omics import differential, report, scales
 from hcmae_core.omics.cache import SelectorCache
 from hcmae_core.omics.forest import SurvivalForest, concordance, library_forest
 from hcmae_core.omics.importance import forest_importance, library_importance, permutations
 from hcmae_core.omics.impute import NeighbourImputer, SharedSums, nan_distances
 from hcmae_core.omics.select import OmicsSelector, omics_tables
+from hcmae_core.training.survival import SurvivalData, fold_omics
 
 SMALL = OmicsSettings(differential="cox_score", top_k=10, candidates=40, trees=30, importance_repeats=2)
 
@@ -489,6 +491,29 @@ def test_tumour_against_normal_needs_normals(tmp_path: Path) -> None:
         OmicsSelector(settings).fit(only, time, event, normals={"rna": normals.drop(columns="g9")})
     with pytest.raises(ValueError, match=r"rna, normal tissue: fractional value 0\.5 for TCGA-XX-0000"):
         OmicsSelector(settings).fit(only, time, event, normals={"rna": normals.replace(normals.iloc[0, 0], 0.5)})
+
+
+def test_folds_of_the_survival_stage_pass_normals_on() -> None:
+    tables, time, event = cohort(50, genes=30)
+    only = {"rna": tables["rna"]}
+    smoke = load_profile("smoke")
+    wanted = SMALL.model_copy(update={"differential": "deseq2", "contrast": "tumour_normal"})
+    profile = smoke.model_copy(update={"omics": wanted})
+    data = SurvivalData(list(tables["rna"].index), time, event, omics=only)
+    memory: dict[str, object] = {}
+    with pytest.raises(ValueError, match="normal tissue for rna"):
+        fold_omics(data, np.arange(40), profile, Protocol.preset("honest"), 0, memory)
+    normals = tables["rna"].iloc[:10].copy()
+    normals.iloc[:, :4] = np.rint(normals.iloc[:, :4] / 20)
+    rows = np.arange(40)
+    for table in (normals, normals.iloc[2:]):
+        given = replace(data, normals={"rna": table})
+        _, chosen = fold_omics(given, rows, profile, Protocol.preset("honest"), 0, memory)
+        direct = OmicsSelector(wanted, 0).fit(
+            {"rna": tables["rna"].iloc[rows]}, time[rows], event[rows], normals={"rna": table}
+        )
+        assert chosen["rna"] == list(direct.chosen["rna"].index)
+    assert len(memory) == 2  # other normals are other work
 
 
 def test_tumour_against_normal_on_methylation_uses_m_values() -> None:

@@ -107,6 +107,22 @@ def test_replaced_data_needs_a_label(run: Run) -> None:
         run.evaluate("trans_mo", data=run.survival_data)
 
 
+def test_normal_tissue_lies_beside_the_raw_data(run: Run) -> None:
+    wanted = {**OVERRIDES, "omics.contrast": "tumour_normal"}
+    other = Run("LIHC", "smoke", "synthetic", 0, run.data_dir, run.run_dir, overrides=wanted)
+    with pytest.raises(ConfigError, match=r"normal_rna\.tsv is missing"):
+        _ = other.survival_data
+    for modality, table in other.omics().mod.items():
+        frame = table.to_df().iloc[:4].rename_axis("patient")
+        frame.to_csv(other.root / f"normal_{modality}.tsv", sep="\t")
+    normals = other.survival_data.normals
+    assert normals is not None
+    assert {name: table.shape for name, table in normals.items()} == {
+        name: (4, table.n_vars) for name, table in other.omics().mod.items()
+    }
+    assert run.survival_data.normals is None
+
+
 def test_slide_that_is_not_a_slide_is_reported_not_swallowed(run: Run, tmp_path: Path, tiny_profile: Profile) -> None:
     from hcmae_core.slides.batch import process_slides
 

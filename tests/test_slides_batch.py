@@ -417,8 +417,9 @@ def test_batch_reports_every_slide_and_strict_stops(slide: Path, tmp_path: Path)
     assert table["slides"].tolist() == [1, 2]
     assert table["meaning"][0] == REASONS["unreadable"]
     assert table["regions"].sum() == frame["regions"].sum()
-    with pytest.raises(SlideError, match=r"bad\.svs"):
+    with pytest.raises(SlideError, match=r"bad\.svs") as caught:
         process_slides(jobs, GEOMETRY, SETTINGS, workers=1, progress=False, strict=True)
+    assert str(caught.value).count("bad.svs") == 1
 
 
 def test_slow_formats_go_first(picture: NDArray[np.uint8], tmp_path: Path) -> None:

@@ -115,8 +115,7 @@ class OmicsSelector:
                 if normals is None or modality not in normals:
                     raise ValueError(
                         f"contrast tumour_normal needs a table of normal tissue for {modality}: "
-                        f"pass normals={{'{modality}': "
-                        "DataFrame}} or choose contrast horizon"
+                        f"pass normals={{'{modality}': DataFrame}} or choose contrast horizon"
                     )
                 normal = _normal(normals[modality], table, _scale(table, self.settings))
             # One stream per modality, so that a modality's selection does not depend on which others are present.

@@ -584,7 +584,9 @@ def process_slides(
             )
             bar.update(sizes[index])
             if strict and outcome.status in ("failed", "empty"):
-                raise SlideError(outcome.reason, plan[index][0], outcome.detail or REASONS.get(outcome.reason, ""))
+                # What a reader said begins with the slide's path already, and so does SlideError.
+                detail = (outcome.detail or REASONS.get(outcome.reason, "")).removeprefix(f"{plan[index][0]}: ")
+                raise SlideError(outcome.reason, plan[index][0], detail)
     finally:
         bar.close()
     frame = pd.DataFrame([asdict(results[i]) for i in range(len(plan))], columns=list(SlideOutcome.__annotations__))

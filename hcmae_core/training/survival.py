@@ -47,6 +47,7 @@ class SurvivalData:
         bags: "region", "region_reg", "patch" vectors, "thumbnail" uint8, "positions" in units of a region.
         omics: MuData (or one DataFrame per modality) of raw values, or features chosen beforehand [n, modalities, K].
         clinical: table with age, sex, stage (each optional).
+        normals: raw tables of normal tissue per modality, for ``contrast: tumour_normal`` only; they carry no survival.
         exclusions: who is not here and why.
     """
 
@@ -58,6 +59,7 @@ class SurvivalData:
     clinical: pd.DataFrame | None = None
     exclusions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["patient", "reason"]))
     weights: dict[str, str] = field(default_factory=dict)
+    normals: dict[str, pd.DataFrame] | None = None
 
     def __post_init__(self) -> None:
         days, dead = check_outcome(self.time, self.event)
@@ -343,7 +345,8 @@ def fold_omics(
 
     picked = {name: _table(data.omics, name) for name in omics_names(data.omics)}
     selector = OmicsSelector(profile.omics, seed)
-    selector.fit({name: table.iloc[rows] for name, table in picked.items()}, data.time[rows], data.event[rows])
+    part = {name: table.iloc[rows] for name, table in picked.items()}
+    selector.fit(part, data.time[rows], data.event[rows], normals=data.normals)
     values = np.asarray(selector.transform(picked), dtype=np.float32)
     names = {modality: [str(name) for name in report.index] for modality, report in selector.chosen.items()}
     _cache_write(cache, key, values, names)
@@ -366,6 +369,8 @@ def _omics_key(data: SurvivalData, rows: NDArray[np.int64], profile: Profile, se
     digest.update(profile.omics.fingerprint().encode() + str(seed).encode())
     digest.update(json.dumps([data.patients[row] for row in rows]).encode())
     digest.update(data.time[rows].tobytes() + data.event[rows].tobytes())
+    if data.normals is not None:
+        digest.update(_omics_digest(data.normals))
     return digest.hexdigest()[:20]
 
 
