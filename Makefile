@@ -44,7 +44,7 @@ notebooks: $(STAMP)  ## write the .ipynb of every .py in notebooks/
 	$(BIN)/python -m hcmae_core.publish pair notebooks
 
 benchmarks: $(STAMP)  ## every benchmark beside its peers; results in book/results/
-	for name in cohort slides omics pretraining survival; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in cohort slides omics pretraining survival methods; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## everything that was computed (not the environment, not fetched TCGA data)
 	rm -rf _build runs data/synthetic-* book/executed .snakemake

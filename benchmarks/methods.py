@@ -86,7 +86,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--method", choices=NAMES, help="this one only, in this process")
-    parser.add_argument("--write", action="store_true", help="also write book/results/methods.json")
     args = parser.parse_args()
     # Real cohorts have about 144 regions of 256 patches a slide; bags of patches are drawn down to 4,096.
     sizes = (20, 4, 64, 64, 1) if args.small else (40, 40, 4096, 256, 1)
@@ -106,13 +105,20 @@ def main() -> None:
         print(rows[-1], file=sys.stderr)
     keys = ("patients", "regions", "patches", "thumbnail", "epochs")
     result = {
+        "benchmark": "methods",
         "date": date.today().isoformat(),
         "version": __version__,
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores",
         "sizes": dict(zip(keys, sizes, strict=True)),
         "methods": rows,
     }
-    if args.write:
+    for row in rows:
+        print(
+            "  ".join(
+                f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+            )
+        )
+    if not args.small:
         write_json(RESULT, result)
     print(json.dumps(result))
 
