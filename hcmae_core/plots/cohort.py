@@ -17,7 +17,7 @@ __all__ = ["plot_consort", "plot_follow_up", "plot_sources", "plot_table1"]
 def plot_consort(flow: pd.DataFrame, exclusions: pd.DataFrame | None = None, *, title: str = "") -> Figure:
     """Flow of patients in the manner of a CONSORT diagram: who remains after each rule, who left at it.
 
-    flow: rule, before, excluded, after, in order (of a Cohort). exclusions: patient, rule, reason; up to two of the
+    flow: rule, before, excluded, after, in order (of a Cohort). exclusions: patient, rule, reason; up to three of the
     most frequent reasons are named. Rules that excluded nobody are listed at the end. Raises ValueError for an empty
     flow.
     """
@@ -38,8 +38,8 @@ def plot_consort(flow: pd.DataFrame, exclusions: pd.DataFrame | None = None, *, 
         )  # fmt: skip
         ax.add_patch(patch)
         ax.text(
-            x + width / 2, y, text, ha="center", va="center", fontsize=8, color=style.INK,
-            fontweight="bold" if bold else "normal",
+            x + width / 2, y, text, ha="center", va="center", fontsize=8 if "\n" not in text else 7.5, color=style.INK,
+            fontweight="bold" if bold else "normal", linespacing=1.15,
         )  # fmt: skip
 
     def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -51,7 +51,8 @@ def plot_consort(flow: pd.DataFrame, exclusions: pd.DataFrame | None = None, *, 
         box(0.2, -i, 3.4, f"{row.after}: {row.rule}", style.MUTED)
         arrow((3.62, -i + 0.5), (4.38, -i + 0.5))
         reason = _reasons(exclusions, str(row.rule)) or f"without {row.rule}"
-        box(4.4, -i + 0.5, 5.4, textwrap.shorten(f"{row.excluded} left: {reason}", 66, placeholder=" ..."), style.WARN)
+        lines = textwrap.wrap(f"{row.excluded} left: {reason}", 72, max_lines=2, placeholder=" ...")
+        box(4.4, -i + 0.5, 5.4, "\n".join(lines), style.WARN)
     last = len(lossy) + 1
     arrow((1.9, -last + 0.68), (1.9, -last + 0.32))
     box(0.2, -last, 3.4, f"{int(flow['after'].iloc[-1])} patients in the cohort", style.ACCENT, bold=True)
@@ -70,7 +71,7 @@ def _reasons(exclusions: pd.DataFrame | None, rule: str) -> str:
     kinds = reasons.str.replace(r"[ ]?\([^)]*\)", "", regex=True)
     kinds = kinds.str.replace(r"followed for .* days only", "followed for too short a time", regex=True)
     top = kinds.str.split().str.join(" ").value_counts()
-    named = [f"{name}" if len(top) == 1 else f"{name} ({n})" for name, n in top.head(2).items()]
+    named = [f"{name}" if len(top) == 1 else f"{name} ({n})" for name, n in top.head(3).items()]
     return "; ".join(named)
 
 
@@ -89,13 +90,14 @@ def plot_follow_up(table: pd.DataFrame, *, min_days: int = 30, title: str = "") 
             label=f"{name} ({int((event == value).sum())})",
         )  # fmt: skip
     left.legend()
-    left.set(xlabel="years", ylabel="patients", title=title)
+    left.set(xlabel="years of follow-up", ylabel="patients", title=title)
     for value, colour in ((1, style.colour("high")), (0, style.colour("low"))):
         ordered = np.sort(years[event == value])
         if len(ordered):
             right.step(ordered, 1 - np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=colour)
-    right.axvline(min_days / 365.25, color=style.MUTED, linewidth=0.8, linestyle=":")
-    right.set(xlabel="years", ylabel="share with longer time", ylim=(0, 1.02))
+    right.axvline(min_days / 365.25, color=style.MUTED, linewidth=1.2, linestyle=":", label=f"{min_days} days")
+    right.legend()
+    right.set(xlabel="years of follow-up", ylabel="share followed for longer", ylim=(0, 1.02))
     return figure
 
 
@@ -126,7 +128,11 @@ def plot_sources(lock: pd.DataFrame, *, title: str = "") -> Figure:
     left.barh(y, [grouped.size()[m] for m in names], color=colours)
     left.set(xlabel="files", title=title)
     left.set_yticks(y, names)
-    right.barh(y, [grouped.sum()[m] / 1e6 for m in names], color=colours)
-    right.set_xscale("log")
-    right.set(xlabel="megabytes (log scale)")
+    megabytes = [grouped.sum()[m] / 1e6 for m in names]
+    bars = right.barh(y, megabytes, color=colours)
+    right.bar_label(
+        bars, [f"{size:,.3g}" if size < 100 else f"{size:,.0f}" for size in megabytes], padding=3, fontsize=8
+    )
+    right.margins(x=0.15)
+    right.set(xlabel="megabytes")
     return figure

@@ -44,7 +44,7 @@ def plot_missing(values: pd.DataFrame, *, patients: int = 80, features: int = 40
 
 def plot_mean_variance(tables: Mapping[str, np.ndarray]) -> Figure:
     """Mean and sd of every feature on the scale the tests see: modality -> values [n, p]."""
-    figure, axes = style.figure(1, len(tables), squeeze=False)
+    figure, axes = style.figure(1, len(tables), height=2.4, squeeze=False)
     for axis, (name, values) in zip(axes[0], tables.items(), strict=True):
         axis.scatter(
             np.nanmean(values, axis=0),
@@ -75,9 +75,9 @@ def plot_dispersion(base_mean: np.ndarray, dispersion: np.ndarray) -> Figure:
         label="gene",
     )
     grid = np.geomspace(base_mean[fine].min(), base_mean[fine].max(), 50)
-    axis.plot(grid, 1 / grid, color=style.MUTED, label="counting noise as large as this")
+    axis.plot(grid, 1 / grid, color=style.MUTED, label="1 / mean: counting noise is as large")
     axis.set(xscale="log", yscale="log", xlabel="mean count", ylabel="dispersion")
-    axis.legend()
+    axis.legend(markerscale=3)
     return figure
 
 
@@ -114,7 +114,7 @@ def plot_volcano(
             label="planted",
         )
     axis.set(xlabel=effect_label, ylabel="−log10 p")
-    axis.legend()
+    axis.legend(markerscale=1.5)
     return figure
 
 
@@ -142,7 +142,9 @@ def plot_stability(stability: pd.DataFrame) -> Figure:
     axis.plot(stability["trees"], stability["shared"], marker="o", label="share of the top both seeds have")
     axis.plot(stability["trees"], stability["spearman"], marker="s", label="rank correlation")
     axis.plot(stability["trees"], stability["chance"], color=style.MUTED, linestyle="--", label="share by chance")
-    axis.set(xscale="log", xlabel="trees in the forest", ylabel="agreement of two seeds", ylim=(0, 1))
+    axis.set(xscale="log", xlabel="trees in the forest (log scale)", ylabel="agreement of two seeds", ylim=(0, 1))
+    axis.set_xticks(stability["trees"], [f"{trees:,}" for trees in stability["trees"]])
+    axis.set_xticks([], minor=True)
     axis.legend()
     return figure
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from hcmae_core.plots import style
@@ -34,6 +35,32 @@ def image_grid(rows: Mapping[str, Sequence[NDArray[Any]]], *, titles: Sequence[s
     return figure
 
 
+def fill_in(
+    patches: NDArray[np.uint8],
+    masked: NDArray[np.integer],
+    prediction: NDArray[np.floating],
+    *,
+    cell: int,
+    mean: Sequence[float],
+    sd: Sequence[float],
+) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """What the network saw of each patch (hidden cells grey), and the patch with its guesses in their place.
+
+    patches: uint8 [N, S, S, 3]; masked: numbers of the hidden cells in reading order [N, Lm]; prediction:
+    [N, Lm, cell * cell * 3], normalised by the channels' ``mean`` and ``sd`` as in the loss.
+    """
+    side = patches.shape[1] // cell
+    seen, filled = patches.copy(), patches.copy()
+    guesses = prediction.reshape(*masked.shape, cell, cell, 3) * np.asarray(sd) + np.asarray(mean)
+    guesses = np.clip(guesses * 255, 0, 255).astype(np.uint8)
+    for patch, numbers in enumerate(masked):
+        for place, number in enumerate(numbers):
+            y, x = (cell * int(k) for k in divmod(int(number), side))
+            seen[patch, y : y + cell, x : x + cell] = 128
+            filled[patch, y : y + cell, x : x + cell] = guesses[patch, place]
+    return list(seen), list(filled)
+
+
 def loss_curves(logs: Mapping[str, pd.DataFrame], *, skip: int = 0) -> Figure:
     """Reconstruction loss over epochs, one line per run, and the learning rate below it."""
     figure, axes = style.figure(1, 2)
@@ -41,6 +68,10 @@ def loss_curves(logs: Mapping[str, pd.DataFrame], *, skip: int = 0) -> Figure:
         axes[0].plot(log["epoch"][skip:], log["loss"][skip:], label=name)
         axes[1].plot(log["epoch"], log["learning_rate"], label=name)
     axes[0].set(xlabel="epoch", ylabel="mean squared error", title="Loss on masked tokens", yscale="log")
+    # On less than two decades the default writes 2 x 10^-1 beside 3 x 10^-1; plain numbers are shorter.
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes[0].yaxis.set_minor_formatter("{x:g}")
     axes[1].set(xlabel="epoch", ylabel="learning rate", title="Schedule")
     axes[0].legend()
     return figure
@@ -57,7 +88,7 @@ def probe_bars(table: pd.DataFrame, *, errors: pd.DataFrame | None = None) -> Fi
     ax.axhline(0, color=style.INK, linewidth=0.8)
     ax.set_xticks(positions, list(table.columns))
     ax.set(ylabel="R² on held-out patients", title="What a linear probe reads")
-    ax.legend()
+    figure.legend(loc="outside lower center", ncols=min(len(table), 3))
     return figure
 
 
@@ -99,9 +130,9 @@ def attention_maps(region: NDArray[np.uint8], weights: NDArray[Any], queries: Se
         ax.imshow(weights[query].reshape(side, side), cmap=style.ATTENTION, vmin=0)
         ax.plot(x, y, marker="s", markerfacecolor="none", markeredgecolor="white", markersize=7)
         axes[0].plot((x + 0.5) * patch, (y + 0.5) * patch, marker="s", markerfacecolor="none", markeredgecolor="white")
-        ax.set_title(f"query {query}")
+        ax.set_title(f"patch {query} looks at")
     axes[-1].imshow(weights.mean(axis=0).reshape(side, side), cmap=style.ATTENTION, vmin=0)
-    axes[-1].set_title("mean over queries")
+    axes[-1].set_title("mean of all")
     return figure
 
 

@@ -112,7 +112,9 @@ def plot_contact_sheet(
     for number, ax in enumerate(axes.ravel()):
         if number < len(shown):
             ax.imshow(shown[number], interpolation=_interpolation(shown[number]))
-            ax.set_title(labels[number] if labels is not None else str(number), fontsize=6, fontweight="normal", pad=1)
+            ax.set_title(
+                labels[number] if labels is not None else str(number), fontsize=7.5, fontweight="normal", pad=2
+            )
     return made
 
 

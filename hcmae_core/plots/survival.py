@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -177,13 +180,16 @@ def plot_leaks(table: pd.DataFrame) -> Figure:
             shown = part[part["labels"] == labels].set_index("protocol").reindex(protocols)
             x = np.arange(len(protocols)) + shift
             colour = style.ACCENT if labels == "true" else style.WARN
-            ax.vlines(x, shown["low"], shown["high"], color=colour)
-            ax.plot(x, shown["mean"], marker, color=colour, label=f"{labels} labels")
+            ax.vlines(x, shown["low"], shown["high"], color=colour, linewidth=1.2)
+            name = "true labels" if labels == "true" else "labels that mean nothing"
+            ax.plot(x, shown["mean"], marker, color=colour, label=name)
         ax.axhline(0.5, color=style.MUTED, linestyle=":")
-        ax.set_xticks(range(len(protocols)), [name.replace(" + ", "\n+ ") for name in protocols], fontsize=7)
+        ax.set_xticks(range(len(protocols)), [fill(name, 10) for name in protocols], fontsize=8)
+        ax.set_xlim(-0.5, len(protocols) - 0.5)
         ax.set_title(cohort)
-    axes[0, 0].set_ylabel("C-index")
-    axes[0, 0].legend(loc="upper left")
+    axes[0, 0].set_ylabel("C-index, 95 % interval")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=2)
     return fig
 
 
@@ -218,7 +224,13 @@ def plot_brier(tables: Mapping[str, pd.DataFrame], *, labels: Mapping[str, str] 
     for name, table in tables.items():
         ax.plot(table["day"] / 365.25, table["model"], color=style.colour(name), label=(labels or {}).get(name, name))
     reference = next(iter(tables.values()))
-    ax.plot(reference["day"] / 365.25, reference["kaplan_meier"], color=style.INK, linestyle="--", label="nobody known")
+    ax.plot(
+        reference["day"] / 365.25,
+        reference["kaplan_meier"],
+        color=style.INK,
+        linestyle="--",
+        label="Kaplan-Meier, same for all",
+    )
     ax.set_xlabel("years")
     ax.set_ylabel("Brier score (smaller is better)")
     ax.legend()
@@ -245,9 +257,14 @@ def plot_cox_geometry(time: NDArray, event: NDArray, risk: NDArray) -> Figure:
         ax.plot([0, time[index]], [row, row], color=colour, linewidth=1 + 4 * scale[index], alpha=0.7)
         ax.plot(time[index], row, "X" if event[index] else "|", color=colour, markersize=7)
         if event[index]:
-            ax.axvline(time[index], color=style.GRID, linewidth=1, zorder=0)
+            ax.axvline(time[index], color=style.MUTED, linewidth=0.9, linestyle=":", zorder=0)
+    ax.grid(False)
     ax.set_yticks([])
-    ax.set_xlabel("days; a cross is a death, a stroke the last contact; thicker = larger predicted risk")
+    ax.set(xlabel="days of follow-up", ylabel="patients")
+    for marker, colour, label in (("X", style.WARN, "death"), ("|", style.ACCENT, "last contact (censored)")):
+        ax.plot([], [], marker, color=colour, markersize=7, label=label)
+    ax.plot([], [], color=style.MUTED, linewidth=5, alpha=0.7, label="thicker: larger risk")
+    fig.legend(loc="outside upper left", ncols=3)
     return fig
 
 
@@ -289,7 +306,11 @@ def plot_attention(
                 ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=style.ACCENT, linewidth=1.5))
         ax.set_xlim(extent[0], extent[1])
         ax.set_ylim(extent[2], extent[3])
+        # imshow with an extent loosens it.
+        ax.set_aspect("equal")
         ax.set_title("regions" if number == 0 else titles[number - 1])
+    scale = ScalarMappable(Normalize(0, top), cmap=style.ATTENTION)
+    fig.colorbar(scale, ax=list(axes), orientation="horizontal", shrink=0.4, aspect=30, label="attention weight")
     return fig
 
 
