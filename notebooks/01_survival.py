@@ -81,7 +81,7 @@ plots.plot_kaplan_meier({"split at the median of the true score": groups}, colum
 # $$
 #
 # This is Eq. 13 of the paper with $\ge$ where $>$ is printed: a patient belongs to the own risk set. With $>$ the last death would
-# need the logarithm of an empty sum.
+# need the logarithm of an empty sum. $n_E$ is the number of deaths.
 
 # %% mystnb={"image": {"alt": "Twelve patients as horizontal bars of follow-up time ending in a cross for a death or a stroke for censoring"}}
 few = np.sort(rng.choice(len(time), 12, replace=False))
@@ -125,14 +125,16 @@ pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format({"C-index
 
 # %% [markdown]
 # **What to see.** Even the true score stays clearly below 1: death has a part that nobody can predict. In the synthetic cohorts
-# this best reachable value is printed as the *oracle*.
+# this best reachable value is printed as the *oracle*. The coin misses 0.5, although nothing is in it: that is luck, and the next
+# section measures it.
 #
 # ## How much of a C-index is luck
 #
-# A test fold of a TCGA cohort has 50 to 145 patients. Below, models that are all equally good are scored on cohorts of that size.
+# Below, one model of fixed quality is scored on many cohorts, drawn anew each time. The sizes are those of the paper's Table I, and
+# half of the smallest, as in the small profile of this book; a test fold is a fifth of it.
 
 # %% mystnb={"image": {"alt": "Standard deviation of one fold's C-index and of the five-fold mean against the number of patients"}}
-sizes = (160, 320, 720)
+sizes = (125, 250, 450, 724)
 noise = [compare.sampling_noise(n, 0.35, c_index=0.65, draws=60, seed=seed) for n in sizes]
 fig, ax = plots.style.figure(width="medium")
 ax.plot(sizes, [single for single, _ in noise], "o-", label="one fold")
@@ -142,7 +144,8 @@ ax.legend()
 fig
 
 # %% [markdown]
-# **What to see.** A difference of a few hundredths between two methods on one cohort is what two equally good methods show.
+# **What to see.** Nothing about the model changes along a line, and still its C-index moves by this much from cohort to cohort. Two
+# methods scored on the same patients share a part of that luck, which is why later lessons compare them on the same folds.
 #
 # **Takeaway.** Censored patients stay in every risk set; the Cox loss needs no baseline hazard; C measures order; and it is noisy.
 
@@ -158,7 +161,7 @@ fig
 # :class: dropdown
 #
 # The order is the same, so C does not change. The loss does: `cox_loss(3 * risk, days, dead)` is larger here, because the
-# predictions are now far too sure of themselves. C cannot see that; calibration can (notebook 07).
+# predictions are now far too sure of themselves. C cannot see that; calibration can ([notebook 07](07_survival)).
 # ````
 
 # %% [markdown]

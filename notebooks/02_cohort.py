@@ -54,12 +54,13 @@ plots.style.notebook()
 # here on the code does not know the difference.
 
 # %%
+import pandas as pd
 from IPython.display import Markdown, display
 
 if source == "synthetic":
     run.synthesise()
-for modality, query in run.manifest.files.items():
-    print(f"{modality:12} {query.filters}")
+asked = [(m, field, value) for m, query in run.manifest.files.items() for field, value in query.filters.items()]
+pd.DataFrame(asked, columns=["modality", "field of the GDC", "value"]).set_index("modality")
 
 # %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}}
 from hcmae_core.cohort.curate import read_lock
@@ -69,8 +70,8 @@ lock = read_lock(lock_path) if lock_path.exists() else None
 plots.plot_sources(lock, title=f"{cancer}: {len(lock)} files") if lock is not None else None
 
 # %% [markdown]
-# **What to see.** Slides are a small part of the files and almost all of the bytes; with real slides the difference is a factor of
-# hundreds, which is why small files come in bundles and large ones alone, each from where it stopped.
+# **What to see.** Every modality has about one file per patient, and the slides have most of the bytes. Real slides are far larger
+# still, which is why small files come in bundles and large ones alone, each from where it stopped.
 #
 # ## The rules
 #
@@ -89,9 +90,8 @@ plots.plot_sources(lock, title=f"{cancer}: {len(lock)} files") if lock is not No
 # The last day alive has lived in different fields over the releases of the GDC, so all of them are read:
 #
 # $$
-# T = \begin{cases} \text{days to death} & \text{dead} \\
-# \max\left(\text{days to last follow-up},\ \text{days to follow-up}_1, \dots, \text{days to follow-up}_n\right) & \text{alive}\end{cases}
-# \qquad E = [\text{dead}]
+# T = \begin{cases} \text{days to death} & \text{if dead, } E = 1 \\
+# \max(\text{days to last contact, days to each follow-up}) & \text{if alive, } E = 0\end{cases}
 # $$
 
 # %%
@@ -113,10 +113,15 @@ cohort.exclusions
 # %% [markdown]
 # ## Is a rule a choice about the outcome?
 #
-# Leaving out short follow-ups is not neutral if the dead leave more often than the censored. Follow-up of the two groups:
+# Leaving out short follow-ups is not neutral if the dead leave more often than the censored. Follow-up of the two groups, among
+# those who stayed:
 
 # %% mystnb={"image": {"alt": "Histogram of follow-up for deaths and censored patients, and the share followed at least so long"}}
 plots.plot_follow_up(cohort.table, min_days=run.manifest.inclusion.min_days, title=cancer)
+
+# %% [markdown]
+# **What to see.** How much of each curve lies near the dotted line. A limit there takes deaths and censored patients in unequal
+# numbers if one curve falls sooner; the further it is moved to the right, the more it chooses by the outcome (first exercise).
 
 # %%
 table = cohort.table
@@ -143,18 +148,17 @@ if lock is not None:
 # %% [markdown]
 # ## Table I beside ours
 #
-# The synthetic twins have the paper's numbers of patients, scaled by the profile. With real data the two need not agree: the paper does
-# not say which slide rule, array or release it used, and its 451 LGG or 250 COAD patients are compatible with "450k arrays only".
+# The synthetic twins have the paper's numbers of patients, scaled by the profile, so that here the difference is that scale. With real
+# data the two need not agree: the paper does not say which slide rule, methylation array or release it used, and its 451 LGG or 250 COAD
+# patients are compatible with "the 450k array only".
 
 # %% mystnb={"image": {"alt": "Patients per cancer in the paper's Table I and in the cohorts curated here"}}
-import pandas as pd
-
 rows = []
 for other in pipeline.all_runs(run):
     here = len(other.cohort().table)
     rows.append({"cancer": other.cancer, "paper": other.manifest.table1.patients, "here": here})
 counts = pd.DataFrame(rows)
-plots.plot_table1(counts, title="patients") if len(counts) else None
+plots.plot_table1(counts) if len(counts) else None
 
 # %%
 counts["difference"] = counts["here"] - counts["paper"]
@@ -191,7 +195,7 @@ else:
     print(read_omics(real, "local", example / "lihc_real"))
 
 # %% [markdown]
-# ## Takeaway
+# **Takeaway.**
 #
 # * A cohort is a list of rules; without the list of who left, it cannot be repeated.
 # * Resolve once, commit the lock, verify by md5: the same cohort next year.

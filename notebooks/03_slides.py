@@ -16,7 +16,7 @@
 #
 # **Question.** A slide has billions of pixels, most of them glass. Which squares of it does the method look at, and at what sizes?
 #
-# About 25 minutes; needs the lesson on the cohort.
+# About 25 minutes; needs notebook 02. A slide holds $M$ regions, a region patches, a patch cells; the sizes below are the paper's.
 #
 # $$
 # I_{Slide} = \{I_{4096}^{(i)}\}_{i=1}^{M}, \quad I_{4096}^{(i)} = \{I_{256}^{(j)}\}_{j=1}^{256}, \quad I_{256}^{(j)} = \{I_{16}^{(k)}\}_{k=1}^{256} \qquad \text{(Eq. 1)}
@@ -68,7 +68,7 @@ batch.summary(outcomes)
 
 # %% mystnb={"image": {"alt": "The same square of tissue read from each level of one slide; on coarser levels it has fewer pixels and less detail"}}
 # %config InlineBackend.figure_formats = ["jpeg"]
-# %config InlineBackend.print_figure_kwargs = {"pil_kwargs": {"quality": 88}}
+# %config InlineBackend.print_figure_kwargs = {"pil_kwargs": {"quality": 88}, "dpi": 130}
 store = max((SlideStore(path) for path in run.stores()), key=len)
 slide = store.open_slide()
 varied = int(np.argmax(store.thumbnails.std(axis=(1, 2, 3)) * store.tissue_fraction))
@@ -222,5 +222,5 @@ else:
     display(Markdown("No real slide is given here; set `HCMAE_SHARED_DATA` to a folder that holds `slides/`."))
 
 # %% [markdown]
-# **Take away.** From here on a slide is a list of regions with coordinates, thumbnails and the promise that patch $j$ of a region is always
+# **Takeaway.** From here on a slide is a list of regions with coordinates, thumbnails and the promise that patch $j$ of a region is always
 # the same square.

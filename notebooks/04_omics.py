@@ -63,8 +63,8 @@ pd.DataFrame(
         "patients": {name: table.X.shape[0] for name, table in tables.items()},
         "features": {name: table.X.shape[1] for name, table in tables.items()},
         "unit": {name: table.declared for name, table in tables.items()},
-        "smallest": {name: float(np.nanmin(table.X)) for name, table in tables.items()},
-        "largest": {name: float(np.nanmax(table.X)) for name, table in tables.items()},
+        "smallest": {name: f"{np.nanmin(table.X):.4g}" for name, table in tables.items()},
+        "largest": {name: f"{np.nanmax(table.X):,.7g}" for name, table in tables.items()},
         "missing": {name: f"{np.isnan(table.X).mean():.2%}" for name, table in tables.items()},
     }
 )
@@ -94,9 +94,9 @@ if methylation is not None:
 #
 # $$d^2(a, b) = \frac{p}{|S_{ab}|} \sum_{j \in S_{ab}} (x_{aj} - x_{bj})^2, \qquad S_{ab} = \{j : \text{both known}\}.$$
 #
-# For hundreds of thousands of probes the usual implementation takes minutes and several GiB. The sum over $S_{ab}$ is the sum
-# over *all* probes, one matrix product, minus the little that the holes take away; the result is the same. How well does it
-# work? Hide values that are known, fill them, compare:
+# For hundreds of thousands of probes the usual implementation is slow ([Benchmarks](../book/benchmarks.md)). The sum over
+# $S_{ab}$ is the sum over *all* probes, one matrix product, minus the little that the holes take away; the result is the same.
+# How well does it work? Hide values that are known, fill them, compare:
 
 # %%
 if methylation is not None:
@@ -114,8 +114,8 @@ if methylation is not None:
     display(pd.Series(errors, name="root mean square error of beta").to_frame().round(4))
 
 # %% [markdown]
-# **What to see.** Neighbours beat the probe's own mean only as far as whole profiles are alike. With few probes, most of them
-# noise of their own, the two are about equal; on a real array with its many correlated probes the neighbours win.
+# **What to see.** Neighbours beat the probe's own mean only as far as whole profiles are alike. Where
+# most probes are noise of their own there is little to gain; many correlated probes, as on a real array, are what the method is for.
 #
 # ## Comparable numbers
 #
@@ -137,8 +137,8 @@ for name, table in tables.items():
 plots.plot_mean_variance(seen)
 
 # %% [markdown]
-# **What to see.** Rarely read genes (left) scatter because of counting; features with no scatter at all carry no information
-# and are dropped.
+# **What to see.** Each point is a feature. After the logarithm the scatter no longer grows with the mean. Features with no scatter
+# at all carry no information and are dropped.
 #
 # ## Which features go with survival?
 #
@@ -174,12 +174,16 @@ if "rna" in tables and tables["rna"].declared == "counts":
     display(plots.plot_dispersion(deseq["base_mean"].to_numpy(), deseq["dispersion"].to_numpy()))
 
 # %% [markdown]
+# **What to see.** For genes above the line, patients differ by more than counting explains; that is where a test has to get its
+# yardstick from.
+#
 # **Using time.** Two groups throw away *when* somebody died. The score test of a one-gene Cox model keeps it: it asks, at every
 # death, whether the one who died had more of the gene than those still at risk,
 #
 # $$z = \frac{\sum_{i: E_i = 1} \bigl(x_i - \bar x_{R(T_i)}\bigr)}{\sqrt{\sum_{i: E_i = 1} \operatorname{Var}_{R(T_i)}(x)}}.$$
 #
-# All genes take a fraction of a second. `differential: cox_score` uses it for every modality.
+# `differential: cox_score` uses it for every modality. On the synthetic cohort the right answer is known: genes were *planted*, made
+# to follow the latent factors of the hazard. How many of them do the two tests put first?
 
 # %%
 selector = OmicsSelector(settings, seed, workers=1).fit(mdata, time, event)
@@ -191,11 +195,14 @@ if planted and deseq is not None:
     for label, table in (("DESeq2, two groups", deseq), ("Cox score", cox.loc[cox.index.intersection(deseq.index)])):
         there = [gene for gene in planted["rna"] if gene in table.index]
         best = table.sort_values("p").index[: len(there)]
-        rows[label] = {"planted genes tested": len(there), "among as many best": f"{report.recovered(best, there):.0%}"}
+        rows[label] = {
+            "planted genes tested": len(there),
+            "found among as many smallest p": f"{report.recovered(best, there):.0%}",
+        }
     display(pd.DataFrame(rows).T)
 
 # %% [markdown]
-# On the synthetic cohort the right answer is known: genes were *planted*, made to follow the latent factors of the hazard.
+# The same, gene by gene:
 
 # %% mystnb={"image": {"alt": "Volcano plot: effect against minus log p of every gene, genes below the false discovery rate coloured, planted genes ringed"}}
 label = "log hazard ratio per unit (one step)" if settings.differential == "cox_score" else "log2 fold change"
@@ -211,16 +218,20 @@ plots.plot_volcano(selector.tested[first], planted=planted.get(first, ()), alpha
 # A *random survival forest* grows many trees on bootstrap samples. A node splits its patients in two so that the log-rank
 # statistic between the halves is largest, looking at a random handful of features. The *importance* of a feature is what the
 # C-index loses when the feature's values are shuffled among patients. Measured **out of bag**, on patients a tree has not seen,
-# it is unbiased; measured on the training patients, as scikit-learn's function does, it saturates, because the forest knows
+# it says what a new patient would lose; measured on the training patients, as scikit-learn's function does, it saturates, because the forest knows
 # them by heart.
 
 # %%
-selector.losses
+selector.losses.astype(object).fillna("–")
 
 # %% mystnb={"image": {"alt": "Bars of the most important features of each modality with error bars"}}
 plots.plot_importance(selector.chosen)
 
 # %% [markdown]
+# **What to see.** The table counts what each step leaves; a dash is a step that the modality does not have. In the figure the features
+# stand in the order of choice, which is not the order of the bars: the rank also uses the test. The thin line is the sd over repeated
+# shuffling: compare it with its bar.
+#
 # ## Is the ranking more than chance?
 #
 # Grow the forest again with another seed and rank again. What two runs share in their top, and the correlation of their
@@ -242,8 +253,8 @@ plots.plot_stability(stability)
 stability.round(3)
 
 # %% [markdown]
-# **What to see.** The agreement rises slowly with the number of trees. It is worse where genes go together: a programme of forty
-# genes that carry the same message shares one importance, and which of the forty gets it is a matter of the draw. That is why
+# **What to see.** The agreement rises slowly with the number of trees. It is worse where genes go together: many
+# genes that carry the same message share one importance, and which of them gets it is a matter of the draw. That is why
 # the default order (`rank: combined`) is the mean of two ranks, the forest's and the test's; `rank: importance` is the paper's.
 #
 # This figure is also how the number of trees was weighed. The time grows in proportion to the trees, the agreement does not:
@@ -281,9 +292,15 @@ plots.plot_selection_frequency(frequency, folds=len(selections))
 everyone = report.gene_report(selector.chosen, frequency)
 (run.dir / "results").mkdir(parents=True, exist_ok=True)
 everyone.to_csv(run.dir / "results" / "genes.csv")
-everyone.groupby("modality", sort=False).head(5).round(4)
+shown = everyone.groupby("modality", sort=False).head(5).reset_index(drop=True)
+shown[["modality", "gene", "effect", "q", "importance", "frequency"]].style.format(
+    {"effect": "{:.2f}", "q": "{:.1e}", "importance": "{:.4f}", "frequency": "{:.0%}"}
+).hide(axis="index")
 
 # %% [markdown]
+# **What to see.** Few features are chosen in every fold, many in one only. *frequency* is the share of folds that chose a feature: a list
+# of genes should never go without it.
+#
 # ## The matrix
 #
 # What the survival network receives for the first fold, patients ordered by survival as far as it is known (their martingale
@@ -305,9 +322,12 @@ if planted:
     result["planted_among_chosen"] = {
         m: report.recovered(planted[m], selector.chosen[m].index) for m in selector.chosen
     }
-run.save_result("omics", result)
+_ = run.save_result("omics", result)
 
 # %% [markdown]
+# **What to see.** Features are sorted by their trend, so at the top blue turns up to the right and at the bottom red does. A gradient must
+# appear in training patients, who chose the features; what it is worth, only the test fold says.
+#
 # **Takeaway.** The forest's ranking is shaky at these sample sizes, whoever runs it; choosing on *all* patients makes it look
 # firm and leaks the answer into the test ([notebook 11](11_leaks) measures by how much). Fit the choice inside the fold, report
 # how often a gene is chosen, and distrust a list that comes without that number.

@@ -16,8 +16,11 @@
 #
 # **Question.** Nobody labelled the patches. How can a network learn what a nucleus looks like?
 #
-# About 30 minutes; needs the lesson on slides. By hiding three quarters of each patch and asking for the rest {cite:p}`he2022mae`.
-# The encoder sees the visible cells only; after training, the mean of its tokens is the vector of the patch:
+# About 30 minutes; needs notebook 03.
+#
+# By hiding three quarters of each patch and asking for the rest {cite:p}`he2022mae`.
+# The encoder sees the visible cells only. After training it is shown all embedded cells $x_{P-16}$ of patch $j$, and the mean of its
+# tokens is the vector of the patch:
 #
 # $$
 # x_{A-256}^{(j)} = \mathrm{AvgPool}(\mathrm{ViT\text{-}P}(x_{P-16})) \qquad \text{(Eq. 2)}
@@ -44,6 +47,7 @@ import torch
 from IPython.display import Markdown, display
 
 from hcmae_core.evaluation import probe
+from hcmae_core.models.layers import IMAGENET_MEAN, IMAGENET_STD
 from hcmae_core.slides import regions
 from hcmae_core.slides.store import SlideStore
 from hcmae_core.training.pretrain import load_mae_patch
@@ -67,6 +71,9 @@ display(
 plots.loss_curves({"MAE-Patch": plots.read_log(run.pretrain_dir / "patch" / "mae_patch.jsonl")})
 
 # %% [markdown]
+# **What to see.** The error is that of normalised pixels of hidden cells. Most of it goes early (note the logarithmic axis); what is left
+# is what nobody could guess from the visible cells, and what the network has not learnt.
+#
 # ## What it fills in
 
 # %% mystnb={"image": {"alt": "Six patches, the visible quarter of each, and the network's reconstruction"}}
@@ -76,24 +83,16 @@ geometry = run.profile.geometry
 patches = regions.split_patches(region, geometry.patch)
 chosen = np.linspace(0, len(patches) - 1, 6).astype(int)
 images = torch.from_numpy(patches[chosen])
-mean, sd = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 with torch.no_grad():
     out = network(images, torch.Generator().manual_seed(seed), predict=True)
-hidden, filled = [], []
-for number, image in enumerate(patches[chosen]):
-    cells = regions.split_patches(image, geometry.cell).copy()
-    guess = out.prediction[number].float().numpy().reshape(-1, geometry.cell, geometry.cell, 3)
-    blank, full = cells.copy(), cells.copy()
-    blank[out.masked[number].numpy()] = 128
-    full[out.masked[number].numpy()] = np.clip((guess * sd + mean) * 255, 0, 255).astype(np.uint8)
-    side = geometry.cells_per_side
-
-    def assemble(tiles, side=side):
-        size = tiles.shape[1]
-        return tiles.reshape(side, side, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(side * size, side * size, 3)
-
-    hidden.append(assemble(blank))
-    filled.append(assemble(full))
+hidden, filled = plots.fill_in(
+    patches[chosen],
+    out.masked.numpy(),
+    out.prediction.float().numpy(),
+    cell=geometry.cell,
+    mean=IMAGENET_MEAN,
+    sd=IMAGENET_STD,
+)
 plots.image_grid({"patch": list(patches[chosen]), "visible": hidden, "filled in": filled})
 
 # %% [markdown]
@@ -120,7 +119,7 @@ if truth is not None:
     display(table.round(3))
 
 # %% [markdown]
-# **What to see.** The size and atypia of nuclei can be read from single patches; how patches are *arranged* cannot, because the
+# **What to see.** The size and atypia of nuclei can be read from single patches, to a good part; how patches are *arranged* cannot, because the
 # arrangement leaves each patch as it is. That is the gap MAE-Region is made for.
 #
 # ```{exercise}
@@ -133,4 +132,4 @@ if truth is not None:
 # Because the mean over all patches of a slide is the mean of tumour and normal patches, weighted by their shares.
 # ```
 #
-# **Take away.** Filling in what is hidden is enough to learn what a patch is made of.
+# **Takeaway.** Filling in what is hidden is enough to learn what a patch is made of.

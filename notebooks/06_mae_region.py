@@ -16,12 +16,17 @@
 #
 # **Question.** A region is more than a bag of patches. Does a vector of it know how they are arranged?
 #
-# About 30 minutes; needs the lesson on MAE-Patch. The tokens of a region are its patches. Behind the encoder, a cross-attention looks at
+# About 30 minutes; needs notebook 05.
+#
+# The tokens of a region are its patches. Behind the encoder, a cross-attention looks at
 # what MAE-Patch saw in them. The default reading follows the release: queries from the encoder's output, keys and values from the
 # patch vectors; [Paper versus release](../book/paper_vs_release.md) has the three readings.
 #
 # $$
-# x_{C-256} = \mathrm{Softmax}\Big(\frac{w_q\, q\, (w_k\, k)^T}{\sqrt{d_k}}\Big) w_v\, v, \qquad x_{A-4096}^{(i)} = \mathrm{AvgPool}(x_{C-256}) \qquad \text{(Eq. 4, 5)}
+# \begin{aligned}
+# x_{C-256} &= \mathrm{Softmax}\Big(\frac{w_q\, q\, (w_k\, k)^T}{\sqrt{d_k}}\Big) w_v\, v && \text{(Eq. 4)} \\
+# x_{A-4096}^{(i)} &= \mathrm{AvgPool}(x_{C-256}) && \text{(Eq. 5)}
+# \end{aligned}
 # $$
 
 # %% tags=["parameters"]
@@ -68,6 +73,9 @@ logs = {
 plots.loss_curves(logs)
 
 # %% [markdown]
+# **What to see.** With a warm start the network with patch vectors begins where the other one ended, and so at a low error. A lower
+# reconstruction error is not the aim; what the vector holds is, and that is asked next.
+#
 # ## What a region vector knows
 #
 # The same probe as in the last lesson, for three descriptions of a patient: the mean of the patch vectors, the mean region vector without
@@ -123,7 +131,8 @@ if readings is not None:
 # %% [markdown]
 # **What to see.** Where keys and values are patch vectors, a region vector is a reweighted mean of them: they carry no positions, so the
 # arrangement can act through the mixing weights only. `eq4` as printed mixes the encoder's own output and never sees a patch vector. A
-# residual path passes both on, which is why the small profile of this book switches it on; the profile `paper` keeps the release's form.
+# residual path lets the arrangement through as well, which is why the small profile of this book switches it on; its bar for *cell* says
+# how much of the patch vectors is left beside it. The profile `paper` keeps the release's form.
 #
 # ## Where the cross-attention looks
 
@@ -141,6 +150,8 @@ if attention is not None:
     display(plots.attention_maps(region, attention[0].float().numpy()[-geometry.patches_per_region :], [0, 27]))
 
 # %% [markdown]
+# **What to see.** The white frame is the patch that asks; bright patches get more of its attention. Each map has its own scale.
+#
 # ```{exercise}
 # :label: ex-06-arrangement
 # Shuffle the patches of a region. Which of the three descriptions must stay the same to the last digit?
@@ -151,4 +162,4 @@ if attention is not None:
 # The mean patch vector: a mean does not know the order of what it averages.
 # ```
 #
-# **Take away.** Whether a hierarchy helps is decided by what each level can pass on; look at that before looking at a C-index.
+# **Takeaway.** Whether a hierarchy helps is decided by what each level can pass on; look at that before looking at a C-index.

@@ -62,7 +62,7 @@ display(
         f"{data.sizes('region').sum()} regions ({data.sizes('region').min()} to {data.sizes('region').max()} per slide)."
     )
 )
-data.exclusions
+display(data.exclusions if len(data.exclusions) else Markdown("Nobody was lost between cohort and model."))
 
 # %% [markdown]
 # ## The protocol
@@ -77,10 +77,13 @@ data.exclusions
 # The release instead picks the epoch by the test C-index; notebook 11 measures what that is worth.
 
 # %%
-print(run.profile.survival)
+display(pd.Series(run.profile.survival.model_dump(), name="setting").astype(str).to_frame())
 predictions = run.evaluate("hcmae", "honest")
 scores = metrics.fold_concordance(predictions)
 scores.round(3)
+
+# %% [markdown]
+# The same folds for three yardsticks: images alone, omics alone, and a Cox model on age, sex and stage.
 
 # %%
 names = ["hcmae", "hcmae_image", "trans_mo", "cox_clinical"]
@@ -94,21 +97,44 @@ if summary is not None:
     display(Markdown(f"The oracle, which knows the planted log hazard, has C = {oracle:.3f}."))
 
 # %% mystnb={"image": {"alt": "C-index of every test fold for HC-MAE, its image stream, its omics stream and a clinical Cox model, with the oracle"}}
-plots.plot_fold_scores({n: metrics.fold_concordance(p) for n, p in parts.items()}, labels=labels, oracle=oracle)
+folded = {n: metrics.fold_concordance(p) for n, p in parts.items()}
+plots.plot_fold_scores(folded, labels=labels, oracle=oracle)
+
+# %%
+spread = np.ptp(folded["hcmae"]["c_index"])
+gap = folded["hcmae"]["c_index"].mean() - folded["trans_mo"]["c_index"].mean()
+display(
+    Markdown(
+        f"Best minus worst fold of HC-MAE: {spread:.3f}. Mean of HC-MAE minus mean of {labels['trans_mo']}: {gap:+.3f}."
+    )
+)
 
 # %% [markdown]
-# **What to see.** The dots of one method spread by more than the methods differ: this is why the book compares methods *fold by fold*
-# (notebook 09) and repeats the folds.
+# **What to see.** Each dot is a test fold, the bar is the mean. Where the dots of one method lie further apart than the means of two
+# methods, no single fold can say which is better: this is why the book compares methods *fold by fold*
+# ([notebook 09](09_comparison)), and why larger profiles repeat the folds.
 #
 # ## Beyond Harrell's C
 #
 # Uno's C weights for censoring; the time-dependent AUC asks about 1, 3 and 5 years; the integrated Brier score judges the
-# probabilities themselves, beside a Kaplan-Meier curve that knows nobody.
+# probabilities themselves (0 is perfect), beside a Kaplan-Meier curve that tells everybody the same.
 
 # %%
-table = pd.DataFrame({labels[n]: metrics.summary(p, draws=300) for n, p in parts.items()}).T
-run.save_result("survival", {"methods": {n: metrics.summary(p, draws=300) for n, p in parts.items()}, "oracle": oracle})
-table.style.format("{:.3f}")
+summaries = {n: metrics.summary(p, draws=300) for n, p in parts.items()}
+run.save_result("survival", {"methods": summaries, "oracle": oracle})
+words = {
+    "c_index": "C-index, mean of folds",
+    "c_sd": "sd over folds",
+    "c_low": "95 % interval from",
+    "c_high": "to",
+    "uno_c": "Uno's C",
+    "auc_1y": "AUC at 1 year",
+    "auc_3y": "AUC at 3 years",
+    "auc_5y": "AUC at 5 years",
+    "ibs": "integrated Brier score",
+    "ibs_km": "the same, Kaplan-Meier",
+}
+pd.DataFrame(summaries).rename(index=words, columns=labels).style.format("{:.3f}")
 
 # %% mystnb={"image": {"alt": "Observed against predicted survival of HC-MAE in four groups of patients after one and three years"}}
 plots.plot_calibration({f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y) for y in (1, 3)})
@@ -117,8 +143,9 @@ plots.plot_calibration({f"after {y} year{'s' * (y > 1)}": metrics.calibration(pr
 plots.plot_brier({n: metrics.brier(p) for n, p in parts.items()}, labels=labels)
 
 # %% [markdown]
-# **What to see.** Points on the diagonal would be perfect calibration. A network trained by the Cox loss ranks well long before its
-# probabilities can be trusted; a curve above the dashed one is worse than telling everybody the same.
+# **What to see.** Points are four groups of patients by predicted survival, lines their 95 % intervals; on the diagonal calibration would
+# be perfect. A good C-index does not promise that: it asks for order only. In the second figure a curve above the dashed one is worse
+# than telling everybody the same; far to the right few patients are left, and all curves mean less.
 #
 # ## How large is it
 
@@ -133,10 +160,11 @@ models, _ = train_models(
     omics_cache=run.dir / "omics_cache",
 )
 sizes = {name: count_parameters(part) for name, part in models[0].named_children()}
-pd.Series(sizes, name="parameters").to_frame()
+pd.Series(sizes, name="parameters").map("{:,}".format).to_frame()
 
 # %% [markdown]
-# In the paper's sizes the thumbnail embedding alone has 75.5 million parameters, trained on a few hundred patients.
+# In the paper's sizes the thumbnail embedding alone has 256 × 256 × 3 inputs times 384 outputs, 75.5 million parameters, trained on a
+# few hundred patients.
 #
 # ## The same code on real tables
 #

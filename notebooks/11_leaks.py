@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # How to get 0.74 from a coin
+# # How to get a good C-index from a coin
 #
 # **Question.** How much of a C-index can be made by the protocol alone, with labels that mean nothing?
 #
@@ -117,7 +117,8 @@ else:
 # %% [markdown]
 # ## Real patients
 #
-# With real LIHC tables at hand (or `local_dir`), the same four protocols are run on them, again with true and with permuted labels.
+# With real LIHC tables at hand (or `local_dir`), the same is asked of them: the first and the last protocol with true labels, all four
+# with permuted ones. Elsewhere this section stays empty.
 
 # %%
 from pathlib import Path
@@ -138,16 +139,8 @@ if folder is not None and folder.is_dir():
             if kind == "true" and name not in ("honest", "both"):
                 continue
             out = run.dir / "predictions" / f"lihc_real-{kind}-{protocol.name}"
-            p = cross_validate(
-                method,
-                labelled,
-                real_folds,
-                run.profile,
-                protocol,
-                seed=seed,
-                out_dir=out,
-                omics_cache=run.dir / "omics_cache",
-            )
+            kept_at = {"out_dir": out, "omics_cache": run.dir / "omics_cache"}
+            p = cross_validate(method, labelled, real_folds, run.profile, protocol, seed=seed, **kept_at)
             real_rows.append(interval_row("real LIHC", kind, name, p, real_noise))
     display(pd.DataFrame(real_rows).round(3))
 
@@ -185,8 +178,9 @@ run.save_result(
 plots.plot_leaks(everything)
 
 # %% [markdown]
-# **What to see.** The squares are labels that mean nothing: shuffled ones, and those of the null cohort. Where they leave the grey band (two standard deviations of a 5-fold mean for
-# a model that knows nothing), the protocol made the number.
+# **What to see.** The squares are labels that mean nothing: shuffled ones, and those of the null cohort. The grey band is two standard
+# deviations of a 5-fold mean around 0.5, for a model that knows nothing. A square well above it was made by the protocol. A small leak
+# may stay inside the band: one permutation cannot tell it from luck.
 #
 # ## The picture that convinces people
 #
@@ -198,6 +192,9 @@ plots.plot_kaplan_meier(
 )
 
 # %% [markdown]
+# **What to see.** Both panels predict shuffled outcomes. Curves that part, with a tiny p-value, are no evidence if the test patients
+# helped to draw them.
+#
 # ## Optimism grows with the choice
 #
 # Pure noise, true C = 0.5, the 30 features with the largest Cox score out of more and more candidates, ridge regression on top.
@@ -209,6 +206,9 @@ curve = noise_curve(data.time, data.event, candidates=(30, 100, 300, 1000, 3000)
 plots.plot_optimism_curve(curve)
 
 # %% [markdown]
+# **What to see.** The more candidates, the better the best of them look by chance, and the leak carries that into the test. At 30
+# candidates nothing is chosen and nothing leaks.
+#
 # ## Two small ones
 #
 # Dropping the last incomplete group of an epoch leaves patients unused; pooling raw risks compares patients rated by different networks.
@@ -220,35 +220,28 @@ dropped = run.profile.model_copy(
         "survival": run.profile.survival.model_copy(update={"group": 60}),
     }
 )
+folds, kept_at = run.folds(repeats=1), {"out_dir": run.dir / "predictions" / "drop-last"}
 p = cross_validate(
-    method,
-    data,
-    run.folds(repeats=1),
-    dropped,
-    PROTOCOLS["honest"],
-    seed=seed,
-    out_dir=run.dir / "predictions" / "drop-last",
-    omics_cache=run.dir / "omics_cache",
+    method, data, folds, dropped, PROTOCOLS["honest"], seed=seed, omics_cache=run.dir / "omics_cache", **kept_at
 )
-kept = run.evaluate(method, PROTOCOLS["honest"], repeats=1)
-pd.DataFrame(
-    {
-        "all patients used": {
-            "mean of folds": metrics.mean_concordance(kept)[0],
-            "raw risks pooled": metrics.pooled_concordance(kept, "risk"),
-            "standardised, pooled": metrics.pooled_concordance(kept, "risk_z"),
-        },
-        "last group dropped (groups of 60)": {
-            "mean of folds": metrics.mean_concordance(p)[0],
-            "raw risks pooled": metrics.pooled_concordance(p, "risk"),
-            "standardised, pooled": metrics.pooled_concordance(p, "risk_z"),
-        },
+pooled = {
+    label: {
+        "mean of folds": metrics.mean_concordance(made)[0],
+        "raw risks pooled": metrics.pooled_concordance(made, "risk"),
+        "standardised, pooled": metrics.pooled_concordance(made, "risk_z"),
     }
-).round(3)
+    for label, made in (
+        ("all patients used", run.evaluate(method, PROTOCOLS["honest"], repeats=1)),
+        ("last group dropped (groups of 60)", p),
+    )
+}
+pd.DataFrame(pooled).round(3)
 
 # %% [markdown]
-# **Takeaway.** Permute the labels and run the *whole* pipeline again. If the result is not 0.5, something saw the answers. It is one line,
-# and it catches both large leaks.
+# **What to see.** Whether either moves the number by more than the width of the grey band above.
+#
+# **Takeaway.** Permute the labels and run the *whole* pipeline again. If the result is far from 0.5, something saw the answers. It is one
+# line. Features chosen on all patients it shows at once; the best test epoch it shows where its gain is larger than the luck of one draw.
 
 # %% [markdown]
 # ````{exercise}

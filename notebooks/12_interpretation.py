@@ -103,7 +103,7 @@ display(Markdown(f"`{path.name}` in the run's `results` holds the same page and 
 # ## Does it coincide with what was planted?
 #
 # The AUC below is the chance that a planted tumour region gets more attention than another region of the same slide; 0.5 is a coin. Beside
-# it stands a second question: how far does the predicted risk fall when a region is left out?
+# it stands a second question: how much does the predicted risk change when a region is left out?
 
 # %%
 plots.style.notebook()
@@ -124,12 +124,11 @@ if planted is not None:
     if verdict >= 0.7:
         display(Markdown(f"Attention ranks planted regions first in {verdict:.0%} of the pairs."))
     else:
-        display(
-            Markdown(
-                f"Attention does **not** single out the planted regions (AUC {verdict:.2f}). Nothing in the loss asks it to: in Eq. 7 "
-                "an even mix of all region vectors already carries the mean of the slide, and the risk can be read from that."
-            )
-        )
+        display(Markdown(f"Attention does **not** single out the planted regions (AUC {verdict:.2f})."))
+
+# %% [markdown]
+# Nothing in the loss asks attention to find them: in Eq. 7 an even mix of all region vectors already carries the mean of the slide, and
+# the risk can be read from that.
 
 # %% [markdown]
 # ## For the pathologist: GeoJSON
@@ -145,7 +144,7 @@ display(Markdown(f"`{path.name}` holds {len(corners[shown.patient])} squares in 
 # ## Genes
 #
 # Integrated gradients follow the risk from the mean patient of the training part to the patient in question and share the difference out
-# among the inputs. Planted features are filled.
+# among the inputs. If they pointed at what was planted, the first share below would be clearly the larger one.
 
 # %%
 few = test[: min(16, len(test))]
@@ -158,12 +157,14 @@ if summary:
     display(
         Markdown(f"Planted: {share:.0%} of the 30 with the largest attribution, {among:.0%} of all that were selected.")
     )
-genes.head(10)
 
 # %% mystnb={"image": {"alt": "The twenty features with the largest attribution; planted ones filled"}}
 plots.plot_gene_attributions(genes)
 
 # %% [markdown]
+# **What to see.** Filled bars are planted features. Empty ones near the top are not mistakes of the method: they moved the risk of *this*
+# network, which learnt some chance along with the signal.
+#
 # ## What attention does not show
 #
 # Attention is a set of mixing weights *inside* one layer. A region with a large weight contributes much to a token; whether the token
@@ -190,5 +191,5 @@ plots.plot_gene_attributions(genes)
 #     a = interpret.region_attention([m], inputs, test)
 #     print(interpret.attention_auc({x.patient: x.weights.mean(0) for x in a}, planted))
 # ```
-# The values differ by more than the members' C-indices do.
+# Nothing in the loss makes the values agree: it sees the risks and never the weights.
 # ````
