@@ -534,3 +534,43 @@ def test_warm_start_takes_over_mae_reg_and_nothing_else(tmp_path: Path) -> None:
     assert max(steps) == 4  # one epoch of four updates instead of three
     with pytest.raises(CheckpointError, match="is not MAE-Reg"):
         pretrain_region(stores, short, tmp_path / "x", 3, start=warm, stream=MemoryStream("region"), progress=False)
+
+
+def test_patch_vectors_are_standardised_by_the_pool(tmp_path: Path) -> None:
+    """The weight file carries the pool's mean and deviation, and the network is the plain one behind them."""
+    import h5py
+
+    stores = fake_stores(tmp_path)
+    rng = np.random.default_rng(0)
+    pool = []
+    for number, path in enumerate(stores):
+        values = (rng.normal(size=(8, 16, 16)) * np.arange(16) + number).astype(np.float16)
+        values[..., 0] = 2.0  # a dimension that says nothing
+        pool.append(values.reshape(-1, 16).astype(np.float64))
+        with h5py.File(path, "r+") as handle:
+            handle["patch_vectors"][...] = values
+    stream = {"stream": MemoryStream("region"), "progress": False}
+    profile = tiny_profile(region_standardise=True, region_residual=True)
+    model = load_mae_region(pretrain_region(stores, profile, tmp_path / "a", 3, **stream))
+    assert model.vector_scale is not None
+    together = np.concatenate(pool)
+    np.testing.assert_allclose(model.vector_scale.mean, together.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.vector_scale.scale[1:], together.std(0)[1:], rtol=1e-5)
+    assert model.vector_scale.scale[0] == 1.0
+    plain = build_mae_region(tiny_profile(region_residual=True))
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("vector_scale.")}
+    plain.load_state_dict(state)
+    regions = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    vectors = torch.as_tensor(together[:32].reshape(2, 16, 16), dtype=torch.float32)
+    with torch.inference_mode():
+        expected = plain.eval().encode(regions, model.vector_scale(vectors))
+        torch.testing.assert_close(model.encode(regions, vectors), expected)
+    # MAE-Reg sees no patch vectors and has nothing to scale; a run that starts from it brings its own scale.
+    reg = pretrain_region(stores, profile, tmp_path / "reg", 3, variant="reg", **stream)
+    assert load_mae_region(reg).vector_scale is None
+    warm = load_mae_region(pretrain_region(stores, profile, tmp_path / "warm", 3, start=reg, **stream))
+    assert warm.vector_scale is not None
+    assert torch.equal(warm.vector_scale.mean, model.vector_scale.mean)
+    # Other vectors under the switch are other work than the same without it.
+    other = pretrain_region(stores, tiny_profile(region_residual=True), tmp_path / "a", 3, **stream)
+    assert load_mae_region(other).vector_scale is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -119,6 +120,85 @@ def compare(
     table = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "nb_low", "nb_high", "p"])
     table["p_holm"] = holm(table["p"]) if len(table) else []
     return table
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of methods over cancers (1 = best) with Friedman's test and Nemenyi's critical difference.
+
+    Attributes:
+        mean: method -> mean rank, best first.
+        statistic, p: Friedman's chi-square with as many degrees of freedom as methods less one, corrected for ties.
+        critical_difference: two methods whose mean ranks differ by less cannot be told apart.
+        cancers: those that were ranked; left_out: those that lack a method.
+        groups: runs of neighbours within one critical difference, each as long as it can be; a method that differs
+            from all others is in none.
+    """
+
+    mean: pd.Series
+    statistic: float
+    p: float
+    critical_difference: float
+    cancers: tuple[str, ...]
+    left_out: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+
+
+def nemenyi_difference(n_methods: int, n_cancers: int, alpha: float = 0.05) -> float:
+    """Critical difference of mean ranks, q sqrt(k (k + 1) / (6 N)).
+
+    q is the quantile of the studentized range of k methods with infinite degrees of freedom, divided by sqrt(2).
+    Source: Demsar, JMLR 2006, section 3.2.2. Raises ValueError for fewer than two methods or cancers.
+    """
+    if n_methods < 2 or n_cancers < 2:
+        raise ValueError(f"ranks of {n_methods} method(s) over {n_cancers} cancer(s): at least two of each are needed")
+    q = float(stats.studentized_range.ppf(1 - alpha, n_methods, np.inf)) / np.sqrt(2)
+    return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_cancers)))
+
+
+def rank_methods(scores: pd.DataFrame, *, alpha: float = 0.05) -> Ranks:
+    """Rank methods within each cancer and ask whether their mean ranks differ more than chance allows.
+
+    Args:
+        scores: one C-index per cancer (rows) and method (columns), larger is better. A cancer that lacks a method is
+            left out; equal scores share their mean rank.
+
+    Source: Friedman 1937; Demsar, JMLR 2006. Raises ValueError for fewer than two methods, or fewer than two cancers
+    that have all of them.
+    """
+    whole = scores.dropna()
+    left_out = tuple(str(name) for name in scores.index.difference(whole.index, sort=False))
+    count, methods = whole.shape
+    difference = nemenyi_difference(methods, count, alpha)
+    ranks = whole.rank(axis=1, ascending=False)
+    mean = ranks.mean().sort_values(kind="stable")
+    # Sums of squares form: ties make the ranks vary less than 1..k do, and the denominator follows.
+    between = count * float(((mean - (methods + 1) / 2) ** 2).sum())
+    spread = float(((ranks - (methods + 1) / 2) ** 2).to_numpy().sum()) / (count * (methods - 1))
+    statistic = between / spread if spread > 0 else 0.0
+    return Ranks(
+        mean,
+        statistic,
+        float(stats.chi2.sf(statistic, methods - 1)),
+        difference,
+        tuple(str(name) for name in whole.index),
+        left_out,
+        _alike(mean, difference),
+    )
+
+
+def _alike(mean: pd.Series, difference: float) -> tuple[tuple[str, ...], ...]:
+    """Longest runs of sorted mean ranks that span no more than ``difference``, single methods left out."""
+    values, names = mean.to_numpy(), [str(name) for name in mean.index]
+    groups: list[tuple[str, ...]] = []
+    reached = 0
+    for start in range(len(values)):
+        end = int(np.searchsorted(values, values[start] + difference, side="right"))
+        # A run that ends where the one before ended is part of it.
+        if end > reached and end - start > 1:
+            groups.append(tuple(names[start:end]))
+        reached = max(reached, end)
+    return tuple(groups)
 
 
 def sampling_noise(

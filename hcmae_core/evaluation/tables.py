@@ -28,10 +28,10 @@ class Score:
     low: float | None = None
     high: float | None = None
 
-    def text(self, *, interval: bool = False) -> str:
+    def text(self, *, interval: bool = False, between: str = " ") -> str:
         shown = f"{self.mean:.3f} ± {self.sd:.3f}"
         if interval and self.low is not None and self.high is not None:
-            shown += f" ({self.low:.3f} to {self.high:.3f})"
+            shown += f"{between}({self.low:.3f} to {self.high:.3f})"
         return shown
 
 
@@ -80,6 +80,7 @@ TABLE2_ROWS: tuple[tuple[str, str, str], ...] = (
     ("HC-MAE, images only", "hcmae_image", "Added here"),
     ("Trans-MO (omics only)", "trans_mo", "Added here"),
     ("ABMIL on patches", "abmil_patch", "Added here"),
+    ("CLAM-SB on patches", "clam_sb", "Added here"),
     ("Elastic net on omics", "coxnet_omics", "Added here"),
     ("Cox on age, sex, stage", "cox_clinical", "Added here"),
 )
@@ -99,6 +100,8 @@ class ResultTable:
     """Rows of methods, columns of scores; ``cells[row][column]`` is text.
 
     ``caption`` carries the provenance, so that a table that is copied out of the book still says what it shows.
+    A line break in a cell is one on the page. At most ``beside`` columns stand side by side; the rest follows below,
+    with the methods named again.
     """
 
     title: str
@@ -107,6 +110,11 @@ class ResultTable:
     cells: list[list[str]]
     caption: str = ""
     best: set[tuple[int, int]] = field(default_factory=set)
+    beside: int = 6
+
+    def _blocks(self) -> list[range]:
+        count = len(self.columns)
+        return [range(start, min(start + self.beside, count)) for start in range(0, count, self.beside)]
 
     def frame(self) -> pd.DataFrame:
         """As a DataFrame indexed by group and method."""
@@ -121,46 +129,58 @@ class ResultTable:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["data", "method", *self.columns])
         for (group, name), cells in zip(self.rows, self.cells, strict=True):
-            writer.writerow([group, name, *cells])
+            writer.writerow([group, name, *(cell.replace("\n", " ") for cell in cells)])
         return out.getvalue()
 
     def to_html(self) -> str:
-        """A table with header scopes and a caption; best values of a column are bold."""
-        head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in ["Data", "Method", *self.columns])
+        """Tables with header scopes and a caption; best values of a column are bold."""
+        caption = f"{self.title}. {self.caption}"
+        blocks = self._blocks()
+        parts = []
+        for number, columns in enumerate(blocks):
+            parts.append(self._html_block(columns, caption if number == 0 else f"{self.title}, continued."))
+        return "\n".join(parts)
+
+    def _html_block(self, columns: range, caption: str) -> str:
+        names = ["Data", "Method", *(self.columns[column] for column in columns)]
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
         body = []
         for number, ((group, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
-            # A group is written once, on its first row.
-            shown = group if number == 0 or self.rows[number - 1][0] != group else ""
-            line = f'<td>{html.escape(shown)}</td><th scope="row">{html.escape(name)}</th>'
-            for column, cell in enumerate(cells):
-                text = html.escape(cell)
+            line = f'<td>{html.escape(self._group(number))}</td><th scope="row">{html.escape(name)}</th>'
+            for column in columns:
+                text = _html_lines(cells[column])
                 line += f"<td>{f'<strong>{text}</strong>' if (number, column) in self.best else text}</td>"
             body.append(f"<tr>{line}</tr>")
-        caption = f"<caption>{html.escape(self.title)}. {html.escape(self.caption)}</caption>"
         return (
-            f'<table class="results">{caption}<thead><tr>{head}</tr></thead>\n<tbody>'
+            f'<table class="results"><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>'
             + "\n".join(body)
             + "</tbody></table>"
         )
 
+    def _group(self, number: int) -> str:
+        """The group of a row; written once, on its first row."""
+        return self.rows[number][0] if number == 0 or self.rows[number - 1][0] != self.rows[number][0] else ""
+
     def to_latex(self) -> str:
         """A booktabs table."""
+        lines = [r"\begin{table}", rf"\caption{{{_tex(self.title)}. {_tex(self.caption)}}}"]
+        for number, columns in enumerate(self._blocks()):
+            if number:
+                lines += ["", r"\medskip"]
+            lines += self._latex_block(columns)
+        return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+    def _latex_block(self, columns: range) -> list[str]:
         lines = [
-            r"\begin{table}",
-            rf"\caption{{{_tex(self.title)}. {_tex(self.caption)}}}",
-            r"\begin{tabular}{ll" + "l" * len(self.columns) + "}",
+            r"\begin{tabular}{ll" + "l" * len(columns) + "}",
             r"\toprule",
-            " & ".join(["Data", "Method", *map(_tex, self.columns)]) + r" \\",
+            " & ".join(["Data", "Method", *(_tex(self.columns[column]) for column in columns)]) + r" \\",
             r"\midrule",
         ]
-        for number, ((group, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
-            shown = group if number == 0 or self.rows[number - 1][0] != group else ""
-            written = [
-                rf"\textbf{{{_tex(cell)}}}" if (number, column) in self.best else _tex(cell)
-                for column, cell in enumerate(cells)
-            ]
-            lines.append(" & ".join([_tex(shown), _tex(name), *written]) + r" \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+        for number, ((_, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
+            written = [_tex_lines(cells[column], bold=(number, column) in self.best) for column in columns]
+            lines.append(" & ".join([_tex(self._group(number)), _tex(name), *written]) + r" \\")
+        return [*lines, r"\bottomrule", r"\end{tabular}"]
 
     def write(self, folder: str | Path, name: str) -> list[Path]:
         """<name>.html, <name>.tex and <name>.csv in ``folder``; returns their paths."""
@@ -192,6 +212,19 @@ _TEX = str.maketrans(
 
 def _tex(text: str) -> str:
     return text.translate(_TEX)
+
+
+def _tex_lines(cell: str, *, bold: bool) -> str:
+    lines = [
+        rf"\textbf{{{_tex(line)}}}" if bold and number == 0 else _tex(line)
+        for number, line in enumerate(cell.split("\n"))
+    ]
+    return lines[0] if len(lines) == 1 else r"\shortstack[l]{" + r" \\ ".join(lines) + "}"
+
+
+def _html_lines(cell: str) -> str:
+    first, *rest = (html.escape(line) for line in cell.split("\n"))
+    return first + "".join(f"<br><small>{line}</small>" for line in rest)
 
 
 def score(predictions: pd.DataFrame, *, draws: int = 300) -> Score:
@@ -254,7 +287,8 @@ def table2(
 ) -> ResultTable:
     """Table II: methods by cancers; ``ours`` maps method name -> cancer -> Score.
 
-    Each cancer has two columns, the paper's value and ours. A method or cancer that has not been run says so.
+    Each cancer has two columns, the paper's value and ours, with ``interval`` on a second line. A method or cancer
+    that has not been run says so.
     """
     columns = [f"{cancer} {who}" for cancer in cancers for who in ("paper", "ours")]
     rows, cells, values = [], [], []
@@ -264,12 +298,15 @@ def table2(
         for cancer in cancers:
             paper = PAPER_TABLE2.get(label, {}).get(cancer)
             own = ours.get(key, {}).get(cancer)
-            line += [paper.text() if paper else "", own.text(interval=interval) if own else NOT_RUN]
+            mine = own.text(interval=interval, between="\n") if own else NOT_RUN
+            line += [paper.text() if paper else "", mine]
             numbers += [paper.mean if paper else None, own.mean if own else None]
         cells.append(line)
         values.append(numbers)
     caption = (
-        "C-index, mean ± sd over folds. Paper: published values on real TCGA. Ours: "
+        "C-index, mean ± sd over folds"
+        + ("; ours with a 95 % bootstrap interval over patients" if interval else "")
+        + ". Paper: published values on real TCGA. Ours: "
         + provenance_text(provenance)
         + ". A synthetic cohort cannot confirm or refute a published value."
     )

@@ -17,7 +17,6 @@ from .hcmae import (
     HCMAE,
     AttentionPool,
     CrossAttention,
-    InputScale,
     OmicsProjection,
     RiskHead,
     RiskKind,
@@ -25,6 +24,7 @@ from .hcmae import (
     Transformer,
     _check_bag,
 )
+from .layers import InputScale
 
 Tokens = Literal["patch", "region_reg", "region"]
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hcmae_core.models.layers import (
     Decoder,
+    InputScale,
     MaskedOutput,
     init_weights,
     random_order,
@@ -49,6 +50,8 @@ class MAERegion(nn.Module):
     - ``none``: no cross-attention, the ablation MAE-Reg.
 
     residual: add the encoder's output to what the attention mixes; the paper states none.
+    standardise: bring every dimension of the patch vectors to mean 0 and deviation 1 first, by ``vector_scale``, which
+    pre-training fits on the pool; the paper states nothing, the release takes them as they are.
     Vectors of masked patches are never shown to the decoder. Raises ValueError for an unknown reading or sizes that do
     not divide. Source: section II-B.2, Eq. 3-5; defaults of the decoder are the release's.
     """
@@ -70,6 +73,7 @@ class MAERegion(nn.Module):
         class_token: bool = True,
         attention: Reading = "q_enc_kv_patch",
         residual: bool = False,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         if region % patch:
@@ -87,6 +91,7 @@ class MAERegion(nn.Module):
             pixels, self.side, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, class_token=class_token
         )
         self.cross = RegionCrossAttention(dim) if attention != "none" else None
+        self.vector_scale = InputScale(dim) if standardise and self.needs_patch_vectors else None
         self.decoder = Decoder(
             dim,
             self.side,
@@ -119,7 +124,8 @@ class MAERegion(nn.Module):
         expected = (batch, self.length, self.encoder.norm.normalized_shape[0])
         if tuple(patch_vectors.shape) != expected:
             raise ValueError(f"patch vectors have shape {tuple(patch_vectors.shape)}, expected {expected}")
-        return patch_vectors.float()
+        vectors = patch_vectors.float()
+        return vectors if self.vector_scale is None else self.vector_scale(vectors)
 
     def _attend(self, embedded: Tensor, encoded: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x_P [B, K, D], encoder output [B, (1 +) K, D], x_A [B, K, D] to x_C [B, (1 +) K, D] and attention weights."""

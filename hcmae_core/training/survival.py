@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import MutableMapping
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +26,7 @@ from torch import nn
 from hcmae_core.cohort.splits import check_outcome
 from hcmae_core.config import MODALITIES, Manifest, Profile, Protocol
 from hcmae_core.evaluation.metrics import breslow_survival
-from hcmae_core.files import atomic_path
+from hcmae_core.files import atomic_path, read_json, write_json
 from hcmae_core.training.bags import STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
 from hcmae_core.training.fit import FoldInputs, FoldOutput, fit_network
 from hcmae_core.training.methods import METHODS, Method, get_method, register
@@ -472,7 +473,46 @@ def cross_validate(
     if out_dir is not None:
         with atomic_path(Path(out_dir) / f"{method}.parquet") as temporary:
             frame.to_parquet(temporary)
+        paths = {task[:2]: _part_path(folder, task, data) for task in tasks}
+        records = [
+            {"repeat": repeat, "fold": fold, **_read_cost(path)} for (repeat, fold), path in paths.items() if path
+        ]
+        write_json(Path(out_dir) / f"{method}.cost.json", {"folds": records})
     return frame
+
+
+# What is noted of a fold beside its predictions.
+COSTS = ("seconds", "parameters", "networks", "gpu_mib")
+
+
+def fold_costs(out_dir: str | Path, method: str) -> pd.DataFrame:
+    """What the folds of a method took: [repeat, fold, seconds, parameters, networks, gpu_mib], NaN where unknown.
+
+    ``seconds`` are those of fitting and predicting one fold (its choice of omics left out: methods share it),
+    ``parameters`` those of one of its ``networks``, ``gpu_mib`` the most memory that tensors took on a GPU.
+    ``out_dir`` is that of ``cross_validate``; the table is empty where the method was not run there.
+    """
+    path = Path(out_dir) / f"{method}.cost.json"
+    rows = read_json(path)["folds"] if path.exists() else []
+    return pd.DataFrame(rows, columns=["repeat", "fold", *COSTS]).astype(dict.fromkeys(COSTS, float))
+
+
+def _read_cost(path: Path) -> dict[str, float | None]:
+    # Folds of an earlier version have none: that is no reason to train them again.
+    record = path.with_suffix(".json")
+    stored = read_json(record) if record.exists() else {}
+    return {name: stored.get(name) for name in COSTS}
+
+
+def _write_cost(path: Path, output: FoldOutput, seconds: float, device: torch.device) -> None:
+    networks = len(output.models)
+    record: dict[str, float | None] = {
+        "seconds": seconds,
+        "parameters": sum(p.numel() for p in output.models[0].parameters()) if networks else None,
+        "networks": networks or None,
+        "gpu_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+    }
+    write_json(path.with_suffix(".json"), record)
 
 
 # Read by forked workers: nothing is pickled on the way in, so that bags are shared and not copied.
@@ -516,10 +556,15 @@ def run_fold(
     """Train and predict one fold; the predictions are kept at ``path``."""
     repeat, fold, train, test = task
     inputs = fold_inputs(method, data, train, test, profile, protocol, seed, omics_cache, device, (repeat, fold))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
     output = fit_fold(method, inputs)
+    seconds = time.perf_counter() - start
     frame = _predictions(data, task, output, grid)
     log.info("%s repeat %d fold %d: %s", method.name, repeat, fold, output.info)
     if path is not None:
+        _write_cost(path, output, seconds, device)
         with atomic_path(path) as temporary:
             frame.to_parquet(temporary)
     return frame
@@ -668,6 +713,7 @@ __all__ = [
     "PackedBags",
     "SurvivalData",
     "cross_validate",
+    "fold_costs",
     "fold_omics",
     "get_method",
     "load_inputs",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..hcmae import InputScale, RiskHead, RiskKind, masked_softmax
+from ..hcmae import RiskHead, RiskKind, masked_softmax
+from ..layers import InputScale
 
 
 class GatedAttentionMIL(nn.Module):
