@@ -350,6 +350,66 @@ def test_few_events_in_a_fold_warn_and_count() -> None:
     assert metrics.mean_concordance(frame)[0] == pytest.approx(table["c_index"].dropna().mean())
 
 
+@pytest.mark.parametrize(
+    ("methods", "q"),
+    [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (8, 3.031), (9, 3.102), (10, 3.164)],
+)
+def test_critical_difference_has_the_published_quantiles(methods: int, q: float) -> None:
+    # Table 5a of Demsar 2006; its last digit is off by one at 3 and 7 methods.
+    difference = compare.nemenyi_difference(methods, 14)
+    assert difference == pytest.approx(q * np.sqrt(methods * (methods + 1) / 84), abs=0.0011)
+
+
+def test_ranks_by_hand() -> None:
+    scores = pd.DataFrame(
+        {"a": [0.9, 0.8, 0.7, np.nan], "b": [0.8, 0.8, 0.6, 0.5], "c": [0.5, 0.6, 0.5, 0.6]},
+        index=["LIHC", "BRCA", "LUAD", "COAD"],
+    )
+    ranks = compare.rank_methods(scores)
+    # LIHC 1 2 3, BRCA 1.5 1.5 3, LUAD 1 2 3; COAD lacks a method.
+    assert ranks.mean.to_dict() == pytest.approx({"a": 3.5 / 3, "b": 5.5 / 3, "c": 3.0})
+    assert list(ranks.mean.index) == ["a", "b", "c"]
+    assert ranks.cancers == ("LIHC", "BRCA", "LUAD")
+    assert ranks.left_out == ("COAD",)
+    # 2 * (2.5^2 + 0.5^2 + 3^2) / (2 + 1.5 + 2)
+    assert ranks.statistic == pytest.approx(2 * 15.5 / 5.5)
+    assert ranks.p == pytest.approx(np.exp(-ranks.statistic / 2))
+    assert ranks.critical_difference == pytest.approx(2.344 * np.sqrt(12 / 18), abs=1e-3)
+    assert ranks.groups == (("a", "b", "c"),)
+
+
+def test_friedman_equals_scipy_with_and_without_ties() -> None:
+    rng = np.random.default_rng(3)
+    for digits in (6, 1):
+        values = rng.normal(size=(6, 5)).round(digits)
+        ranks = compare.rank_methods(pd.DataFrame(values, columns=list("abcde")))
+        expected = stats.friedmanchisquare(*values.T)
+        assert ranks.statistic == pytest.approx(expected.statistic)
+        assert ranks.p == pytest.approx(expected.pvalue)
+
+
+def test_bars_join_what_cannot_be_told_apart() -> None:
+    # Twenty cancers that agree: ranks 1 to 5 exactly, and a critical difference of 1.36.
+    same = pd.DataFrame(np.tile([0.9, 0.8, 0.7, 0.6, 0.5], (20, 1)), columns=list("abcde"))
+    ranks = compare.rank_methods(same)
+    assert ranks.critical_difference == pytest.approx(2.728 * np.sqrt(30 / 120), abs=1e-3)
+    assert ranks.groups == (("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"))
+    # Sixty: 0.79, so that no two ranks are alike and there is no bar.
+    assert compare.rank_methods(pd.concat([same] * 3, ignore_index=True)).groups == ()
+    none = compare.rank_methods(pd.DataFrame(np.ones((3, 2)), columns=["a", "b"]))
+    assert (none.statistic, none.p, none.groups) == (0.0, 1.0, (("a", "b"),))
+
+
+def test_ranks_need_two_methods_and_two_cancers() -> None:
+    for scores in (
+        pd.DataFrame({"a": [0.5, 0.6]}),
+        pd.DataFrame({"a": [0.5], "b": [0.6]}),
+        pd.DataFrame({"a": [0.5, np.nan], "b": [0.6, 0.7]}),
+    ):
+        with pytest.raises(ValueError, match="at least two of each"):
+            compare.rank_methods(scores)
+
+
 def test_sampling_noise_matches_the_size_of_the_paper_cohorts() -> None:
     # LUAD, 374 patients, 36 % deaths: simulated elsewhere as 0.058 for a fold and 0.025 for the mean.
     single, mean = compare.sampling_noise(374, 0.36, c_index=0.65, draws=60, seed=1)
@@ -422,6 +482,23 @@ def test_table2_and_its_renderings() -> None:
     read = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
     assert list(read.columns) == ["data", "method", *table.columns]
     assert len(read) == len(tables.TABLE2_ROWS)
+
+
+def test_six_cancers_are_two_blocks_with_intervals_on_a_line_of_their_own() -> None:
+    ours = {"hcmae": {"LIHC": tables.Score(0.71, 0.04, 0.66, 0.76)}}
+    table = tables.table2(ours, interval=True)
+    page = table.to_html()
+    assert page.count("<table") == 2
+    assert page.count("<tr>") == 2 * (len(tables.TABLE2_ROWS) + 1)
+    assert page.index("LUAD ours") < page.index("continued") < page.index("COAD paper")
+    assert "0.710 ± 0.040<br><small>(0.660 to 0.760)</small>" in page
+    tex = table.to_latex()
+    assert tex.count(r"\begin{tabular}{llllllll}") == tex.count(r"\end{tabular}") == 2
+    assert tex.count(r"\caption") == 1
+    assert r"\shortstack[l]{\textbf{0.710 $\pm$ 0.040} \\ (0.660 to 0.760)}" in tex
+    read = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
+    assert len(read.columns) == 14
+    assert "0.710 ± 0.040 (0.660 to 0.760)" in set(read["LIHC ours"])
 
 
 def test_table3_and_figure2() -> None:
@@ -620,6 +697,9 @@ def test_every_survival_figure_can_be_drawn() -> None:
         plots.plot_fold_scores({"hcmae": metrics.fold_concordance(frame)}, oracle=0.8),
         plots.plot_comparison(summary, labels={"hcmae": "HC-MAE"}, oracle=0.8),
         plots.plot_differences(compare.compare({"hcmae": frame, "x": worse}, "hcmae", draws=20)),
+        plots.plot_critical_difference(
+            compare.rank_methods(pd.DataFrame(np.eye(3), columns=["hcmae", "mcat", "x"])), labels={"hcmae": "HC-MAE"}
+        ),
         plots.plot_leaks(leaks),
         plots.plot_calibration({"one": metrics.calibration(frame, 400)}),
         plots.plot_brier({"hcmae": metrics.brier(frame)}),

@@ -34,6 +34,21 @@ def plain_style() -> Iterator[None]:
         yield
 
 
+def test_nuclei_are_outlined_where_they_lie() -> None:
+    labels = np.zeros((2, 20, 20), int)
+    labels[0, 2:6, 3:9], labels[0, 6:10, 3:9] = 1, 2  # two that touch keep a line each
+    figure = plots.plot_nuclei(np.stack([picture(20, 20), picture(20, 20, 1)]), labels)
+    assert titles(figure) == ["2 nuclei", "0 nuclei"]
+    first, second = figure.axes[2].lines
+    assert (min(first.get_xdata()), max(first.get_xdata())) == (2.5, 8.5)
+    assert (min(first.get_ydata()), max(first.get_ydata())) == (1.5, 5.5)
+    assert min(second.get_ydata()) == 5.5
+    assert not figure.axes[0].lines
+    assert not figure.axes[3].lines
+    with pytest.raises(ValueError, match="do not fit"):
+        plots.plot_nuclei(np.zeros((2, 20, 20, 3), np.uint8), labels[:1])
+
+
 def test_pyramid_has_a_panel_per_level() -> None:
     levels = [picture(64, 64), picture(16, 16), picture(4, 4)]
     figure = plots.plot_pyramid(levels, [1, 4, 16.0005], title="one square")

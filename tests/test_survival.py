@@ -144,6 +144,25 @@ def test_same_seed_same_risks_and_state_of_torch_is_kept(
     assert not np.allclose(first["risk"], third["risk"])
 
 
+def test_folds_note_what_they_cost(tmp_path, data: SurvivalData, folds: pd.DataFrame, profile: Profile) -> None:
+    fast = changed(profile, epochs=1, ensemble=2)
+    cross_validate("trans_mo", data, folds, fast, out_dir=tmp_path, device="cpu")
+    costs = survival.fold_costs(tmp_path, "trans_mo")
+    assert list(costs["fold"]) == [0, 1, 2]
+    assert (costs["seconds"] > 0).all()
+    assert (costs["networks"] == 2).all()
+    models, _ = train_models("trans_mo", data, np.arange(len(data.patients)), fast)
+    assert (costs["parameters"] == sum(p.numel() for p in models[0].parameters())).all()
+    assert costs["gpu_mib"].isna().all()
+    # A fold of an earlier version has no note: it is not trained again, and says nothing.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("*.parquet")}
+    sorted((tmp_path / "parts").rglob("*.json"))[0].unlink()
+    cross_validate("trans_mo", data, folds, fast, out_dir=tmp_path, device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert survival.fold_costs(tmp_path, "trans_mo")["seconds"].isna().tolist() == [True, False, False]
+    assert survival.fold_costs(tmp_path, "hcmae").empty
+
+
 def test_resume_skips_finished_folds(
     tmp_path, data: SurvivalData, folds: pd.DataFrame, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,7 +145,7 @@ class ResultTable:
         names = ["Data", "Method", *(self.columns[column] for column in columns)]
         head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
         body = []
-        for number, ((group, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
+        for number, ((_, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
             line = f'<td>{html.escape(self._group(number))}</td><th scope="row">{html.escape(name)}</th>'
             for column in columns:
                 text = _html_lines(cells[column])

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from hcmae_core.plots import style
 
-__all__ = ["plot_contact_sheet", "plot_kept_and_rejected", "plot_nested_squares", "plot_pyramid", "plot_tissue"]
+__all__ = [
+    "plot_contact_sheet",
+    "plot_kept_and_rejected",
+    "plot_nested_squares",
+    "plot_nuclei",
+    "plot_pyramid",
+    "plot_tissue",
+]
 
 _GROUPS = ("kept", "rejected")
 # Panels are about this many pixels wide: larger pictures are averaged to it, smaller ones keep their pixels as squares.
@@ -99,6 +106,28 @@ def plot_nested_squares(pictures: Mapping[str, tuple[NDArray[np.uint8], int | No
         for line in np.arange(0, picture.shape[0] + 1, step) - 0.5 if step else ():
             ax.axhline(line, color="white", linewidth=0.4)
             ax.axvline(line, color="white", linewidth=0.4)
+    return made
+
+
+def plot_nuclei(patches: NDArray[np.uint8], labels: NDArray[np.integer]) -> Figure:
+    """Patches [N, p, p, 3] above, the same below with every labelled nucleus of ``labels`` [N, p, p] outlined.
+
+    Raises ValueError when the two differ in number or size.
+    """
+    if patches.shape[:3] != labels.shape:
+        raise ValueError(f"patches {list(patches.shape)} and labels {list(labels.shape)} do not fit each other")
+    from skimage.measure import find_contours
+
+    made, axes = style.image_figure(2, len(patches), squeeze=False)
+    for column, (patch, found) in enumerate(zip(patches, labels, strict=True)):
+        for ax in axes[:, column]:
+            ax.imshow(patch, interpolation=_interpolation(patch))
+        # One nucleus at a time: neighbours that touch keep a line each.
+        for number in range(1, int(found.max()) + 1):
+            for line in find_contours(np.pad(found == number, 1).astype(float), 0.5):
+                axes[1, column].plot(line[:, 1] - 1, line[:, 0] - 1, color="#ffd60a", linewidth=1.3)
+        axes[1, column].set_title(f"{int(found.max())} nuclei", fontsize=9)
+        axes[1, column].set(xlim=(-0.5, patch.shape[1] - 0.5), ylim=(patch.shape[0] - 0.5, -0.5))
     return made
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "plot_calibration",
     "plot_comparison",
     "plot_cox_geometry",
+    "plot_critical_difference",
     "plot_differences",
     "plot_fold_scores",
     "plot_gene_attributions",
@@ -159,6 +160,58 @@ def plot_differences(table: pd.DataFrame, *, labels: Mapping[str, str] | None = 
     )
     ax.axvline(0, color=style.INK, linewidth=1)
     ax.set_xlabel("difference in C-index, 95 % (thick: over test patients, thin: over training sets)")
+    return fig
+
+
+def plot_critical_difference(ranks: Any, *, labels: Mapping[str, str] | None = None) -> Figure:
+    """Mean ranks on a line, best on the left; a bar joins methods that cannot be told apart (Demsar 2006).
+
+    ranks: evaluation.compare.Ranks; the ruler above the line has the length of the critical difference.
+    """
+    names = [str(name) for name in ranks.mean.index]
+    places = ranks.mean.to_numpy()
+    count = len(names)
+    half = -(-count // 2)
+    bar, row = 0.16, 0.27  # inches between two bars, between two names
+    below = 0.14 + bar * len(ranks.groups)
+    above, depth = 0.62, below + row * half
+    fig, ax = style.figure(width="wide", height=above + depth + 0.1)
+    # One unit upwards is one inch; the sides leave room for the names.
+    side = 0.34 * max(count - 1, 1)
+    ax.set(xlim=(1 - side, count + side), ylim=(-depth - 0.05, above))
+    style.bare(ax)
+    ax.plot([1, count], [0, 0], color=style.INK, linewidth=1.2)
+    for tick in range(1, count + 1):
+        ax.plot([tick, tick], [0, 0.06], color=style.INK, linewidth=0.8)
+        ax.text(tick, 0.09, str(tick), ha="center", va="bottom", fontsize=8)
+    for number, (name, place) in enumerate(zip(names, places, strict=True)):
+        left = number < half
+        level = -below - row * (number if left else count - 1 - number) - 0.12
+        end = 1 - 0.05 * side if left else count + 0.05 * side
+        ax.plot([place, place, end], [0, level, level], color=style.colour(name), linewidth=1)
+        ax.plot(place, 0, "o", color=style.colour(name), markersize=4.5, zorder=3)
+        text = (
+            f"{(labels or {}).get(name, name)}  {place:.1f}"
+            if left
+            else f"{place:.1f}  {(labels or {}).get(name, name)}"
+        )
+        ax.text(end, level, f" {text} ", ha="right" if left else "left", va="center", fontsize=8)
+    for number, group in enumerate(ranks.groups):
+        ends = places[names.index(group[0])] - 0.06, places[names.index(group[-1])] + 0.06
+        level = -0.14 - bar * number
+        ax.plot(ends, [level, level], color=style.INK, linewidth=3.2, solid_capstyle="butt")
+    reach = min(ranks.critical_difference, count + side - 1)
+    ax.plot([1, 1 + reach], [0.42, 0.42], color=style.MUTED, linewidth=1.2)
+    for x in (1, 1 + reach):
+        ax.plot([x, x], [0.37, 0.47], color=style.MUTED, linewidth=1.2)
+    ax.text(
+        1 + reach / 2,
+        0.46,
+        f"critical difference {ranks.critical_difference:.1f}",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+    )
     return fig
 
 
