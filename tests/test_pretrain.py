@@ -546,7 +546,7 @@ def test_patch_vectors_are_standardised_by_the_pool(tmp_path: Path) -> None:
     for number, path in enumerate(stores):
         values = (rng.normal(size=(8, 16, 16)) * np.arange(16) + number).astype(np.float16)
         values[..., 0] = 2.0  # a dimension that says nothing
-        pool.append(values.reshape(-1, 16).astype(np.float64))
+        pool.append(values.astype(np.float64))
         with h5py.File(path, "r+") as handle:
             handle["patch_vectors"][...] = values
     stream = {"stream": MemoryStream("region"), "progress": False}
@@ -554,14 +554,15 @@ def test_patch_vectors_are_standardised_by_the_pool(tmp_path: Path) -> None:
     model = load_mae_region(pretrain_region(stores, profile, tmp_path / "a", 3, **stream))
     assert model.vector_scale is not None
     together = np.concatenate(pool)
-    np.testing.assert_allclose(model.vector_scale.mean, together.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(model.vector_scale.scale[1:], together.std(0)[1:], rtol=1e-5)
+    means = together.mean(1)
+    np.testing.assert_allclose(model.vector_scale.mean, means.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.vector_scale.scale[1:], means.std(0)[1:], rtol=1e-5)
     assert model.vector_scale.scale[0] == 1.0
     plain = build_mae_region(tiny_profile(region_residual=True))
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("vector_scale.")}
     plain.load_state_dict(state)
     regions = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
-    vectors = torch.as_tensor(together[:32].reshape(2, 16, 16), dtype=torch.float32)
+    vectors = torch.as_tensor(together[:2], dtype=torch.float32)
     with torch.inference_mode():
         expected = plain.eval().encode(regions, model.vector_scale(vectors))
         torch.testing.assert_close(model.encode(regions, vectors), expected)

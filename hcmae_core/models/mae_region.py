@@ -50,8 +50,9 @@ class MAERegion(nn.Module):
     - ``none``: no cross-attention, the ablation MAE-Reg.
 
     residual: add the encoder's output to what the attention mixes; the paper states none.
-    standardise: bring every dimension of the patch vectors to mean 0 and deviation 1 first, by ``vector_scale``, which
-    pre-training fits on the pool; the paper states nothing, the release takes them as they are.
+    standardise: scale the patch vectors first, by ``vector_scale``, so that each dimension of their mean over a region
+    has mean 0 and deviation 1 in the pool, as the encoder's normalised output; the paper states nothing, the release
+    takes them as they are.
     Vectors of masked patches are never shown to the decoder. Raises ValueError for an unknown reading or sizes that do
     not divide. Source: section II-B.2, Eq. 3-5; defaults of the decoder are the release's.
     """

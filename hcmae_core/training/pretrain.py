@@ -376,15 +376,17 @@ def _vector_weights(stores: Sequence[Path]) -> set[str]:
 
 
 def _vector_statistics(stores: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation [D] of every patch vector of the pool, one slide at a time."""
-    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    """Mean [D] of the pool's patch vectors and deviation [D] of their mean over a region, one slide at a time.
+
+    What the cross-attention hands on is a weighted mean over a region, so it is regions, not patches, that must differ
+    by about one.
+    """
+    means = []
     for path in sorted(map(Path, stores), key=lambda p: p.stem):
         with h5py.File(path, "r") as handle:
-            data = handle["patch_vectors"]
-            values = np.asarray(data, dtype=np.float64).reshape(-1, data.shape[-1])
-        count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
-    mean = total / count
-    spread = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+            means.append(np.asarray(handle["patch_vectors"], dtype=np.float64).mean(axis=1))
+    regions = np.concatenate(means)
+    mean, spread = regions.mean(axis=0), regions.std(axis=0)
     return torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(spread, dtype=torch.float32)
 
 
