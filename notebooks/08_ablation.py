@@ -110,7 +110,7 @@ plots.plot_differences(rows, labels=labels)
 # **What to see.** An interval that crosses zero means that this cohort cannot tell the two apart; it does not mean that they are equal.
 #
 # **Takeaway.** An ablation is a set of paired comparisons. It says something when neighbours differ in one thing and the interval
-# is narrower than the difference.
+# excludes zero.
 
 # %% [markdown]
 # ````{exercise}

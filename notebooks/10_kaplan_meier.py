@@ -78,7 +78,11 @@ both = {
 }
 pd.DataFrame(
     {
-        split: {"log-rank p": g.log_rank_p, "hazard ratio": g.hazard_ratio, "high-risk patients": g.high.patients}
+        split: {
+            "log-rank p": f"{g.log_rank_p:.2g}",
+            "hazard ratio (95 %)": g.ratio_text(),
+            "high-risk patients": f"{g.high.patients} of {g.high.patients + g.low.patients}",
+        }
         for split, g in both.items()
     }
 ).T

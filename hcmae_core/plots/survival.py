@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from hcmae_core.plots import style
@@ -42,28 +43,33 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
     count = len(groups)
     columns = min(columns, count)
     rows = -(-count // columns)
-    fig, axes = style.figure(rows, columns, width="wide", height=3.1 * rows, squeeze=False)
+    fig, axes = style.figure(rows, columns, width="wide", height=3.5 * rows, squeeze=False)
     for ax, (title, verdict) in zip(axes.ravel(), groups.items(), strict=False):
         for curve in (verdict.low, verdict.high):
             colour = style.colour(curve.label)
             years = curve.days / 365.25
             ax.step(years, curve.survival, where="post", color=colour, label=f"{curve.label} risk")
             ax.fill_between(years, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
-        ax.set_title(title)
+        # The verdict stands under the title: inside the panel a curve may run anywhere.
+        ax.set_title(title, pad=16)
+        ax.text(
+            0.0,
+            1.02,
+            f"p = {verdict.log_rank_p:.2g}, HR {verdict.ratio_text()}",
+            transform=ax.transAxes,
+            fontsize=7,
+            va="bottom",
+        )
         ax.set_ylim(0, 1.02)
         _numbers_at_risk(ax, verdict)
-        ax.text(
-            0.03,
-            0.04,
-            f"p = {verdict.log_rank_p:.2g}\nHR {verdict.ratio_text()}",
-            transform=ax.transAxes,
-            fontsize=8,
-        )
     for ax in axes[:, 0]:
         ax.set_ylabel("alive")
     for ax in axes.ravel()[count:]:
         ax.set_visible(False)
-    axes[0, 0].legend(loc="upper right")
+    engine = fig.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(hspace=0.07)  # room between the numbers at risk and the next row's titles
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return fig
 
 
@@ -127,7 +133,7 @@ def plot_comparison(
     ax.set_yticks(rows, [(labels or {}).get(str(name), str(name)) for name in table.index])
     if "paper" in table.columns and np.isfinite(table["paper"]).any():
         ax.plot([], [], "D", markerfacecolor="none", markeredgecolor=style.INK, label="paper (real data)")
-        ax.legend(loc="lower right")
+        fig.legend(loc="outside lower left")
     _reference(ax, oracle)
     ax.set_xlabel("C-index, mean over folds; line: 95 % over patients")
     return fig
