@@ -122,6 +122,10 @@ plots.plot_follow_up(cohort.table, min_days=run.manifest.inclusion.min_days, tit
 # %% [markdown]
 # **What to see.** How much of each curve lies near the dotted line. A limit there takes deaths and censored patients in unequal
 # numbers if one curve falls sooner; the further it is moved to the right, the more it chooses by the outcome (first exercise).
+#
+# A synthetic twin imitates the formats and the oddities of its cancer, not its prognosis: how many die and how soon is set in the
+# manifest (`synthetic:`). The small twin of LIHC has more deaths than TCGA's patients, so that half as many patients can still teach a
+# network something.
 
 # %%
 table = cohort.table
