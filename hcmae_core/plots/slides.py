@@ -123,10 +123,11 @@ def plot_nuclei(patches: NDArray[np.uint8], labels: NDArray[np.integer]) -> Figu
         for ax in axes[:, column]:
             ax.imshow(patch, interpolation=_interpolation(patch))
         # One nucleus at a time: neighbours that touch keep a line each.
-        for number in range(1, int(found.max()) + 1):
+        numbers = np.unique(found[found > 0])
+        for number in numbers:
             for line in find_contours(np.pad(found == number, 1).astype(float), 0.5):
                 axes[1, column].plot(line[:, 1] - 1, line[:, 0] - 1, color="#ffd60a", linewidth=1.3)
-        axes[1, column].set_title(f"{int(found.max())} nuclei", fontsize=9)
+        axes[1, column].set_title(f"{len(numbers)} nuclei", fontsize=9)
         axes[1, column].set(xlim=(-0.5, patch.shape[1] - 0.5), ylim=(patch.shape[0] - 0.5, -0.5))
     return made
 
