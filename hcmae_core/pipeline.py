@@ -420,7 +420,11 @@ class Run:
         return Stage(run.dir, name, {"weights": file_hash(weights)}, (run._slides_stage().key,))
 
     def embed(self) -> None:
-        """Patch and region vectors of this cancer's slides, with the weights that lie in the pre-training folder."""
+        """Patch and region vectors of this cancer's slides, with the weights that lie in the pre-training folder.
+
+        HIPT's vectors too, where its two stages have been trained. Raises FileNotFoundError for missing weights.
+        """
+        from hcmae_core.training.dino import embed_hipt_patches, embed_hipt_regions
         from hcmae_core.training.embed import embed_patches, embed_regions
 
         for path in (self.patch_weights, *(self.region_weights(v) for v in REGION_VARIANTS)):
@@ -436,6 +440,17 @@ class Run:
             weights = self.region_weights(variant)
             self._embed_stage(self, f"region_vectors_{variant}", weights).run(
                 stores, partial(embed_regions, stores, weights, self.profile, variant=variant)
+            )
+        hipt_patch, hipt_region = (
+            self.pretrain_dir / "dino" / f"hipt_{stage}.safetensors" for stage in ("patch", "region")
+        )
+        if hipt_patch.exists() and hipt_region.exists():
+            # The second stage reads the vectors of the first.
+            self._embed_stage(self, "hipt_patch_vectors", hipt_patch).run(
+                stores, lambda: embed_hipt_patches(stores, hipt_patch, self.profile, progress=False)
+            )
+            self._embed_stage(self, "hipt_region_vectors", hipt_region).run(
+                stores, lambda: embed_hipt_regions(stores, hipt_region, self.profile, progress=False)
             )
 
     # --- survival -----------------------------------------------------------------------------------------------

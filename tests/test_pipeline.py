@@ -16,6 +16,7 @@ from hcmae_core.cli import typer_app
 from hcmae_core.config import ConfigError, Profile
 from hcmae_core.pipeline import Run, all_runs
 from hcmae_core.slides.batch import REASONS
+from hcmae_core.slides.store import SlideStore
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +35,8 @@ OVERRIDES = {
     "survival.epochs": 2,
     "survival.repeats": 1,
 }
+
+SHORT_DINO = {"epochs": 1, "samples_per_epoch": 64}
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,23 @@ def test_strict_stops_at_a_bad_slide_and_the_summary_names_it_otherwise(run: Run
 
     # Finished is not clean: a stage that need not run again still ends with an error.
     assert hcmae("slides", "--strict").exit_code == 1
+
+
+@pytest.mark.slow
+def test_cohort_outside_the_pool_gets_every_vector(run: Run) -> None:
+    """The null cohort trains nothing, but is read by every network that was trained."""
+    small = {f"dino.{stage}.{key}": value for stage in ("patch", "region") for key, value in SHORT_DINO.items()}
+    options = {"overrides": {**OVERRIDES, **small}}
+    pool = Run("LIHC", "smoke", "synthetic", 0, run.data_dir, run.run_dir, **options)
+    null = Run("NULL", "smoke", "synthetic", 0, run.data_dir, run.run_dir, **options)
+    null.synthesise(workers=1)
+    null.curate()
+    null.make_slides(workers=1, progress=False)
+    null.embed()
+    store = SlideStore(null.stores()[0])
+    assert set(store.vector_weights) == {"patch_vectors", "region_vectors", "region_vectors_reg"}
+    pool.pretrain_dino(progress=False)
+    null.embed()
+    ours, theirs = SlideStore(null.stores()[0]).vector_weights, SlideStore(pool.stores()[0]).vector_weights
+    assert set(ours) == {*store.vector_weights, "hipt_patch_vectors", "region_vectors_hipt"}
+    assert all(theirs[name] == weights for name, weights in ours.items())
