@@ -233,8 +233,6 @@ class Fidelity(_Strict):
 
     region_attention: Literal["q_enc_kv_patch", "eq4", "prose", "none"] = "q_enc_kv_patch"
     region_residual: bool = False
-    # Patch vectors scaled before the cross-attention: their mean over a region has mean 0 and deviation 1 in the pool.
-    region_standardise: bool = False
     # MAE-PatReg starts from the weights of MAE-Reg (the release) instead of from scratch.
     region_warm_start: bool = False
     extract_depth: PositiveInt | None = None

@@ -19,13 +19,13 @@ from hcmae_core.models.baselines.abmil import GatedAttentionMIL
 from hcmae_core.models.hcmae import (
     HCMAE,
     CrossAttention,
+    InputScale,
     RiskHead,
     ThumbnailEmbedding,
     count_parameters,
     masked_softmax,
     sincos_positions,
 )
-from hcmae_core.models.layers import InputScale
 
 SIZES = {"vector_dim": 24, "thumbnail": 8, "omics_features": 10}
 TRANSFORMER = {"dim": 24, "depth": 2, "heads": 4, "mlp_ratio": 2.0}

@@ -17,6 +17,7 @@ from .hcmae import (
     HCMAE,
     AttentionPool,
     CrossAttention,
+    InputScale,
     OmicsProjection,
     RiskHead,
     RiskKind,
@@ -24,7 +25,6 @@ from .hcmae import (
     Transformer,
     _check_bag,
 )
-from .layers import InputScale
 
 Tokens = Literal["patch", "region_reg", "region"]
 

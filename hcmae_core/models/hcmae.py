@@ -13,11 +13,36 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from hcmae_core.models.layers import InputScale
-
 RiskKind = Literal["scaled_sigmoid", "sigmoid", "linear"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class InputScale(nn.Module):
+    """Standardise vectors [..., D] by the mean and deviation of the training patients; both are buffers.
+
+    Encoder outputs have dimensions of very different spread. Until ``fit`` is called this is the identity.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    @torch.no_grad()
+    def fit(self, vectors: Tensor) -> None:
+        """Take the statistics of the vectors [N, D] of training patients."""
+        values = vectors.detach().float()
+        self.mean.copy_(values.mean(0))
+        spread = values.std(0, correction=0)
+        # A dimension without spread says nothing: it is centred and left alone.
+        self.scale.copy_(torch.where(spread > 1e-8, spread, torch.ones_like(spread)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return (vectors.to(self.mean.dtype) - self.mean) / self.scale
 
 
 class _PixelLinear(torch.autograd.Function):
@@ -308,6 +333,7 @@ __all__ = [
     "HCMAE",
     "AttentionPool",
     "CrossAttention",
+    "InputScale",
     "OmicsProjection",
     "RiskHead",
     "SlideTokens",

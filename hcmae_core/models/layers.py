@@ -293,37 +293,6 @@ def _token_statistics(pixels: Tensor, scale: Tensor, shift: Tensor) -> tuple[Ten
     return torch.cat(means), torch.cat(deviations)
 
 
-class InputScale(nn.Module):
-    """Standardise vectors [..., D] by the mean and deviation of the vectors it was fitted on; both are buffers.
-
-    Encoder outputs have dimensions of very different spread. Until ``fit`` is called this is the identity.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
-
-    @torch.no_grad()
-    def fit(self, vectors: Tensor) -> None:
-        """Take the statistics of the vectors [N, D] of training patients."""
-        values = vectors.detach().float()
-        self.set(values.mean(0), values.std(0, correction=0))
-
-    @torch.no_grad()
-    def set(self, mean: Tensor, spread: Tensor) -> None:
-        """Take a mean [D] and a deviation [D] that were found elsewhere."""
-        self.mean.copy_(mean)
-        # A dimension without spread says nothing: it is centred and left alone.
-        self.scale.copy_(torch.where(spread > 1e-8, spread, torch.ones_like(spread)))
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return (vectors.to(self.mean.dtype) - self.mean) / self.scale
-
-
 class PixelNorm(nn.Module):
     """Scale and shift from uint8 pixels to ImageNet-normalised units, one number per pixel and channel of a token."""
 

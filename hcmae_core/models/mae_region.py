@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from hcmae_core.models.layers import (
     Decoder,
-    InputScale,
     MaskedOutput,
     init_weights,
     random_order,
@@ -50,9 +49,6 @@ class MAERegion(nn.Module):
     - ``none``: no cross-attention, the ablation MAE-Reg.
 
     residual: add the encoder's output to what the attention mixes; the paper states none.
-    standardise: scale the patch vectors first, by ``vector_scale``, so that each dimension of their mean over a region
-    has mean 0 and deviation 1 in the pool, as the encoder's normalised output; the paper states nothing, the release
-    takes them as they are.
     Vectors of masked patches are never shown to the decoder. Raises ValueError for an unknown reading or sizes that do
     not divide. Source: section II-B.2, Eq. 3-5; defaults of the decoder are the release's.
     """
@@ -74,7 +70,6 @@ class MAERegion(nn.Module):
         class_token: bool = True,
         attention: Reading = "q_enc_kv_patch",
         residual: bool = False,
-        standardise: bool = False,
     ) -> None:
         super().__init__()
         if region % patch:
@@ -92,7 +87,6 @@ class MAERegion(nn.Module):
             pixels, self.side, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, class_token=class_token
         )
         self.cross = RegionCrossAttention(dim) if attention != "none" else None
-        self.vector_scale = InputScale(dim) if standardise and self.needs_patch_vectors else None
         self.decoder = Decoder(
             dim,
             self.side,
@@ -125,8 +119,7 @@ class MAERegion(nn.Module):
         expected = (batch, self.length, self.encoder.norm.normalized_shape[0])
         if tuple(patch_vectors.shape) != expected:
             raise ValueError(f"patch vectors have shape {tuple(patch_vectors.shape)}, expected {expected}")
-        vectors = patch_vectors.float()
-        return vectors if self.vector_scale is None else self.vector_scale(vectors)
+        return patch_vectors.float()
 
     def _attend(self, embedded: Tensor, encoded: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x_P [B, K, D], encoder output [B, (1 +) K, D], x_A [B, K, D] to x_C [B, (1 +) K, D] and attention weights."""

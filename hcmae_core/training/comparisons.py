@@ -30,7 +30,7 @@ from hcmae_core.models.baselines import (
     correlation_loss,
 )
 from hcmae_core.models.baselines.parts import hazard_risk
-from hcmae_core.models.layers import InputScale
+from hcmae_core.models.hcmae import InputScale
 from hcmae_core.training.fit import Feeder, FoldInputs, FoldOutput, Rows, fit_network
 from hcmae_core.training.methods import Method, Sizes, register, transformer_sizes
 

@@ -17,7 +17,7 @@ from hcmae_core.cohort.splits import inner_folds
 from hcmae_core.config import Profile, Protocol
 from hcmae_core.evaluation.metrics import concordance
 from hcmae_core.losses import cox_loss
-from hcmae_core.models.layers import InputScale
+from hcmae_core.models.hcmae import InputScale
 from hcmae_core.training.bags import compact, pad, thin
 from hcmae_core.training.methods import Method, Sizes
 

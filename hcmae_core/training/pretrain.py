@@ -72,7 +72,6 @@ def build_mae_region(profile: Profile, attention: Reading | None = None) -> MAER
         class_token=settings.class_token,
         attention=attention or profile.fidelity.region_attention,
         residual=profile.fidelity.region_residual,
-        standardise=profile.fidelity.region_standardise,
     )
 
 
@@ -170,7 +169,6 @@ def pretrain_region(
 
     relevant: dict[str, Any] = {"mae": profile.mae_region.model_dump(mode="json"), "reading": reading}
     relevant["residual"] = profile.fidelity.region_residual
-    relevant["standardise"] = profile.fidelity.region_standardise
     if start is not None:
         relevant["start"] = weights_hash(start)
 
@@ -178,8 +176,6 @@ def pretrain_region(
         model = build_mae_region(profile, reading)
         if start is not None:
             _start_from(model, start)
-        if model.vector_scale is not None:
-            model.vector_scale.set(*_vector_statistics(stores))
         return model
 
     if reading in ("q_enc_kv_patch", "prose"):
@@ -202,13 +198,11 @@ def pretrain_region(
 
 
 def _start_from(model: MAERegion, path: Path) -> None:
-    """Give a model the weights of a run without cross-attention; what belongs to its own cross-attention is kept."""
+    """Give a model the weights of a run without cross-attention; its own fresh cross-attention is kept."""
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "mae_region" or metadata["model"]["attention"] != "none":
         raise CheckpointError(f"{path}: is not MAE-Reg (MAE-Region without cross-attention): no weights to start from")
-    fresh = {
-        name: tensor for name, tensor in model.state_dict().items() if name.startswith(("cross.", "vector_scale."))
-    }
+    fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("cross.")}
     load_state(model, {**tensors, **fresh}, path)
 
 
@@ -373,21 +367,6 @@ def _vector_weights(stores: Sequence[Path]) -> set[str]:
                 raise ValueError(f"{path}: has no patch vectors: run embed_patches first")
             found.add(str(handle["patch_vectors"].attrs.get("weights", "")))
     return found
-
-
-def _vector_statistics(stores: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean [D] of the pool's patch vectors and deviation [D] of their mean over a region, one slide at a time.
-
-    What the cross-attention hands on is a weighted mean over a region, so it is regions, not patches, that must differ
-    by about one.
-    """
-    means = []
-    for path in sorted(map(Path, stores), key=lambda p: p.stem):
-        with h5py.File(path, "r") as handle:
-            means.append(np.asarray(handle["patch_vectors"], dtype=np.float64).mean(axis=1))
-    regions = np.concatenate(means)
-    mean, spread = regions.mean(axis=0), regions.std(axis=0)
-    return torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(spread, dtype=torch.float32)
 
 
 def reconstruct(

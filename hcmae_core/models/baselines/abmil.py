@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..hcmae import RiskHead, RiskKind, masked_softmax
-from ..layers import InputScale
+from ..hcmae import InputScale, RiskHead, RiskKind, masked_softmax
 
 
 class GatedAttentionMIL(nn.Module):
