@@ -109,8 +109,8 @@ labels = segment_nuclei(
 plots.plot_nuclei(patches[:4], np.stack(np.split(labels, len(patches), axis=1))[:4])
 
 # %% [markdown]
-# **What to see.** Nuclei cut by the border are dropped, since half a nucleus has a wrong shape; where two touch, the line between them is
-# a guess.
+# **What to see.** Nuclei cut by the border are dropped, since half a nucleus has a wrong shape. Where nuclei touch, the line between them
+# is a guess, and a dark ground can leave a whole group as one object: such errors go into $h$ too.
 #
 # ### CAMR
 #
@@ -287,7 +287,7 @@ survive = [labels[name] for name in against.loc[against["p_holm"] < 0.05, "secon
 display(
     Markdown(
         f"After Holm's adjustment HC-MAE differs from {len(survive)} of {len(against)} methods"
-        + (f": {', '.join(survive)}." if survive else ".")
+        + (f": {'; '.join(survive)}." if survive else ".")
     )
 )
 
@@ -326,7 +326,7 @@ else:
             f"{len(ranks.mean)} methods on {len(complete)} cancers ({', '.join(complete)}): Friedman's chi-square "
             f"{ranks.statistic:.1f}, p = {ranks.p:.1g}. Two mean ranks must differ by more than {ranks.critical_difference:.1f}. "
             f"HC-MAE, mean rank {ranks.mean['hcmae']:.1f}, is told apart from "
-            + (f"{', '.join(far)}; from the other {len(ranks.mean) - 1 - len(far)} it is not." if far else "none.")
+            + (f"{'; '.join(far)}. From the other {len(ranks.mean) - 1 - len(far)} it is not." if far else "none.")
         )
     )
     run.save_result(
@@ -377,19 +377,19 @@ display(
 rows = {}
 for name in ready:
     cost = fold_costs(run.dir / "predictions" / "honest", name).median()
+    known, network = np.isfinite(cost["seconds"]), np.isfinite(cost["networks"])
     rows[labels[name]] = {
-        "parameters": cost["parameters"],
-        "networks per fold": cost["networks"],
-        "seconds per fold": cost["seconds"],
-        "memory on the GPU, MiB": cost["gpu_mib"],
+        "parameters": f"{cost['parameters']:,.0f}" if network else "no network" if known else "n/a",
+        "networks per fold": f"{cost['networks']:.0f}" if network else "0" if known else "n/a",
+        "seconds per fold": (f"{cost['seconds']:.1f}" if cost["seconds"] >= 0.1 else "< 0.1") if known else "n/a",
+        "memory on the GPU, MiB": f"{cost['gpu_mib']:,.0f}" if np.isfinite(cost["gpu_mib"]) else "n/a",
     }
 costs = pd.DataFrame(rows).T
-if costs.iloc[:, 3].isna().all():
-    costs = costs.iloc[:, :3]
-unknown = costs["seconds per fold"].isna()
-if unknown.any():
-    display(Markdown("n/a: these folds were made before their cost was noted."))
-costs.style.format("{:,.0f}", na_rep="n/a").format("{:.1f}", na_rep="n/a", subset=["seconds per fold"])
+if (costs["memory on the GPU, MiB"] == "n/a").all():
+    costs = costs.drop(columns="memory on the GPU, MiB")
+if (costs["seconds per fold"] == "n/a").any():
+    display(Markdown("n/a: made before folds noted their cost."))
+costs
 
 # %% [markdown]
 # **Takeaway.** "Best in the table" is not a finding. A paired difference whose interval counts retraining, or a rank that leads by more

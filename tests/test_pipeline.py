@@ -178,6 +178,7 @@ def test_strict_stops_at_a_bad_slide_and_the_summary_names_it_otherwise(run: Run
 def test_cohort_outside_the_pool_gets_every_vector(run: Run) -> None:
     """The null cohort trains nothing, but is read by every network that was trained."""
     small = {f"dino.{stage}.{key}": value for stage in ("patch", "region") for key, value in SHORT_DINO.items()}
+    small |= {"dino.region.global_cells": 3, "dino.region.local_cells": 2}
     options = {"overrides": {**OVERRIDES, **small}}
     pool = Run("LIHC", "smoke", "synthetic", 0, run.data_dir, run.run_dir, **options)
     null = Run("NULL", "smoke", "synthetic", 0, run.data_dir, run.run_dir, **options)

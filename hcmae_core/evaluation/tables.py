@@ -133,7 +133,7 @@ class ResultTable:
         return out.getvalue()
 
     def to_html(self) -> str:
-        """Tables with header scopes and a caption; best values of a column are bold."""
+        """Tables with header scopes and a caption; groups have rows of their own, best values of a column are bold."""
         caption = f"{self.title}. {self.caption}"
         blocks = self._blocks()
         parts = []
@@ -142,11 +142,15 @@ class ResultTable:
         return "\n".join(parts)
 
     def _html_block(self, columns: range, caption: str) -> str:
-        names = ["Data", "Method", *(self.columns[column] for column in columns)]
+        names = ["Method", *(self.columns[column] for column in columns)]
         head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
         body = []
         for number, ((_, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
-            line = f'<td>{html.escape(self._group(number))}</td><th scope="row">{html.escape(name)}</th>'
+            if group := self._group(number):
+                body.append(
+                    f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}">{html.escape(group)}</th></tr>'
+                )
+            line = f'<th scope="row">{html.escape(name)}</th>'
             for column in columns:
                 text = _html_lines(cells[column])
                 line += f"<td>{f'<strong>{text}</strong>' if (number, column) in self.best else text}</td>"
