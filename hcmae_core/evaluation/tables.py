@@ -79,6 +79,7 @@ TABLE2_ROWS: tuple[tuple[str, str, str], ...] = (
     ("HC-MAE", "hcmae", "Deep learning"),
     ("HC-MAE, images only", "hcmae_image", "Added here"),
     ("Trans-MO (omics only)", "trans_mo", "Added here"),
+    ("CLAM-SB", "clam_sb", "Added here"),
     ("ABMIL on patches", "abmil_patch", "Added here"),
     ("CLAM-SB on patches", "clam_sb", "Added here"),
     ("Elastic net on omics", "coxnet_omics", "Added here"),

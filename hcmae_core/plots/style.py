@@ -52,6 +52,7 @@ METHODS: dict[str, str] = {
     "mae_pat": "#80a94a",
     "trans_mo": "#0072b2",
     "abmil_patch": "#80a94a",
+    "clam_sb": "#4d7c0f",
     "coxnet_omics": "#4a90c4",
     "cox_clinical": "#7f6a4f",
     "gpdbn": "#b8860b",
