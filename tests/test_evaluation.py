@@ -492,6 +492,8 @@ def test_six_cancers_are_two_blocks_with_intervals_on_a_line_of_their_own() -> N
     assert page.count("<tr>") == 2 * (len(tables.TABLE2_ROWS) + 1)
     assert page.index("LUAD ours") < page.index("continued") < page.index("COAD paper")
     assert "0.710 ± 0.040<br><small>(0.660 to 0.760)</small>" in page
+    assert "0.737<br><small>± 0.031</small>" in page
+    assert page.count('<tr class="group">') == 6
     tex = table.to_latex()
     assert tex.count(r"\begin{tabular}{llllllll}") == tex.count(r"\end{tabular}") == 2
     assert tex.count(r"\caption") == 1
@@ -499,6 +501,7 @@ def test_six_cancers_are_two_blocks_with_intervals_on_a_line_of_their_own() -> N
     read = pd.read_csv(io.StringIO(table.to_csv()), comment="#")
     assert len(read.columns) == 14
     assert "0.710 ± 0.040 (0.660 to 0.760)" in set(read["LIHC ours"])
+    assert "0.737 ± 0.031" in set(read["LIHC paper"])
 
 
 def test_table3_and_figure2() -> None:

@@ -81,7 +81,6 @@ TABLE2_ROWS: tuple[tuple[str, str, str], ...] = (
     ("Trans-MO (omics only)", "trans_mo", "Added here"),
     ("CLAM-SB", "clam_sb", "Added here"),
     ("ABMIL on patches", "abmil_patch", "Added here"),
-    ("CLAM-SB on patches", "clam_sb", "Added here"),
     ("Elastic net on omics", "coxnet_omics", "Added here"),
     ("Cox on age, sex, stage", "cox_clinical", "Added here"),
 )
@@ -149,9 +148,9 @@ class ResultTable:
         for number, ((_, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
             if group := self._group(number):
                 body.append(
-                    f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}">{html.escape(group)}</th></tr>'
+                    f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}" style="text-align:left">{html.escape(group)}</th></tr>'
                 )
-            line = f'<th scope="row">{html.escape(name)}</th>'
+            line = f'<th scope="row" style="text-align:left">{html.escape(name)}</th>'
             for column in columns:
                 text = _html_lines(cells[column])
                 line += f"<td>{f'<strong>{text}</strong>' if (number, column) in self.best else text}</td>"
@@ -169,6 +168,8 @@ class ResultTable:
     def to_latex(self) -> str:
         """A booktabs table."""
         lines = [r"\begin{table}", rf"\caption{{{_tex(self.title)}. {_tex(self.caption)}}}"]
+        if len(self.columns) > 4:  # else wider than a page
+            lines.append(r"\footnotesize\setlength{\tabcolsep}{3pt}")
         for number, columns in enumerate(self._blocks()):
             if number:
                 lines += ["", r"\medskip"]
@@ -292,7 +293,7 @@ def table2(
 ) -> ResultTable:
     """Table II: methods by cancers; ``ours`` maps method name -> cancer -> Score.
 
-    Each cancer has two columns, the paper's value and ours, with ``interval`` on a second line. A method or cancer
+    Each cancer has two columns, the paper's value and ours; with ``interval`` each takes two lines. A method or cancer
     that has not been run says so.
     """
     columns = [f"{cancer} {who}" for cancer in cancers for who in ("paper", "ours")]
@@ -304,7 +305,9 @@ def table2(
             paper = PAPER_TABLE2.get(label, {}).get(cancer)
             own = ours.get(key, {}).get(cancer)
             mine = own.text(interval=interval, between="\n") if own else NOT_RUN
-            line += [paper.text() if paper else "", mine]
+            theirs = paper.text() if paper else ""
+            # Six columns fit a page when none is wider than it must be.
+            line += [theirs.replace(" ±", "\n±") if interval else theirs, mine]
             numbers += [paper.mean if paper else None, own.mean if own else None]
         cells.append(line)
         values.append(numbers)
