@@ -144,13 +144,12 @@ class ResultTable:
     def _html_block(self, columns: range, caption: str) -> str:
         names = ["Method", *(self.columns[column] for column in columns)]
         head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-        body = []
+        body, left = [], 'style="text-align:left"'
         for number, ((_, name), cells) in enumerate(zip(self.rows, self.cells, strict=True)):
             if group := self._group(number):
-                body.append(
-                    f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}" style="text-align:left">{html.escape(group)}</th></tr>'
-                )
-            line = f'<th scope="row" style="text-align:left">{html.escape(name)}</th>'
+                heading = f'<th scope="rowgroup" colspan="{len(names)}" {left}>{html.escape(group)}</th>'
+                body.append(f'<tr class="group">{heading}</tr>')
+            line = f'<th scope="row" {left}>{html.escape(name)}</th>'
             for column in columns:
                 text = _html_lines(cells[column])
                 line += f"<td>{f'<strong>{text}</strong>' if (number, column) in self.best else text}</td>"
