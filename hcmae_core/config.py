@@ -297,6 +297,8 @@ class DinoStage(_Strict):
     local_cells: PositiveInt = 6
     local_crops: Annotated[int, Field(ge=0)] = 8
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    # Strength of brightness, contrast, saturation and hue jitter (stage 1 only). What is jittered away is not learnt.
+    jitter: tuple[Fraction, Fraction, Fraction, Fraction] = (0.4, 0.4, 0.2, 0.1)
     prototypes: PositiveInt = 65536
     hidden: PositiveInt = 2048
     bottleneck: PositiveInt = 256

@@ -107,6 +107,21 @@ def test_pixel_crops() -> None:
     assert not torch.equal(crops[0], make(images, generator(2))[0])
 
 
+def test_jitter_is_a_setting() -> None:
+    profile = load_profile("smoke")
+    still = profile.dino.patch.model_copy(update={"jitter": (0.0, 0.0, 0.0, 0.0)})
+    quiet = profile.model_copy(update={"dino": profile.dino.model_copy(update={"patch": still})})
+    assert dino.make_crops(load_profile("paper"), "patch").jitter == (0.4, 0.4, 0.2, 0.1)
+    assert dino.make_crops(profile, "patch").jitter == profile.dino.patch.jitter
+    flat = torch.full((8, 64, 64, 3), 90, dtype=torch.uint8)
+    flat[..., 0] = 160
+    # Small crops are not solarised: without jitter a flat image stays what it was, or turns grey.
+    pixels = dino.make_crops(quiet, "patch")(flat, generator())[-1].flatten(2)[..., 0]
+    assert len({tuple(row) for row in pixels.round(decimals=3).tolist()}) == 2
+    pixels = dino.make_crops(profile, "patch")(flat, generator())[-1].flatten(2)[..., 0]
+    assert len({tuple(row) for row in pixels.round(decimals=3).tolist()}) > 2
+
+
 def test_whole_crop_is_the_image_or_its_mirror() -> None:
     pixels = torch.rand(6, 3, 16, 16, generator=generator())
     wide = resized_crops(pixels, 16, (4.0, 4.0), generator(3), "bilinear")

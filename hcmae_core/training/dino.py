@@ -204,6 +204,7 @@ def make_crops(profile: Profile, stage: StageName) -> PixelCrops | GridCrops:
         settings.global_cells * cell,
         settings.local_cells * cell,
         settings.local_crops,
+        jitter=settings.jitter,
         interpolation=settings.interpolation,
     )
 
