@@ -41,7 +41,7 @@ def make_data(name: str, patients: int, regions: int, patches: int, thumbnail: i
     for kind, dim in (("region", 384), ("region_hipt", 192)):
         if kind in needs:
             bags[kind] = PackedBags(rng.normal(size=(patients * regions, dim)).astype(np.float32), sizes)
-    if "patch" in needs:
+    if needs & {"patch", "patch_features"}:
         vectors = rng.normal(size=(patients * patches, 384)).astype(np.float16)
         bags["patch"] = PackedBags(vectors, np.full(patients, patches))
     if "thumbnail" in needs:

@@ -405,6 +405,20 @@ class Run:
         stage.run([folder], lambda: pretrain_and_embed(stores, self.profile, folder, self.seed, progress=progress))
         return folder
 
+    def embed_resnet(self, weights: str | Path, *, progress: bool = True) -> None:
+        """Write the patch vectors of an ImageNet ResNet-50 whose weights are on disk, for MCAT and CLAM (lesson 09).
+
+        weights: a safetensors file with timm's or torchvision's names. Raises CheckpointError for any other.
+        """
+        from hcmae_core.training.checkpoint import load_resnet
+        from hcmae_core.training.embed import embed_resnet
+
+        load_resnet(weights)  # a wrong file ends here, before anything is recorded
+        stores = self.stores()
+        self._embed_stage(self, "resnet_vectors", Path(weights)).run(
+            stores, lambda: embed_resnet(stores, Path(weights), self.profile, progress=progress)
+        )
+
     def measure_nuclei(self, *, workers: int = 2, progress: bool = True) -> None:
         """Write the hand-crafted nuclear features that GPDBN and CAMR read (lesson 09)."""
         from hcmae_core.slides.handcrafted import measure_slides

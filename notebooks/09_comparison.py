@@ -157,8 +157,9 @@ plots.plot_nuclei(patches[:4], np.stack(np.split(labels, len(patches), axis=1))[
 # **Shapes.** $P$: patches $\times\, d$ → 256; $O$: 3 tokens of 256; $\hat P$: $3 \times 256$; pooled 256 + 256 → 256 → 4. **Loss.** Likelihood
 # of the bin in which the patient died, or of having outlived the bin of the last contact.
 #
-# **Decided here.** Three omics groups, one per modality (the six gene families of the original cover RNA only). Patch vectors of the
-# frozen MAE-Patch unless others are stored (the original: an ImageNet network). Bins are cut on training patients; the original cuts them on everybody.
+# **Decided here.** Three omics groups, one per modality (the six gene families of the original cover RNA only). Patch vectors of an
+# ImageNet ResNet-50, as in the original, where its weights are on disk (`hcmae run resnet --weights FILE`), else of the frozen
+# MAE-Patch. Bins are cut on training patients; the original cuts them on everybody.
 #
 # ### HIPT (WSI only)
 #
@@ -240,7 +241,8 @@ for other in pipeline.all_runs(run):
             continue
         scores[name].setdefault(other.cancer, tables.Score(**{k: stored[k] for k in ("mean", "sd", "low", "high")}))
 run.save_result("table2", {"scores": {name: vars(value[run.cancer]) for name, value in scores.items()}})
-table = tables.table2(scores, provenance={**run.provenance(), "protocol": "honest"}, interval=True)
+origin = f"MCAT and CLAM-SB read patch vectors of {data.patch_source}."
+table = tables.table2(scores, provenance={**run.provenance(), "protocol": "honest"}, interval=True, note=origin)
 table.write(run.dir / "results", "table2")
 display(HTML(table.to_html()))
 

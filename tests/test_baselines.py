@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
+from safetensors.torch import save_file
 
 from hcmae_core.config import Profile, Protocol, load_profile
+from hcmae_core.evaluation import tables
 from hcmae_core.evaluation.metrics import concordance
 from hcmae_core.models.baselines import (
     CAMR,
@@ -22,11 +26,13 @@ from hcmae_core.models.baselines import (
     correlation_loss,
     rank_regions,
     region_scores,
+    resnet,
 )
 from hcmae_core.models.baselines.camr import Gate
 from hcmae_core.models.baselines.hipt import load_published, vit_patch, vit_region
 from hcmae_core.training import comparisons, survival
 from hcmae_core.training.bags import PackedBags
+from hcmae_core.training.checkpoint import CheckpointError, load_resnet
 from hcmae_core.training.survival import METHODS, SurvivalData
 
 COMPARED = ("gpdbn", "camr", "deepcorrsurv", "deepcorrsurv_hc", "mcat", "hipt", "hipt_integration", "clam_sb")
@@ -288,6 +294,51 @@ def test_every_method_can_overfit(name: str) -> None:
     inputs = survival.fold_inputs(METHODS[name], data, rows[:30], rows[30:], profile, protocol, 0)
     output = survival.fit_fold(METHODS[name], inputs)
     assert concordance(data.time[:30], data.event[:30], output.train_risk) >= least
+
+
+def test_resnet_equals_torchvisions_first_three_stages(tmp_path: Path) -> None:
+    """The file may be torchvision's or timm's; the last stage and the classifier are not read."""
+    theirs = torchvision.models.resnet50(weights=None).eval()
+    with torch.no_grad():
+        for module in theirs.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    path = tmp_path / "resnet50.safetensors"
+    save_file(theirs.state_dict(), path)
+    network = load_resnet(path)
+    patches = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    pixels = patches.permute(0, 3, 1, 2).float() / 255
+    pixels = torchvision.transforms.functional.normalize(pixels, resnet.MEAN, resnet.STD)
+    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(pixels))))
+    with torch.inference_mode():
+        expected = theirs.layer3(theirs.layer2(theirs.layer1(x))).mean(dim=(2, 3))
+        torch.testing.assert_close(network(patches), expected, rtol=1e-4, atol=1e-4)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    other = {name: tensor for name, tensor in theirs.state_dict().items() if name != "layer2.0.conv1.weight"}
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors.*layer2\.0\.conv1\.weight"):
+        load_resnet(tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_resnet(tmp_path / "text.safetensors")
+
+
+def test_patch_vectors_of_mcat_and_clam_are_imagenets_where_given(profile: Profile) -> None:
+    data = make_data()
+    assert data.bags["patch_features"] is data.bags["patch"]
+    assert data.patch_source == "the frozen MAE-Patch"
+    sizes = data.sizes("patch")
+    wide = PackedBags(np.random.default_rng(0).normal(size=(sizes.sum(), 10)).astype(np.float16), sizes)
+    given = replace(data, bags={**data.bags, "patch_features": wide})
+    assert given.patch_source == "a ResNet-50 trained on ImageNet"
+    rows = np.arange(40)
+    for name in ("mcat", "clam_sb"):
+        inputs = survival.fold_inputs(METHODS[name], given, rows[:30], rows[30:], profile, Protocol.preset("honest"), 0)
+        assert np.isfinite(survival.fit_fold(METHODS[name], inputs).risk).all()
+        assert given.fingerprint(METHODS[name].needs) != data.fingerprint(METHODS[name].needs)
+    note = tables.table2({}, note=f"MCAT and CLAM-SB read patch vectors of {given.patch_source}.")
+    assert "ResNet-50 trained on ImageNet. A synthetic" in note.caption
 
 
 def test_example_of_the_book_is_a_method(repo: Path, profile: Profile) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import yaml
 from click.testing import Result
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from hcmae_core.cli import typer_app
@@ -17,6 +19,8 @@ from hcmae_core.config import ConfigError, Profile
 from hcmae_core.pipeline import Run, all_runs
 from hcmae_core.slides.batch import REASONS
 from hcmae_core.slides.store import SlideStore
+from hcmae_core.training.checkpoint import CheckpointError
+from hcmae_core.training.embed import embed_resnet
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +176,23 @@ def test_strict_stops_at_a_bad_slide_and_the_summary_names_it_otherwise(run: Run
 
     # Finished is not clean: a stage that need not run again still ends with an error.
     assert hcmae("slides", "--strict").exit_code == 1
+
+
+def test_vectors_of_an_imagenet_network(run: Run, tmp_path: Path) -> None:
+    """They are used only where every slide has them, so that no method mixes two networks."""
+    weights = tmp_path / "resnet50.safetensors"
+    save_file(timm.create_model("resnet50", pretrained=False).state_dict(), weights)
+    first = run.stores()[:1]
+    assert embed_resnet(first, weights, run.profile, progress=False) == 1
+    store = SlideStore(first[0])
+    assert store.vectors("resnet_vectors").shape == (len(store), run.profile.geometry.patches_per_region, 1024)
+    assert embed_resnet(first, weights, run.profile, progress=False) == 0
+    fresh = Run("LIHC", "smoke", "synthetic", 0, run.data_dir, run.run_dir, overrides=OVERRIDES)
+    assert fresh.survival_data.patch_source == "the frozen MAE-Patch"
+    with pytest.raises(CheckpointError, match=r"nothing\.safetensors: no such file"):
+        run.embed_resnet(tmp_path / "nothing.safetensors")
+    with pytest.raises(ConfigError, match="needs --weights"):
+        CliRunner().invoke(typer_app, ["run", "resnet"], catch_exceptions=False)
 
 
 @pytest.mark.slow

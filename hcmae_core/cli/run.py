@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-STAGES = ("synthesise", "curate", "slides", "omics", "pretrain", "embed", "dino", "nuclei", "survival")
+STAGES = ("synthesise", "curate", "slides", "omics", "pretrain", "embed", "dino", "resnet", "nuclei", "survival")
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +28,9 @@ def register(app: typer.Typer) -> None:
         ] = "hcmae",
         protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
         workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
+        weights: Annotated[
+            Path | None, typer.Option(help="ImageNet ResNet-50 as safetensors, for stage resnet (MCAT and CLAM).")
+        ] = None,
         strict: Annotated[
             bool, typer.Option("--strict", help="Stop at the first slide without regions, for stage slides.")
         ] = False,
@@ -65,6 +68,13 @@ def register(app: typer.Typer) -> None:
             run.embed()
         elif stage == "dino":
             run.pretrain_dino()
+        elif stage == "resnet":
+            if weights is None:
+                raise ConfigError(
+                    "stage resnet needs --weights FILE, a ResNet-50 as safetensors (timm's resnet50.tv_in1k, say); "
+                    "without this stage MCAT and CLAM read the vectors of MAE-Patch"
+                )
+            run.embed_resnet(weights)
         elif stage == "nuclei":
             run.measure_nuclei(workers=workers)
         elif stage == "survival":

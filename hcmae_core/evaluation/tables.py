@@ -289,6 +289,7 @@ def table2(
     cancers: tuple[str, ...] = CANCERS,
     provenance: Mapping[str, Any] | None = None,
     interval: bool = False,
+    note: str = "",
 ) -> ResultTable:
     """Table II: methods by cancers; ``ours`` maps method name -> cancer -> Score.
 
@@ -315,7 +316,9 @@ def table2(
         + ("; ours with a 95 % bootstrap interval over patients" if interval else "")
         + ". Paper: published values on real TCGA. Ours: "
         + provenance_text(provenance)
-        + ". A synthetic cohort cannot confirm or refute a published value."
+        + ". "
+        + (f"{note} " if note else "")
+        + "A synthetic cohort cannot confirm or refute a published value."
     )
     return ResultTable("Table II, comparison of methods", columns, rows, cells, caption, _best(values))
 

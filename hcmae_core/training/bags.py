@@ -20,6 +20,8 @@ STORE_FIELDS = {
     "region_reg": "region_vectors_reg",
     "region_hipt": "region_vectors_hipt",
     "patch": "patch_vectors",
+    # Patch vectors of an ImageNet network, for methods that were published with them.
+    "patch_features": "resnet_vectors",
     # One row per slide: hand-crafted features of its nuclei.
     "handcrafted": "handcrafted",
 }

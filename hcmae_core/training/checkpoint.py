@@ -292,6 +292,19 @@ def load_foreign(model: nn.Module, path: Path, layout: str) -> list[str]:
     return kept
 
 
+def load_resnet(path: str | Path) -> nn.Module:
+    """CLAM's patch encoder with ImageNet weights of a ResNet-50 (safetensors; timm's or torchvision's names), frozen.
+
+    Raises CheckpointError for a file that is missing, no safetensors, or another network's.
+    """
+    from hcmae_core.models.baselines.resnet import TruncatedResNet50
+
+    tensors, _ = _open(Path(path), tensors=True)
+    model = TruncatedResNet50()
+    load_state(model, model.own(tensors), Path(path))
+    return model.eval().requires_grad_(False)
+
+
 def _convert(tensor: Tensor, ours: str, tensors: Mapping[str, Tensor]) -> Tensor:
     if ours.endswith(".positions"):
         # The class token's position is added to the token itself below.

@@ -18,7 +18,7 @@ from hcmae_core.config import Profile
 from hcmae_core.slides import regions as region_pixels
 from hcmae_core.slides import store as slide_store
 from hcmae_core.training.augment import draw_crops, random_resized_crop
-from hcmae_core.training.checkpoint import read_metadata, weights_hash
+from hcmae_core.training.checkpoint import load_resnet, read_metadata, weights_hash
 from hcmae_core.training.loop import choose_precision, make_fabric
 from hcmae_core.training.pretrain import Variant, load_mae_patch, load_mae_region
 
@@ -64,6 +64,29 @@ def embed_patches(
     return _embed(
         stores, "patch_vectors", vectors_key(weights, profile), encode, group, profile, where, progress, "patch vectors"
     )
+
+
+def embed_resnet(
+    stores: Sequence[Path], weights: Path, profile: Profile, *, progress: bool = True, device: str | None = None
+) -> int:
+    """Write ``resnet_vectors`` [M, P, 1024] float16 into each store; returns how many slides were computed.
+
+    weights: an ImageNet ResNet-50 on disk. MCAT and CLAM read these vectors where every slide has them. Resumable and
+    keyed as patch vectors. Raises CheckpointError for unusable weights.
+    """
+    where = _device(device)
+    network = load_resnet(weights).to(where)
+    per_region = profile.geometry.patches_per_region
+    part = {"cpu": 64, "cuda": 1024}[where.type]
+
+    def encode(store: Path, indices: list[int], pixels: np.ndarray) -> np.ndarray:
+        patches = np.concatenate([region_pixels.split_patches(r, profile.geometry.patch) for r in pixels])
+        out = [network(images.to(where)).float().cpu() for images in torch.from_numpy(patches).split(part)]
+        return torch.cat(out).view(len(indices), per_region, -1).to(torch.float16).numpy()
+
+    group = max(1, _PATCHES[where.type] // per_region)
+    key = weights_hash(weights)
+    return _embed(stores, "resnet_vectors", key, encode, group, profile, where, progress, "ResNet-50 vectors")
 
 
 def embed_regions(

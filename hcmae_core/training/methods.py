@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from hcmae_core.training.fit import FoldInputs, FoldOutput
 
 Group = Literal["clinical", "omics", "image", "multimodal"]
-NEEDS = ("omics", "region", "region_reg", "region_hipt", "patch", "thumbnail", "handcrafted", "clinical")
 # The kinds that can be a method's bag of vectors.
-VECTORS = ("region", "region_reg", "region_hipt", "patch")
+VECTORS = ("region", "region_reg", "region_hipt", "patch", "patch_features")
+NEEDS = ("omics", *VECTORS, "thumbnail", "handcrafted", "clinical")
 
 
 @dataclass(frozen=True)

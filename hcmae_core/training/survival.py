@@ -45,7 +45,8 @@ class SurvivalData:
 
     Attributes:
         patients, time [n] days, event [n] 0/1.
-        bags: "region", "region_reg", "patch" vectors, "thumbnail" uint8, "positions" in units of a region.
+        bags: "region", "region_reg", "patch" vectors, "thumbnail" uint8, "positions" in units of a region;
+            "patch_features" is "patch" again where no others are given.
         omics: MuData (or one DataFrame per modality) of raw values, or features chosen beforehand [n, modalities, K].
         clinical: table with age, sex, stage (each optional).
         normals: raw tables of normal tissue per modality, for ``contrast: tumour_normal`` only; they carry no survival.
@@ -63,6 +64,11 @@ class SurvivalData:
     normals: dict[str, pd.DataFrame] | None = None
 
     def __post_init__(self) -> None:
+        if "patch" in self.bags and "patch_features" not in self.bags:
+            # Without weights of an ImageNet network MCAT and CLAM read what HC-MAE reads.
+            self.bags = {**self.bags, "patch_features": self.bags["patch"]}
+            if "patch" in self.weights:
+                self.weights = {**self.weights, "patch_features": self.weights["patch"]}
         days, dead = check_outcome(self.time, self.event)
         self.time, self.event = days, dead.astype(np.int64)
         if len(self.patients) != len(days):
@@ -98,6 +104,12 @@ class SurvivalData:
                         f"omics '{name}' does not list the cohort's patients in their order "
                         f"(first difference at {wrong}): reindex it by SurvivalData.patients"
                     )
+
+    @property
+    def patch_source(self) -> str:
+        """Whose patch vectors MCAT and CLAM read."""
+        own = self.bags.get("patch_features") is self.bags.get("patch")
+        return "the frozen MAE-Patch" if own else "a ResNet-50 trained on ImageNet"
 
     def sizes(self, kind: str) -> NDArray[np.int64]:
         """Items per patient of one kind of bag."""
@@ -231,7 +243,7 @@ def load_inputs(
             if kind != "thumbnail" and kind not in (fields or set()):
                 continue
             name = STORE_FIELDS.get(kind, "thumbnails")
-            bags[kind] = _bags(stores, name, sizes, kind == "patch", memory_bytes)
+            bags[kind] = _bags(stores, name, sizes, kind.startswith("patch"), memory_bytes)
             if kind in STORE_FIELDS:
                 hashes[kind] = {str(_weights(path, name)) for path in stores}
                 if len(hashes[kind]) > 1:
