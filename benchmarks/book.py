@@ -126,7 +126,7 @@ def table(found: dict[str, Any]) -> str:
         [
             "| command | time | peak memory | disk |",
             "|---|---|---|---|",
-            f"| the environment (packages fetched), made by whichever comes first | {found['install_minutes']:.1f} min | "
+            f"| the environment (packages fetched), made by either | {found['install_minutes']:.1f} min | "
             f"| {found['environment_gib']:.1f} GiB |",
             f"| `make book` | {found['book_minutes']:.0f} min | {found['book_peak_gib']:.1f} GiB "
             f"| {found['run_gib']:.1f} GiB |",
