@@ -413,7 +413,7 @@ class Run:
         from hcmae_core.training.checkpoint import load_resnet
         from hcmae_core.training.embed import embed_resnet
 
-        load_resnet(weights)  # a wrong file ends here, before anything is recorded
+        load_resnet(weights)  # names a missing or wrong file before the stage asks for its hash
         stores = self.stores()
         self._embed_stage(self, "resnet_vectors", Path(weights)).run(
             stores, lambda: embed_resnet(stores, Path(weights), self.profile, progress=progress)

@@ -109,15 +109,15 @@ plots.plot_differences(rows, labels=labels)
 # %%
 lines = [
     f"- {labels[row.first]} over {labels[row.second]}: {row.difference:+.3f}, "
-    + ("**as planted**" if row.nb_low > 0 else "**against the plan**" if row.nb_high < 0 else "not told apart")
+    + ("**better**" if row.nb_low > 0 else "**worse**" if row.nb_high < 0 else "not told apart")
     for row in rows.itertuples()
 ]
 display(Markdown("Counting retraining:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
-# MAE-Reg was meant to be blind to what is inside a patch. It is not quite: atypia also darkens nuclei, and a region at an eighth of its
-# resolution still shows a shade (lesson 6 has the probe: *cell* in MAE-Reg's vectors). So patch vectors add less to MAE-PatReg than the
-# plan had it. A cohort with known truth does not make an ablation come out; it lets one see why it does not.
+# On the synthetic twins MAE-Reg was meant to be blind to what is inside a patch. It is not quite: atypia also darkens nuclei, and a
+# region at an eighth of its resolution still shows a shade (lesson 6 has the probe: *cell* in MAE-Reg's vectors). So expect patch vectors
+# to add less to MAE-PatReg than was planned. A cohort with known truth does not make an ablation come out; it lets one see why not.
 #
 # **What to see.** An interval that crosses zero means that this cohort cannot tell the two apart; it does not mean that they are equal.
 #
