@@ -73,6 +73,24 @@ def test_the_deciding_region_comes_first_for_patients_never_seen(data: SurvivalD
     np.testing.assert_array_equal(kept.bags["region"].packed(row), data.bags["region"].packed(row)[first])
     whole = data.bags["patch"].packed(row).reshape(6, PATCHES, 8)
     np.testing.assert_array_equal(kept.bags["patch"].packed(row), whole[first].reshape(-1, 8))
+    # MCAT and CLAM read the same patches, or those of another network cut alike.
+    assert kept.bags["patch_features"] is kept.bags["patch"]
+    assert kept.patch_source == data.patch_source
+    wide = PackedBags(np.repeat(data.bags["patch"].values.numpy(), 2, axis=1), data.sizes("patch"))
+    other = keep_regions(
+        replace(data, bags={**data.bags, "patch_features": wide}, weights={"patch": "abc"}),
+        ranking,
+        2,
+        per_region=PATCHES,
+    )
+    np.testing.assert_array_equal(
+        other.bags["patch_features"].packed(row), np.repeat(whole[first].reshape(-1, 8), 2, axis=1)
+    )
+    # Folds of cut bags are not those of whole bags of the same network.
+    worst = ranking.assign(rank=5 - ranking["rank"])
+    last = keep_regions(replace(data, weights={"patch": "abc"}), worst, 2, per_region=PATCHES)
+    assert last.sizes("patch").tolist() == other.sizes("patch").tolist()
+    assert last.fingerprint(frozenset({"patch"})) != other.fingerprint(frozenset({"patch"}))
 
 
 def test_outcomes_outside_the_training_part_change_nothing(data: SurvivalData, profile: Profile) -> None:

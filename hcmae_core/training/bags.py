@@ -26,6 +26,8 @@ STORE_FIELDS = {
     "handcrafted": "handcrafted",
 }
 VARIANTS = tuple(STORE_FIELDS)
+# Kinds with a vector for every patch of a region; the others have one per region (hand-crafted: per slide).
+OF_PATCHES = ("patch", "patch_features")
 
 
 class Bags(Interface):

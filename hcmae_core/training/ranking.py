@@ -22,7 +22,7 @@ from hcmae_core.config import Profile, Protocol
 from hcmae_core.models.baselines import region_scores
 from hcmae_core.models.baselines.parts import hazard_risk
 from hcmae_core.training import comparisons
-from hcmae_core.training.bags import PackedBags
+from hcmae_core.training.bags import OF_PATCHES, PackedBags
 from hcmae_core.training.fit import Feeder, FoldInputs, fit_network
 from hcmae_core.training.methods import Method
 
@@ -125,13 +125,16 @@ def keep_regions(data: SurvivalData, ranking: pd.DataFrame, keep: int, *, per_re
         if kind == "handcrafted":
             bags[kind] = bag
             continue
-        width = per_region if kind == "patch" else 1
+        if kind == "patch_features" and bag is data.bags.get("patch"):
+            continue  # the same bag under another name; the new data name it again
+        width = per_region if kind in OF_PATCHES else 1
         kept = []
         for row, regions in enumerate(chosen):
             items = bag.packed(np.array([row]))
             kept.append(items.reshape(-1, width, *items.shape[1:])[regions].reshape(-1, *items.shape[1:]).numpy())
         bags[kind] = PackedBags.from_list(kept)
-    return replace(data, bags=bags)
+    # The weights' hash no longer says what the bags hold, so folds are told apart by the vectors themselves.
+    return replace(data, bags=bags, weights={})
 
 
 def write_region_scores(

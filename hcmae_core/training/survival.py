@@ -27,7 +27,7 @@ from hcmae_core.cohort.splits import check_outcome
 from hcmae_core.config import MODALITIES, Manifest, Profile, Protocol
 from hcmae_core.evaluation.metrics import breslow_survival
 from hcmae_core.files import atomic_path, read_json, write_json
-from hcmae_core.training.bags import STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
+from hcmae_core.training.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
 from hcmae_core.training.fit import FoldInputs, FoldOutput, fit_network
 from hcmae_core.training.methods import METHODS, Method, get_method, register
 
@@ -243,7 +243,7 @@ def load_inputs(
             if kind != "thumbnail" and kind not in (fields or set()):
                 continue
             name = STORE_FIELDS.get(kind, "thumbnails")
-            bags[kind] = _bags(stores, name, sizes, kind.startswith("patch"), memory_bytes)
+            bags[kind] = _bags(stores, name, sizes, kind in OF_PATCHES, memory_bytes)
             if kind in STORE_FIELDS:
                 hashes[kind] = {str(_weights(path, name)) for path in stores}
                 if len(hashes[kind]) > 1:
