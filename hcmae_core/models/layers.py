@@ -17,9 +17,17 @@ from torch import Tensor, nn
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+
+
+def _has_tiles() -> bool:
+    """Whether this CPU multiplies tiles of bf16 (AMX), so that products cost little beside everything around them."""
+    test = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(test()) if test is not None else False
+
+
 # Up to this many keys the explicit product beats the fused kernel on a CPU, whose backward pass is slow for short rows,
-# and in bf16 slower still.
-EXPLICIT_ATTENTION_KEYS = {torch.float32: 128, torch.bfloat16: 300}
+# and in bf16 slower still. Where products are cheap, the passes over the scores decide, which only the fused kernel saves.
+EXPLICIT_ATTENTION_KEYS = {torch.float32: 128, torch.bfloat16: 128 if _has_tiles() else 300}
 # Elements of the slice of pixels worked on at once: inside the cache of a CPU core, large enough to fill a GPU.
 # Below the 192 x 196,608 numbers of one region's masked prediction, so that not even that one is ever whole.
 _SLICE_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
@@ -92,11 +100,16 @@ def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention over [B, heads, L, d]; chosen by device, precision and number of keys.
 
-    On a CPU short rows are multiplied out; everything else goes to the fused kernel. Both compute the same function.
+    On a CPU short rows are multiplied out; everything else goes to the fused kernel, in fp32 where a bf16 gradient will
+    be asked for, since the kernel's backward pass takes more than twice as long in bf16. All compute the same function.
     """
-    if query.device.type == "cpu" and key.shape[-2] <= EXPLICIT_ATTENTION_KEYS.get(query.dtype, 0):
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        return scores.softmax(dim=-1) @ value
+    if query.device.type == "cpu":
+        if key.shape[-2] <= EXPLICIT_ATTENTION_KEYS.get(query.dtype, 0):
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+            return scores.softmax(dim=-1) @ value
+        if query.dtype == torch.bfloat16 and torch.is_grad_enabled() and query.requires_grad:
+            with torch.autocast("cpu", enabled=False):
+                return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value)
 
 
