@@ -165,7 +165,7 @@ def test_attention_paths_agree(keys: int, monkeypatch: pytest.MonkeyPatch) -> No
     [
         (torch.float32, 65, False),
         (torch.float32, 257, True),
-        (torch.bfloat16, 257, False),
+        (torch.bfloat16, 65, False),
         (torch.bfloat16, 1025, True),
     ],
 )
@@ -178,6 +178,27 @@ def test_attention_is_chosen_by_precision_and_length(
     q = torch.randn(1, 2, keys, 8, dtype=dtype)
     layers.attention(q, q, q)
     assert bool(called) == fused
+
+
+def test_long_rows_take_their_gradient_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 attention over long rows: result and gradients of fp32 up to bf16's rounding, under autocast too."""
+    monkeypatch.setitem(layers.EXPLICIT_ATTENTION_KEYS, torch.bfloat16, 128)
+    seen = []
+    real = F.scaled_dot_product_attention
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", lambda *a: seen.append(a[0].dtype) or real(*a))
+    torch.manual_seed(0)
+    rows = [torch.randn(2, 3, 200, 16).bfloat16().requires_grad_() for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        low = layers.attention(*rows)
+    low.backward(torch.ones_like(low))
+    exact = [row.detach().float().requires_grad_() for row in rows]
+    layers.attention(*exact).sum().backward()
+    assert low.dtype == torch.bfloat16
+    for row, other in zip(rows, exact, strict=True):
+        torch.testing.assert_close(row.grad.float(), other.grad, rtol=0.02, atol=0.02)
+    with torch.no_grad():
+        layers.attention(*rows)
+    assert seen == [torch.float32, torch.float32, torch.bfloat16]
 
 
 class _Largest(TorchDispatchMode):
