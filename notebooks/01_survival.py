@@ -32,7 +32,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %% [markdown]
@@ -51,7 +58,11 @@ from hcmae_core.evaluation import compare, metrics
 rng = np.random.default_rng(seed)
 score, time, event = compare.simulate_outcome(200, 1.0, 0.4, rng)
 time = time / time.max() * 3000
-display(Markdown(f"{len(time)} patients, {event.sum()} deaths seen, {(~event).sum()} censored."))
+display(
+    Markdown(
+        f"{len(time)} patients, {event.sum()} deaths seen, {(~event).sum()} censored."
+    )
+)
 
 # %% [markdown]
 # ## Kaplan-Meier: alive at least so long
@@ -98,14 +109,20 @@ import torch
 
 from hcmae_core.losses import cox_loss
 
-risk, days, dead = (torch.tensor(np.asarray(v, dtype=np.float64)) for v in (score, time, event))
+risk, days, dead = (
+    torch.tensor(np.asarray(v, dtype=np.float64)) for v in (score, time, event)
+)
 by_hand = 0.0
 for i in torch.nonzero(dead).flatten():
     by_hand -= risk[i] - torch.logsumexp(risk[days >= days[i]], 0)
 by_hand /= dead.sum()
 ours = cox_loss(risk, days, dead)
 assert torch.isclose(by_hand, ours)
-display(Markdown(f"Written out: {by_hand:.6f}. By one sort and one running log-sum-exp: {ours:.6f}."))
+display(
+    Markdown(
+        f"Written out: {by_hand:.6f}. By one sort and one running log-sum-exp: {ours:.6f}."
+    )
+)
 
 # %% [markdown]
 # ## The concordance index
@@ -121,7 +138,9 @@ for name, guess in {
     "a coin": rng.normal(size=len(score)),
 }.items():
     rows.append((name, metrics.concordance(time, event, guess)))
-pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format({"C-index": "{:.3f}"}).hide(axis="index")
+pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format(
+    {"C-index": "{:.3f}"}
+).hide(axis="index")
 
 # %% [markdown]
 # **What to see.** Even the true score stays clearly below 1: death has a part that nobody can predict. In the synthetic cohorts
@@ -135,7 +154,9 @@ pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format({"C-index
 
 # %% mystnb={"image": {"alt": "Standard deviation of one fold's C-index and of the five-fold mean against the number of patients"}}
 sizes = (125, 250, 450, 724)
-noise = [compare.sampling_noise(n, 0.35, c_index=0.65, draws=60, seed=seed) for n in sizes]
+noise = [
+    compare.sampling_noise(n, 0.35, c_index=0.65, draws=60, seed=seed) for n in sizes
+]
 fig, ax = plots.style.figure(width="medium")
 ax.plot(sizes, [single for single, _ in noise], "o-", label="one fold")
 ax.plot(sizes, [mean for _, mean in noise], "s-", label="mean of five folds")

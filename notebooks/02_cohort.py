@@ -32,7 +32,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %% [markdown]
@@ -59,15 +66,23 @@ from IPython.display import Markdown, display
 
 if source == "synthetic":
     run.synthesise()
-asked = [(m, field, value) for m, query in run.manifest.files.items() for field, value in query.filters.items()]
-pd.DataFrame(asked, columns=["modality", "field of the GDC", "value"]).set_index("modality")
+asked = [
+    (m, field, value)
+    for m, query in run.manifest.files.items()
+    for field, value in query.filters.items()
+]
+pd.DataFrame(asked, columns=["modality", "field of the GDC", "value"]).set_index(
+    "modality"
+)
 
 # %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}}
 from hcmae_core.cohort.curate import read_lock
 
 lock_path = run.root / "files.tsv"
 lock = read_lock(lock_path) if lock_path.exists() else None
-plots.plot_sources(lock, title=f"{cancer}: {len(lock)} files") if lock is not None else None
+plots.plot_sources(
+    lock, title=f"{cancer}: {len(lock)} files"
+) if lock is not None else None
 
 # %% [markdown]
 # **What to see.** Every modality has about one file per patient, and the slides have most of the bytes. Real slides are far larger
@@ -117,7 +132,9 @@ cohort.exclusions
 # those who stayed:
 
 # %% mystnb={"image": {"alt": "Histogram of follow-up for deaths and censored patients, and the share followed at least so long"}}
-plots.plot_follow_up(cohort.table, min_days=run.manifest.inclusion.min_days, title=cancer)
+plots.plot_follow_up(
+    cohort.table, min_days=run.manifest.inclusion.min_days, title=cancer
+)
 
 # %% [markdown]
 # **What to see.** How much of each curve lies near the dotted line. A limit there takes deaths and censored patients in unequal
@@ -146,7 +163,9 @@ table[["time", "event", "age", "sex", "stage", "slide"]].head()
 
 # %%
 if lock is not None:
-    several = lock.groupby(["modality", "case"]).size().unstack("modality", fill_value=0)
+    several = (
+        lock.groupby(["modality", "case"]).size().unstack("modality", fill_value=0)
+    )
     display((several > 1).sum().rename("patients with more than one file").to_frame())
 
 # %% [markdown]
@@ -160,14 +179,21 @@ if lock is not None:
 rows = []
 for other in pipeline.all_runs(run):
     here = len(other.cohort().table)
-    rows.append({"cancer": other.cancer, "paper": other.manifest.table1.patients, "here": here})
+    rows.append(
+        {"cancer": other.cancer, "paper": other.manifest.table1.patients, "here": here}
+    )
 counts = pd.DataFrame(rows)
 plots.plot_table1(counts) if len(counts) else None
 
 # %%
 counts["difference"] = counts["here"] - counts["paper"]
 run.save_result(
-    "cohort", {"flow": cohort.flow.to_dict("records"), "patients": len(table), "paper": run.manifest.table1.patients}
+    "cohort",
+    {
+        "flow": cohort.flow.to_dict("records"),
+        "patients": len(table),
+        "paper": run.manifest.table1.patients,
+    },
 )
 counts
 
@@ -194,7 +220,14 @@ else:
     from hcmae_core.cohort.curate import curate
     from hcmae_core.omics.readers import read_omics
 
-    real = curate(run.manifest, "local", example / "lihc_real", seed=seed, modalities=("rna", "mirna"), slides=False)
+    real = curate(
+        run.manifest,
+        "local",
+        example / "lihc_real",
+        seed=seed,
+        modalities=("rna", "mirna"),
+        slides=False,
+    )
     display(real.flow)
     print(read_omics(real, "local", example / "lihc_real"))
 

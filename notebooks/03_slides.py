@@ -33,7 +33,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -74,7 +81,8 @@ slide = store.open_slide()
 varied = int(np.argmax(store.thumbnails.std(axis=(1, 2, 3)) * store.tissue_fraction))
 x, y = store.coords[varied]
 squares = [
-    slide.read(x, y, (round(store.side / level.downsample),) * 2, number) for number, level in enumerate(slide.levels)
+    slide.read(x, y, (round(store.side / level.downsample),) * 2, number)
+    for number, level in enumerate(slide.levels)
 ]
 plots.plot_pyramid(squares, [level.downsample for level in slide.levels])
 
@@ -97,10 +105,18 @@ def survey(slide, geometry, settings, mask=None):
     plan = regions.plan_regions(slide.size, tissue, geometry, settings, slide.mpp)
     overview = slide.thumbnail(700)
     scale = overview.shape[1] / slide.size[0]
-    return tissue, plan, plots.plot_tissue(overview, tissue.mask, plan.corners, plan.kept, plan.side, scale)
+    return (
+        tissue,
+        plan,
+        plots.plot_tissue(
+            overview, tissue.mask, plan.corners, plan.kept, plan.side, scale
+        ),
+    )
 
 
-tissue, plan, picture = survey(slide, geometry, run.profile.slides, store.path.with_suffix(".tissue.geojson"))
+tissue, plan, picture = survey(
+    slide, geometry, run.profile.slides, store.path.with_suffix(".tissue.geojson")
+)
 picture
 
 # %% [markdown]
@@ -131,7 +147,10 @@ order = np.argsort(share, kind="stable")
 enough = share[order] >= run.profile.slides.min_tissue
 calls = {"kept": order[enough][:4], "rejected": order[~enough][::-1][:4]}
 plots.plot_kept_and_rejected(
-    {name: [regions.read_region(slide, *moved[i], plan.side, 256) for i in chosen] for name, chosen in calls.items()},
+    {
+        name: [regions.read_region(slide, *moved[i], plan.side, 256) for i in chosen]
+        for name, chosen in calls.items()
+    },
     {name: share[chosen] for name, chosen in calls.items()},
 )
 
@@ -145,8 +164,18 @@ plots.plot_kept_and_rejected(
 page = viewer.deep_zoom_page(slide, store.coords, store.side, max_side=1024)
 target = run.dir / "results" / f"{store.slide_id}.html"
 write_text(target, page)
-display(HTML(viewer.deep_zoom_frame(page, f"{store.slide_id}: a view to zoom and drag, with its regions")))
-display(Markdown(f"`{target.name}` in the run's `results` holds the same view and opens by a double click, offline."))
+display(
+    HTML(
+        viewer.deep_zoom_frame(
+            page, f"{store.slide_id}: a view to zoom and drag, with its regions"
+        )
+    )
+)
+display(
+    Markdown(
+        f"`{target.name}` in the run's `results` holds the same view and opens by a double click, offline."
+    )
+)
 
 # %% [markdown]
 # The view shows the slide at reduced size, so that the page stays small; its frames are the regions.
@@ -163,7 +192,10 @@ plots.plot_nested_squares(
     {
         "region and its patches": (region, geometry.patch),
         f"patch {number} and its cells": (patches[number], geometry.cell),
-        "thumbnail of the region": (regions.thumbnail(region, geometry.thumbnail), None),
+        "thumbnail of the region": (
+            regions.thumbnail(region, geometry.thumbnail),
+            None,
+        ),
     }
 )
 
@@ -174,7 +206,9 @@ plots.plot_nested_squares(
 # ## All regions of the slide
 
 # %% mystnb={"image": {"alt": "Contact sheet: the thumbnails of the regions of one slide, each with its share of tissue"}}
-plots.plot_contact_sheet(store.thumbnails, [f"{share:.0%}" for share in store.tissue_fraction], columns=8)
+plots.plot_contact_sheet(
+    store.thumbnails, [f"{share:.0%}" for share in store.tissue_fraction], columns=8
+)
 
 # %% [markdown]
 # **What to see.** This is all that a network of whole regions is given, in this order. Where on the slide a region lay is kept beside it as
@@ -194,7 +228,11 @@ block = geometry.downsample
 exact = region[:block, :block].reshape(-1, 3).mean(axis=0)
 assert np.abs(exact - regions.thumbnail(region, geometry.thumbnail)[0, 0]).max() <= 0.5
 pd.DataFrame(
-    {"mean of the block": exact, "thumbnail": regions.thumbnail(region, geometry.thumbnail)[0, 0]}, index=list("RGB")
+    {
+        "mean of the block": exact,
+        "thumbnail": regions.thumbnail(region, geometry.thumbnail)[0, 0],
+    },
+    index=list("RGB"),
 )
 
 # %% [markdown]
@@ -209,17 +247,30 @@ real = example / "slides" / "cmu-1-small-region.svs" if example else None
 if real is not None and real.exists():
     from hcmae_core.config import Geometry, SlideSettings
 
-    fine, settings = Geometry(region=512, patch=128, cell=16, thumbnail=32), SlideSettings(preset="biopsy")
+    fine, settings = (
+        Geometry(region=512, patch=128, cell=16, thumbnail=32),
+        SlideSettings(preset="biopsy"),
+    )
     target = run.profile_dir / "real" / "cmu-1-small-region.h5"
-    outcome = batch.process_slide(real, target, fine, settings, slide_id="cmu-1-small-region")
+    outcome = batch.process_slide(
+        real, target, fine, settings, slide_id="cmu-1-small-region"
+    )
     with SlideStore(target).open_slide() as real_slide:
-        *_, picture = survey(real_slide, fine, settings, target.with_suffix(".tissue.geojson"))
+        *_, picture = survey(
+            real_slide, fine, settings, target.with_suffix(".tissue.geojson")
+        )
         display(
-            Markdown(f"{outcome.regions} regions of {fine.region} pixels at {real_slide.mpp} micrometres per pixel.")
+            Markdown(
+                f"{outcome.regions} regions of {fine.region} pixels at {real_slide.mpp} micrometres per pixel."
+            )
         )
     display(picture)
 else:
-    display(Markdown("No real slide is given here; set `HCMAE_SHARED_DATA` to a folder that holds `slides/`."))
+    display(
+        Markdown(
+            "No real slide is given here; set `HCMAE_SHARED_DATA` to a folder that holds `slides/`."
+        )
+    )
 
 # %% [markdown]
 # **Takeaway.** From here on a slide is a list of regions with coordinates, thumbnails and the promise that patch $j$ of a region is always

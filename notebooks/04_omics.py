@@ -36,7 +36,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %% [markdown]
@@ -63,9 +70,15 @@ pd.DataFrame(
         "patients": {name: table.X.shape[0] for name, table in tables.items()},
         "features": {name: table.X.shape[1] for name, table in tables.items()},
         "unit": {name: table.declared for name, table in tables.items()},
-        "smallest": {name: f"{np.nanmin(table.X):.4g}" for name, table in tables.items()},
-        "largest": {name: f"{np.nanmax(table.X):,.7g}" for name, table in tables.items()},
-        "missing": {name: f"{np.isnan(table.X).mean():.2%}" for name, table in tables.items()},
+        "smallest": {
+            name: f"{np.nanmin(table.X):.4g}" for name, table in tables.items()
+        },
+        "largest": {
+            name: f"{np.nanmax(table.X):,.7g}" for name, table in tables.items()
+        },
+        "missing": {
+            name: f"{np.isnan(table.X).mean():.2%}" for name, table in tables.items()
+        },
     }
 )
 
@@ -101,7 +114,9 @@ if methylation is not None:
 # %%
 if methylation is not None:
     rng = np.random.default_rng(seed)
-    known = methylation.X[:, np.isnan(methylation.X).mean(axis=0) <= settings.max_missing]
+    known = methylation.X[
+        :, np.isnan(methylation.X).mean(axis=0) <= settings.max_missing
+    ]
     hidden = known.copy()
     spots = (rng.random(known.shape) < 0.01) & ~np.isnan(known)
     hidden[spots] = np.nan
@@ -111,7 +126,9 @@ if methylation is not None:
         "nearest neighbours": np.sqrt(np.mean((filled[spots] - known[spots]) ** 2)),
         "mean of the probe": np.sqrt(np.mean((mean[spots] - known[spots]) ** 2)),
     }
-    display(pd.Series(errors, name="root mean square error of beta").to_frame().round(4))
+    display(
+        pd.Series(errors, name="root mean square error of beta").to_frame().round(4)
+    )
 
 # %% [markdown]
 # **What to see.** Neighbours beat the probe's own mean only as far as whole profiles are alike. Where
@@ -129,7 +146,9 @@ seen = {}
 for name, table in tables.items():
     if table.declared == "counts":
         kept = scales.expressed(table.X, settings.min_count, settings.min_expressed)
-        seen[name] = scales.log_expression(table.X, scales.SizeFactors.fit(table.X)(table.X))[:, kept]
+        seen[name] = scales.log_expression(
+            table.X, scales.SizeFactors.fit(table.X)(table.X)
+        )[:, kept]
     elif table.declared == "beta":
         seen[name] = scales.m_values(table.X[:, ~np.isnan(table.X).all(axis=0)])
     else:
@@ -167,11 +186,17 @@ display(
 deseq = None
 if "rna" in tables and tables["rna"].declared == "counts":
     rna = tables["rna"]
-    kept = np.flatnonzero(scales.expressed(rna.X, settings.min_count, settings.min_expressed))
+    kept = np.flatnonzero(
+        scales.expressed(rna.X, settings.min_count, settings.min_expressed)
+    )
     # The paper's step once, on at most 1,500 genes, to see what it does; the profile decides what the pipeline uses.
     kept = kept[:1500]
     deseq = differential.deseq2(rna.X[:, kept], groups, rna.features[kept])
-    display(plots.plot_dispersion(deseq["base_mean"].to_numpy(), deseq["dispersion"].to_numpy()))
+    display(
+        plots.plot_dispersion(
+            deseq["base_mean"].to_numpy(), deseq["dispersion"].to_numpy()
+        )
+    )
 
 # %% [markdown]
 # **What to see.** For genes above the line, patients differ by more than counting explains; that is where a test has to get its
@@ -188,11 +213,16 @@ if "rna" in tables and tables["rna"].declared == "counts":
 # %%
 selector = OmicsSelector(settings, seed, workers=1).fit(mdata, time, event)
 truth = run.truth_summary()
-planted = report.planted_features(truth["planted"]) if truth and truth.get("planted") else {}
+planted = (
+    report.planted_features(truth["planted"]) if truth and truth.get("planted") else {}
+)
 if planted and deseq is not None:
     cox = selector.tested["rna"]
     rows = {}
-    for label, table in (("DESeq2, two groups", deseq), ("Cox score", cox.loc[cox.index.intersection(deseq.index)])):
+    for label, table in (
+        ("DESeq2, two groups", deseq),
+        ("Cox score", cox.loc[cox.index.intersection(deseq.index)]),
+    ):
         there = [gene for gene in planted["rna"] if gene in table.index]
         best = table.sort_values("p").index[: len(there)]
         rows[label] = {
@@ -205,9 +235,18 @@ if planted and deseq is not None:
 # The same, gene by gene:
 
 # %% mystnb={"image": {"alt": "Volcano plot: effect against minus log p of every gene, genes below the false discovery rate coloured, planted genes ringed"}}
-label = "log hazard ratio per unit (one step)" if settings.differential == "cox_score" else "log2 fold change"
+label = (
+    "log hazard ratio per unit (one step)"
+    if settings.differential == "cox_score"
+    else "log2 fold change"
+)
 first = next(iter(selector.tested))
-plots.plot_volcano(selector.tested[first], planted=planted.get(first, ()), alpha=settings.alpha, effect_label=label)
+plots.plot_volcano(
+    selector.tested[first],
+    planted=planted.get(first, ()),
+    alpha=settings.alpha,
+    effect_label=label,
+)
 
 # %% [markdown]
 # **What to see.** Each point is a gene; right of zero, more of it goes with earlier death. With thousands of tests some small
@@ -239,13 +278,22 @@ plots.plot_importance(selector.chosen)
 
 # %% mystnb={"image": {"alt": "Agreement of two seeds against the number of trees, with the share expected by chance"}}
 name = "rna" if "rna" in tables else next(iter(tables))
-pool = selector.tested[name].sort_values("p").index[: min(settings.candidates or 300, 300)]
+pool = (
+    selector.tested[name].sort_values("p").index[: min(settings.candidates or 300, 300)]
+)
 columns = tables[name].features.get_indexer(pool)
 values = tables[name].X[:, columns]
 if tables[name].declared == "counts":
-    values = scales.log_expression(values, scales.SizeFactors.fit(tables[name].X)(tables[name].X))
+    values = scales.log_expression(
+        values, scales.SizeFactors.fit(tables[name].X)(tables[name].X)
+    )
 stability = report.forest_stability(
-    np.nan_to_num(values), time, event, trees=(50, 200, 800), seeds=3, top_k=min(settings.top_k, len(pool) // 3)
+    np.nan_to_num(values),
+    time,
+    event,
+    trees=(50, 200, 800),
+    seeds=3,
+    top_k=min(settings.top_k, len(pool) // 3),
 )
 plots.plot_stability(stability)
 
@@ -265,9 +313,14 @@ stability.round(3)
 if planted:
     rows = {}
     for rank in ("importance", "combined"):
-        chosen = OmicsSelector(settings.model_copy(update={"rank": rank}), seed).fit(mdata, time, event).chosen
+        chosen = (
+            OmicsSelector(settings.model_copy(update={"rank": rank}), seed)
+            .fit(mdata, time, event)
+            .chosen
+        )
         rows[rank] = {
-            m: f"{len(set(chosen[m].index) & set(planted[m]))} of {len(chosen[m])} chosen were planted" for m in chosen
+            m: f"{len(set(chosen[m].index) & set(planted[m]))} of {len(chosen[m])} chosen were planted"
+            for m in chosen
         }
     display(pd.DataFrame(rows))
 
@@ -308,19 +361,29 @@ shown[["modality", "gene", "effect", "q", "importance", "frequency"]].style.form
 
 # %% mystnb={"image": {"alt": "Heat map of the selected features of the three modalities, patients ordered by risk from low to high"}}
 at_risk = time[None, :] >= time[:, None]
-hazard = np.array([(event[time <= t] / at_risk[time <= t].sum(axis=1)).sum() for t in time])
+hazard = np.array(
+    [(event[time <= t] / at_risk[time <= t].sum(axis=1)).sum() for t in time]
+)
 matrix = selections[min(selections)].matrix
-plots.plot_omics_heatmap(matrix, event - hazard, tables, order_label="patients by observed minus expected deaths")
+plots.plot_omics_heatmap(
+    matrix,
+    event - hazard,
+    tables,
+    order_label="patients by observed minus expected deaths",
+)
 
 # %%
 result = {
     "features": {name: int(table.X.shape[1]) for name, table in tables.items()},
     "stability": stability.to_dict("records"),
-    "chosen_in_every_fold": {m: int((t["times"] == len(selections)).sum()) for m, t in frequency.items()},
+    "chosen_in_every_fold": {
+        m: int((t["times"] == len(selections)).sum()) for m, t in frequency.items()
+    },
 }
 if planted:
     result["planted_among_chosen"] = {
-        m: report.recovered(planted[m], selector.chosen[m].index) for m in selector.chosen
+        m: report.recovered(planted[m], selector.chosen[m].index)
+        for m in selector.chosen
     }
 _ = run.save_result("omics", result)
 

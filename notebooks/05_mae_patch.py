@@ -37,7 +37,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -68,7 +75,9 @@ display(
 # ## The loss
 
 # %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Patch over epochs, and the learning rate"}}
-plots.loss_curves({"MAE-Patch": plots.read_log(run.pretrain_dir / "patch" / "mae_patch.jsonl")})
+plots.loss_curves(
+    {"MAE-Patch": plots.read_log(run.pretrain_dir / "patch" / "mae_patch.jsonl")}
+)
 
 # %% [markdown]
 # **What to see.** The error is that of normalised pixels of hidden cells. Most of it goes early (note the logarithmic axis); what is left
@@ -93,7 +102,9 @@ hidden, filled = plots.fill_in(
     mean=IMAGENET_MEAN,
     sd=IMAGENET_STD,
 )
-plots.image_grid({"patch": list(patches[chosen]), "visible": hidden, "filled in": filled})
+plots.image_grid(
+    {"patch": list(patches[chosen]), "visible": hidden, "filled in": filled}
+)
 
 # %% [markdown]
 # **What to see.** Colour and density come back, single nuclei do not: where they lie cannot be known. What can be guessed from the rest of
@@ -107,15 +118,21 @@ plots.image_grid({"patch": list(patches[chosen]), "visible": hidden, "filled in"
 # %%
 rows, names = [], []
 for patient, path in zip(run.cohort().table.index, run.stores(), strict=True):
-    rows.append(SlideStore(path).vectors("patch_vectors").astype(np.float32).mean(axis=(0, 1)))
+    rows.append(
+        SlideStore(path).vectors("patch_vectors").astype(np.float32).mean(axis=(0, 1))
+    )
     names.append(patient)
 truth = run.truth()
 if truth is not None:
     scores = probe.linear_probe(
-        probe.patient_means(np.stack(rows), names), truth, names=("cell", "architecture", "burden")
+        probe.patient_means(np.stack(rows), names),
+        truth,
+        names=("cell", "architecture", "burden"),
     )
     run.save_result("probe_patch", {"r2": scores.mean().to_dict()})
-    table = pd.DataFrame({"R2, mean of three splits": scores.mean(), "sd": scores.std()})
+    table = pd.DataFrame(
+        {"R2, mean of three splits": scores.mean(), "sd": scores.std()}
+    )
     display(table.round(3))
 
 # %% [markdown]

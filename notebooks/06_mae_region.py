@@ -40,7 +40,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -67,7 +74,9 @@ display(
 
 # %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Region with and without patch vectors, and the learning rate"}}
 logs = {
-    label: plots.read_log(run.pretrain_dir / f"region_{variant}" / f"mae_region_{variant}.jsonl")
+    label: plots.read_log(
+        run.pretrain_dir / f"region_{variant}" / f"mae_region_{variant}.jsonl"
+    )
     for variant, label in (("patreg", "with patch vectors"), ("reg", "without"))
 }
 plots.loss_curves(logs)
@@ -82,7 +91,11 @@ plots.loss_curves(logs)
 # patch vectors (MAE-Reg), and with them (MAE-PatReg).
 
 # %%
-kinds = {"mean patch vector": "patch_vectors", "MAE-Reg": "region_vectors_reg", "MAE-PatReg": "region_vectors"}
+kinds = {
+    "mean patch vector": "patch_vectors",
+    "MAE-Reg": "region_vectors_reg",
+    "MAE-PatReg": "region_vectors",
+}
 truth = run.truth()
 if truth is not None:
     patients = run.cohort().table.index
@@ -94,7 +107,9 @@ if truth is not None:
             means[label].append(vectors.reshape(-1, vectors.shape[-1]).mean(axis=0))
     factors = ("cell", "architecture", "burden")
     probes = {
-        label: probe.linear_probe(probe.patient_means(np.stack(rows), list(patients)), truth, names=factors)
+        label: probe.linear_probe(
+            probe.patient_means(np.stack(rows), list(patients)), truth, names=factors
+        )
         for label, rows in means.items()
     }
     table = pd.DataFrame({label: scores.mean() for label, scores in probes.items()}).T
@@ -144,10 +159,17 @@ _, region = next(regions.iter_regions(run.stores()[0], indices=[0]))
 with torch.no_grad():
     seen = regions.thumbnail(region, geometry.region // run.profile.mae_region.reduce)
     _, attention = network.encode_with_attention(
-        torch.from_numpy(seen[None]), torch.from_numpy(store.vectors("patch_vectors")[:1].astype(np.float32))
+        torch.from_numpy(seen[None]),
+        torch.from_numpy(store.vectors("patch_vectors")[:1].astype(np.float32)),
     )
 if attention is not None:
-    display(plots.attention_maps(region, attention[0].float().numpy()[-geometry.patches_per_region :], [0, 27]))
+    display(
+        plots.attention_maps(
+            region,
+            attention[0].float().numpy()[-geometry.patches_per_region :],
+            [0, 27],
+        )
+    )
 
 # %% [markdown]
 # **What to see.** The white frame is the patch that asks; bright patches get more of its attention. Each map has its own scale.

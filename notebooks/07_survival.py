@@ -31,7 +31,14 @@ local_dir = ""
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %% [markdown]
@@ -62,7 +69,11 @@ display(
         f"{data.sizes('region').sum()} regions ({data.sizes('region').min()} to {data.sizes('region').max()} per slide)."
     )
 )
-display(data.exclusions if len(data.exclusions) else Markdown("Nobody was lost between cohort and model."))
+display(
+    data.exclusions
+    if len(data.exclusions)
+    else Markdown("Nobody was lost between cohort and model.")
+)
 
 # %% [markdown]
 # ## The protocol
@@ -77,7 +88,9 @@ display(data.exclusions if len(data.exclusions) else Markdown("Nobody was lost b
 # The release instead picks the epoch by the test C-index; notebook 11 measures what that is worth.
 
 # %%
-display(pd.Series(run.profile.survival.model_dump(), name="setting").astype(str).to_frame())
+display(
+    pd.Series(run.profile.survival.model_dump(), name="setting").astype(str).to_frame()
+)
 predictions = run.evaluate("hcmae", "honest")
 scores = metrics.fold_concordance(predictions)
 scores.round(3)
@@ -94,7 +107,11 @@ oracle = None
 if summary is not None:
     truth = run.truth().reindex(data.patients)
     oracle = metrics.concordance(data.time, data.event, truth["log_hazard"])
-    display(Markdown(f"The oracle, which knows the planted log hazard, has C = {oracle:.3f}."))
+    display(
+        Markdown(
+            f"The oracle, which knows the planted log hazard, has C = {oracle:.3f}."
+        )
+    )
 
 # %% mystnb={"image": {"alt": "C-index of every test fold for HC-MAE, its image stream, its omics stream and a clinical Cox model, with the oracle"}}
 folded = {n: metrics.fold_concordance(p) for n, p in parts.items()}
@@ -137,7 +154,12 @@ words = {
 pd.DataFrame(summaries).rename(index=words, columns=labels).style.format("{:.3f}")
 
 # %% mystnb={"image": {"alt": "Observed against predicted survival of HC-MAE in four groups of patients after one and three years"}}
-plots.plot_calibration({f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y) for y in (1, 3)})
+plots.plot_calibration(
+    {
+        f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y)
+        for y in (1, 3)
+    }
+)
 
 # %% mystnb={"image": {"alt": "Brier score over time for four models and for Kaplan-Meier"}}
 plots.plot_brier({n: metrics.brier(p) for n, p in parts.items()}, labels=labels)
@@ -154,7 +176,13 @@ models, _ = train_models(
     "hcmae",
     data,
     np.arange(len(data.patients)),
-    run.profile.model_copy(update={"survival": run.profile.survival.model_copy(update={"epochs": 1, "ensemble": 1})}),
+    run.profile.model_copy(
+        update={
+            "survival": run.profile.survival.model_copy(
+                update={"epochs": 1, "ensemble": 1}
+            )
+        }
+    ),
     Protocol(name="look", epoch="last"),
     seed=seed,
     omics_cache=run.dir / "omics_cache",
@@ -186,11 +214,34 @@ if folder is not None and folder.is_dir():
     rows = []
     for name in ("trans_mo", "coxnet_omics"):
         out = run.dir / "predictions" / "lihc_real-honest"
-        p = cross_validate(name, real, real_folds, run.profile, seed=seed, out_dir=out, omics_cache=out / "omics")
+        p = cross_validate(
+            name,
+            real,
+            real_folds,
+            run.profile,
+            seed=seed,
+            out_dir=out,
+            omics_cache=out / "omics",
+        )
         interval = metrics.bootstrap(p, draws=300)
-        rows.append((METHODS[name].label, *metrics.mean_concordance(p), interval.low, interval.high))
-    display(Markdown(f"{len(real.patients)} real LIHC patients, {real.event.sum()} deaths, RNA and miRNA:"))
-    display(pd.DataFrame(rows, columns=["method", "C-index", "sd over folds", "low", "high"]).round(3))
+        rows.append(
+            (
+                METHODS[name].label,
+                *metrics.mean_concordance(p),
+                interval.low,
+                interval.high,
+            )
+        )
+    display(
+        Markdown(
+            f"{len(real.patients)} real LIHC patients, {real.event.sum()} deaths, RNA and miRNA:"
+        )
+    )
+    display(
+        pd.DataFrame(
+            rows, columns=["method", "C-index", "sd over folds", "low", "high"]
+        ).round(3)
+    )
 
 # %% [markdown]
 # **Takeaway.** A C-index comes with three companions: the protocol, the spread over folds, and what a Cox model on age, sex and

@@ -32,7 +32,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -44,7 +51,10 @@ from hcmae_core.models.ablations import CONFIGURATIONS
 from hcmae_core.training.survival import METHODS
 
 pd.DataFrame(
-    [(METHODS[n].label, c.tokens or "", c.thumbnails, c.omics) for n, c in CONFIGURATIONS.items()],
+    [
+        (METHODS[n].label, c.tokens or "", c.thumbnails, c.omics)
+        for n, c in CONFIGURATIONS.items()
+    ],
     columns=["model", "bag of vectors", "thumbnails", "omics"],
 )
 
@@ -61,7 +71,9 @@ labels = {name: METHODS[name].label for name in CONFIGURATIONS}
 scores = {name: tables.score(p) for name, p in predictions.items()}
 table = tables.table3(scores, provenance={**run.provenance(), "protocol": "honest"})
 run.save_result("table3", {name: vars(value) for name, value in scores.items()})
-table.write(run.dir / "results", "table3")  # .html, .tex and .csv, with the provenance in the caption
+table.write(
+    run.dir / "results", "table3"
+)  # .html, .tex and .csv, with the provenance in the caption
 display(HTML(table.to_html()))
 
 # %% mystnb={"image": {"alt": "Mean C-index with interval for the seven models of the ablation, with the oracle"}}
@@ -69,10 +81,17 @@ truth = run.truth()
 oracle = None
 if truth is not None:
     data = run.survival_data
-    oracle = metrics.concordance(data.time, data.event, truth.reindex(data.patients)["log_hazard"])
+    oracle = metrics.concordance(
+        data.time, data.event, truth.reindex(data.patients)["log_hazard"]
+    )
 frame = pd.DataFrame(
     {
-        name: {"mean": s.mean, "low": s.low, "high": s.high, "paper": tables.PAPER_TABLE3[labels[name]].mean}
+        name: {
+            "mean": s.mean,
+            "low": s.low,
+            "high": s.high,
+            "paper": tables.PAPER_TABLE3[labels[name]].mean,
+        }
         for name, s in scores.items()
     }
 ).T
@@ -98,7 +117,12 @@ pairs = [
     ("hcmae", "hc_patregsli"),
     ("hcmae", "trans_mo"),
 ]
-rows = pd.concat([compare.compare({a: predictions[a], b: predictions[b]}, a, draws=500) for a, b in pairs])
+rows = pd.concat(
+    [
+        compare.compare({a: predictions[a], b: predictions[b]}, a, draws=500)
+        for a, b in pairs
+    ]
+)
 rows["p_holm"] = compare.holm(rows["p"])
 run.save_result("ablation_differences", {"rows": rows.to_dict("records")})
 tables.difference_frame(rows, labels).style.format(precision=3).hide(axis="index")
@@ -109,7 +133,13 @@ plots.plot_differences(rows, labels=labels)
 # %%
 lines = [
     f"- {labels[row.first]} over {labels[row.second]}: {row.difference:+.3f}, "
-    + ("**better**" if row.nb_low > 0 else "**worse**" if row.nb_high < 0 else "not told apart")
+    + (
+        "**better**"
+        if row.nb_low > 0
+        else "**worse**"
+        if row.nb_high < 0
+        else "not told apart"
+    )
     for row in rows.itertuples()
 ]
 display(Markdown("Counting retraining:\n\n" + "\n".join(lines)))

@@ -30,7 +30,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -62,7 +69,13 @@ data = run.survival_data
 # In this run they are:
 
 # %%
-names = {"handcrafted": "h", "patch": "P", "region": "R, HC-MAE", "region_hipt": "R, HIPT", "thumbnail": "thumbnails"}
+names = {
+    "handcrafted": "h",
+    "patch": "P",
+    "region": "R, HC-MAE",
+    "region_hipt": "R, HIPT",
+    "thumbnail": "thumbnails",
+}
 rows = [("O", "3", str(run.profile.omics.top_k))]
 for kind, symbol in names.items():
     if data.has(kind):
@@ -70,7 +83,9 @@ for kind, symbol in names.items():
         count = data.sizes(kind)
         items = "1" if kind == "handcrafted" else f"{count.min()} to {count.max()}"
         rows.append((symbol, items, " x ".join(map(str, inner))))
-pd.DataFrame(rows, columns=["input", "items per patient", "size of an item"]).style.hide(axis="index")
+pd.DataFrame(
+    rows, columns=["input", "items per patient", "size of an item"]
+).style.hide(axis="index")
 
 # %% [markdown]
 # ### GPDBN
@@ -226,7 +241,11 @@ plots.plot_nuclei(patches[:4], np.stack(np.split(labels, len(patches), axis=1))[
 plots.style.notebook()
 wanted = [key for _, key, _ in tables.TABLE2_ROWS]
 labels = {key: label for label, key, _ in tables.TABLE2_ROWS}
-ready = [key for key in wanted if key in METHODS and all(data.has(need) for need in METHODS[key].needs)]
+ready = [
+    key
+    for key in wanted
+    if key in METHODS and all(data.has(need) for need in METHODS[key].needs)
+]
 if len(ready) < len(wanted):
     missing = ", ".join(labels[key] for key in wanted if key not in ready)
     display(Markdown(f"Not run yet (their inputs are not there): {missing}."))
@@ -239,10 +258,21 @@ for other in pipeline.all_runs(run):
             stored = other.load_result("table2")["scores"][name]
         except (FileNotFoundError, KeyError):
             continue
-        scores[name].setdefault(other.cancer, tables.Score(**{k: stored[k] for k in ("mean", "sd", "low", "high")}))
-run.save_result("table2", {"scores": {name: vars(value[run.cancer]) for name, value in scores.items()}})
+        scores[name].setdefault(
+            other.cancer,
+            tables.Score(**{k: stored[k] for k in ("mean", "sd", "low", "high")}),
+        )
+run.save_result(
+    "table2",
+    {"scores": {name: vars(value[run.cancer]) for name, value in scores.items()}},
+)
 origin = f"MCAT and CLAM-SB read patch vectors of {data.patch_source}."
-table = tables.table2(scores, provenance={**run.provenance(), "protocol": "honest"}, interval=True, note=origin)
+table = tables.table2(
+    scores,
+    provenance={**run.provenance(), "protocol": "honest"},
+    interval=True,
+    note=origin,
+)
 table.write(run.dir / "results", "table2")
 display(HTML(table.to_html()))
 
@@ -250,8 +280,13 @@ display(HTML(table.to_html()))
 truth = run.truth()
 oracle = None
 if truth is not None:
-    oracle = metrics.concordance(data.time, data.event, truth.reindex(data.patients)["log_hazard"])
-paper = {key: tables.PAPER_TABLE2.get(label, {}).get(run.cancer) for label, key, _ in tables.TABLE2_ROWS}
+    oracle = metrics.concordance(
+        data.time, data.event, truth.reindex(data.patients)["log_hazard"]
+    )
+paper = {
+    key: tables.PAPER_TABLE2.get(label, {}).get(run.cancer)
+    for label, key, _ in tables.TABLE2_ROWS
+}
 frame = pd.DataFrame(
     {
         name: {
@@ -263,7 +298,9 @@ frame = pd.DataFrame(
         for name, s in scores.items()
     }
 ).T
-plots.plot_comparison(frame.sort_values("mean", ascending=False), labels=labels, oracle=oracle)
+plots.plot_comparison(
+    frame.sort_values("mean", ascending=False), labels=labels, oracle=oracle
+)
 
 # %% [markdown]
 # **What to see.** How many intervals overlap the best one, and how far the methods that see omics lie from those that do not. How the
@@ -309,7 +346,9 @@ display(
 # Only cancers with every method count.
 
 # %%
-means = pd.DataFrame({name: {c: s.mean for c, s in row.items()} for name, row in scores.items()})
+means = pd.DataFrame(
+    {name: {c: s.mean for c, s in row.items()} for name, row in scores.items()}
+)
 means = means.reindex([c for c in CANCERS if c in means.index])
 complete = list(means.dropna().index)
 ranks = None
@@ -322,13 +361,21 @@ if len(complete) < 3:
     )
 else:
     ranks = compare.rank_methods(means)
-    far = [labels[m] for m, r in ranks.mean.items() if r - ranks.mean["hcmae"] > ranks.critical_difference]
+    far = [
+        labels[m]
+        for m, r in ranks.mean.items()
+        if r - ranks.mean["hcmae"] > ranks.critical_difference
+    ]
     display(
         Markdown(
             f"{len(ranks.mean)} methods on {len(complete)} cancers ({', '.join(complete)}): Friedman's chi-square "
             f"{ranks.statistic:.1f}, p = {ranks.p:.1g}. Two mean ranks must differ by more than {ranks.critical_difference:.1f}. "
             f"HC-MAE, mean rank {ranks.mean['hcmae']:.1f}, is told apart from "
-            + (f"{'; '.join(far)}. From the other {len(ranks.mean) - 1 - len(far)} it is not." if far else "none.")
+            + (
+                f"{'; '.join(far)}. From the other {len(ranks.mean) - 1 - len(far)} it is not."
+                if far
+                else "none."
+            )
         )
     )
     run.save_result(
@@ -350,13 +397,20 @@ plots.plot_critical_difference(ranks, labels=labels) if ranks else None
 
 # %% mystnb={"image": {"alt": "Mean ranks of the seven methods in the paper's Table II; bars join methods that cannot be told apart"}}
 keys = {label: key for label, key, _ in tables.TABLE2_ROWS}
-printed = pd.DataFrame({keys[m]: {c: s.mean for c, s in row.items()} for m, row in tables.PAPER_TABLE2.items()})
+printed = pd.DataFrame(
+    {
+        keys[m]: {c: s.mean for c, s in row.items()}
+        for m, row in tables.PAPER_TABLE2.items()
+    }
+)
 published = compare.rank_methods(printed)
 plots.plot_critical_difference(published, labels=labels)
 
 # %%
 near = [
-    labels[m] for m, r in published.mean.items() if 0 < r - published.mean["hcmae"] <= published.critical_difference
+    labels[m]
+    for m, r in published.mean.items()
+    if 0 < r - published.mean["hcmae"] <= published.critical_difference
 ]
 display(
     Markdown(
@@ -381,10 +435,24 @@ for name in ready:
     cost = fold_costs(run.dir / "predictions" / "honest", name).median()
     known, network = np.isfinite(cost["seconds"]), np.isfinite(cost["networks"])
     rows[labels[name]] = {
-        "parameters": f"{cost['parameters']:,.0f}" if network else "no network" if known else "n/a",
-        "networks per fold": f"{cost['networks']:.0f}" if network else "0" if known else "n/a",
-        "seconds per fold": (f"{cost['seconds']:.1f}" if cost["seconds"] >= 0.1 else "< 0.1") if known else "n/a",
-        "memory on the GPU, MiB": f"{cost['gpu_mib']:,.0f}" if np.isfinite(cost["gpu_mib"]) else "n/a",
+        "parameters": f"{cost['parameters']:,.0f}"
+        if network
+        else "no network"
+        if known
+        else "n/a",
+        "networks per fold": f"{cost['networks']:.0f}"
+        if network
+        else "0"
+        if known
+        else "n/a",
+        "seconds per fold": (
+            f"{cost['seconds']:.1f}" if cost["seconds"] >= 0.1 else "< 0.1"
+        )
+        if known
+        else "n/a",
+        "memory on the GPU, MiB": f"{cost['gpu_mib']:,.0f}"
+        if np.isfinite(cost["gpu_mib"])
+        else "n/a",
     }
 costs = pd.DataFrame(rows).T
 if (costs["memory on the GPU, MiB"] == "n/a").all():

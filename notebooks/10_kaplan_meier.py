@@ -32,7 +32,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -44,7 +51,11 @@ from hcmae_core.evaluation.kaplan_meier import risk_groups
 from hcmae_core.training.survival import METHODS
 
 data = run.survival_data
-names = [key for _, key, _ in tables.TABLE2_ROWS if key in METHODS and all(data.has(n) for n in METHODS[key].needs)]
+names = [
+    key
+    for _, key, _ in tables.TABLE2_ROWS
+    if key in METHODS and all(data.has(n) for n in METHODS[key].needs)
+]
 groups = {}
 for name in names:
     try:
@@ -56,10 +67,20 @@ for name in names:
 plots.plot_kaplan_meier({METHODS[name].label: g for name, g in groups.items()})
 
 # %%
-table = tables.figure2_table(groups, provenance={**run.provenance(), "protocol": "honest"})
+table = tables.figure2_table(
+    groups, provenance={**run.provenance(), "protocol": "honest"}
+)
 run.save_result(
     "figure2",
-    {n: {"p": g.log_rank_p, "hr": g.hazard_ratio, "hr_low": g.hr_low, "hr_high": g.hr_high} for n, g in groups.items()},
+    {
+        n: {
+            "p": g.log_rank_p,
+            "hr": g.hazard_ratio,
+            "hr_low": g.hr_low,
+            "hr_high": g.hr_high,
+        }
+        for n, g in groups.items()
+    },
 )
 table.write(run.dir / "results", "figure2")  # .html, .tex and .csv
 display(HTML(table.to_html()))
@@ -74,7 +95,8 @@ display(HTML(table.to_html()))
 
 # %%
 both = {
-    split: risk_groups(run.evaluate("hcmae", "honest"), split=split) for split in ("training_median", "pooled_median")
+    split: risk_groups(run.evaluate("hcmae", "honest"), split=split)
+    for split in ("training_median", "pooled_median")
 }
 pd.DataFrame(
     {

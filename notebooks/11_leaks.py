@@ -34,7 +34,14 @@ local_dir = ""
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -49,7 +56,9 @@ from hcmae_core.training.survival import METHODS, cross_validate
 PROTOCOLS = {
     "honest": Protocol(name="honest-last", select_on="train", epoch="last"),
     "select on all": Protocol(name="leak-select", select_on="all", epoch="last"),
-    "best test epoch": Protocol(name="leak-epoch", select_on="train", epoch="best_test"),
+    "best test epoch": Protocol(
+        name="leak-epoch", select_on="train", epoch="best_test"
+    ),
     "both": Protocol.preset("paper"),
 }
 method = "trans_mo"
@@ -77,12 +86,16 @@ def interval_row(cohort, kind, name, predictions, noise):
     }
 
 
-noise = compare.sampling_noise(len(data.patients), data.event.mean(), draws=100, seed=seed)[1]
+noise = compare.sampling_noise(
+    len(data.patients), data.event.mean(), draws=100, seed=seed
+)[1]
 rows, shuffled = [], data.permuted(seed)
 permuted_predictions = {}
 for name, protocol in PROTOCOLS.items():
     true = run.evaluate(method, protocol, repeats=1)
-    null = run.evaluate(method, protocol, repeats=1, data=shuffled, label=f"permuted{seed}")
+    null = run.evaluate(
+        method, protocol, repeats=1, data=shuffled, label=f"permuted{seed}"
+    )
     permuted_predictions[name] = null
     rows += [
         interval_row(run.cancer, "true", name, true, noise),
@@ -99,18 +112,34 @@ table.style.format(precision=3).hide(axis="index")
 
 # %%
 null_run = pipeline.Run(
-    cancer="NULL", profile=profile, source="synthetic", seed=seed, data_dir=data_dir, run_dir=run_dir
+    cancer="NULL",
+    profile=profile,
+    source="synthetic",
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
 )
 null_rows = []
 if source == "synthetic" and (null_run.dir / "cohort.parquet").exists():
     null_data = null_run.survival_data
-    null_noise = compare.sampling_noise(len(null_data.patients), null_data.event.mean(), draws=100, seed=seed)[1]
+    null_noise = compare.sampling_noise(
+        len(null_data.patients), null_data.event.mean(), draws=100, seed=seed
+    )[1]
     for name in ("honest", "both"):
         for other in ("coxnet_omics", "trans_mo", "hcmae"):
             if all(null_data.has(need) for need in METHODS[other].needs):
                 p = null_run.evaluate(other, PROTOCOLS[name], repeats=1)
-                null_rows.append({**interval_row("NULL", "true", name, p, null_noise), "method": METHODS[other].label})
-    display(pd.DataFrame(null_rows)[["method", "protocol", "mean", "low", "high", "noise"]].round(3))
+                null_rows.append(
+                    {
+                        **interval_row("NULL", "true", name, p, null_noise),
+                        "method": METHODS[other].label,
+                    }
+                )
+    display(
+        pd.DataFrame(null_rows)[
+            ["method", "protocol", "mean", "low", "high", "noise"]
+        ].round(3)
+    )
 else:
     display(Markdown("The null cohort has not been made in this run."))
 
@@ -132,15 +161,27 @@ folder = Path(local_dir) if local_dir else (example / "lihc_real" if example els
 real_rows = []
 if folder is not None and folder.is_dir():
     real = load_tables(folder, load_manifest("LIHC"), ("rna", "mirna"), seed=seed)
-    real_noise = compare.sampling_noise(len(real.patients), real.event.mean(), draws=100, seed=seed)[1]
+    real_noise = compare.sampling_noise(
+        len(real.patients), real.event.mean(), draws=100, seed=seed
+    )[1]
     for kind, labelled in (("true", real), ("permuted", real.permuted(seed))):
-        real_folds = make_folds(labelled.patients, labelled.time, labelled.event, 5, 1, seed)
+        real_folds = make_folds(
+            labelled.patients, labelled.time, labelled.event, 5, 1, seed
+        )
         for name, protocol in PROTOCOLS.items():
             if kind == "true" and name not in ("honest", "both"):
                 continue
             out = run.dir / "predictions" / f"lihc_real-{kind}-{protocol.name}"
             kept_at = {"out_dir": out, "omics_cache": run.dir / "omics_cache"}
-            p = cross_validate(method, labelled, real_folds, run.profile, protocol, seed=seed, **kept_at)
+            p = cross_validate(
+                method,
+                labelled,
+                real_folds,
+                run.profile,
+                protocol,
+                seed=seed,
+                **kept_at,
+            )
             real_rows.append(interval_row("real LIHC", kind, name, p, real_noise))
     display(pd.DataFrame(real_rows).round(3))
 
@@ -164,16 +205,36 @@ if real_rows:
                 seed=seed + number,
                 folder=run.dir / "omics_cache",
             )
-            draws.append({"features chosen on": where, "permutation": number, "C-index": folds["c_index"].mean()})
-    draws = pd.DataFrame(draws).pivot(index="permutation", columns="features chosen on", values="C-index")
+            draws.append(
+                {
+                    "features chosen on": where,
+                    "permutation": number,
+                    "C-index": folds["c_index"].mean(),
+                }
+            )
+    draws = pd.DataFrame(draws).pivot(
+        index="permutation", columns="features chosen on", values="C-index"
+    )
     draws.loc["mean"] = draws.mean()
     display(draws.round(3))
 
 # %% mystnb={"image": {"alt": "C-index under four protocols for true and permuted labels; the grey band is what chance does at this size"}}
-shown_null = [{**row, "labels": "permuted"} for row in null_rows if row["method"] == METHODS[method].label]
-everything = pd.concat([pd.DataFrame(rows) for rows in (table, shown_null, real_rows) if len(rows)])
+shown_null = [
+    {**row, "labels": "permuted"}
+    for row in null_rows
+    if row["method"] == METHODS[method].label
+]
+everything = pd.concat(
+    [pd.DataFrame(rows) for rows in (table, shown_null, real_rows) if len(rows)]
+)
 run.save_result(
-    "leaks", {"rows": everything.astype(object).where(everything.notna(), None).to_dict("records"), "null": null_rows}
+    "leaks",
+    {
+        "rows": everything.astype(object)
+        .where(everything.notna(), None)
+        .to_dict("records"),
+        "null": null_rows,
+    },
 )
 plots.plot_leaks(everything)
 
@@ -188,7 +249,11 @@ plots.plot_leaks(everything)
 
 # %% mystnb={"image": {"alt": "Kaplan-Meier curves of permuted labels under the honest protocol and with both leaks"}}
 plots.plot_kaplan_meier(
-    {f"permuted, {name}": risk_groups(permuted_predictions[name]) for name in ("honest", "both")}, columns=2
+    {
+        f"permuted, {name}": risk_groups(permuted_predictions[name])
+        for name in ("honest", "both")
+    },
+    columns=2,
 )
 
 # %% [markdown]
@@ -202,7 +267,9 @@ plots.plot_kaplan_meier(
 # %% mystnb={"image": {"alt": "C-index of noise features against the number of candidates, leaky selection rises and nested selection stays at one half"}}
 from hcmae_core.evaluation.optimism import noise_curve
 
-curve = noise_curve(data.time, data.event, candidates=(30, 100, 300, 1000, 3000), top=30, seed=seed)
+curve = noise_curve(
+    data.time, data.event, candidates=(30, 100, 300, 1000, 3000), top=30, seed=seed
+)
 plots.plot_optimism_curve(curve)
 
 # %% [markdown]
@@ -220,9 +287,19 @@ dropped = run.profile.model_copy(
         "survival": run.profile.survival.model_copy(update={"group": 60}),
     }
 )
-folds, kept_at = run.folds(repeats=1), {"out_dir": run.dir / "predictions" / "drop-last"}
+folds, kept_at = (
+    run.folds(repeats=1),
+    {"out_dir": run.dir / "predictions" / "drop-last"},
+)
 p = cross_validate(
-    method, data, folds, dropped, PROTOCOLS["honest"], seed=seed, omics_cache=run.dir / "omics_cache", **kept_at
+    method,
+    data,
+    folds,
+    dropped,
+    PROTOCOLS["honest"],
+    seed=seed,
+    omics_cache=run.dir / "omics_cache",
+    **kept_at,
 )
 pooled = {
     label: {

@@ -29,7 +29,14 @@ run_dir = "../runs"
 # %%
 from hcmae_core import pipeline, plots
 
-run = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir)
+run = pipeline.Run(
+    cancer=cancer,
+    profile=profile,
+    source=source,
+    seed=seed,
+    data_dir=data_dir,
+    run_dir=run_dir,
+)
 plots.style.notebook()
 
 # %%
@@ -45,7 +52,9 @@ data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
 first = folds[(folds["repeat"] == 0) & (folds["fold"] == 0)]
 test = np.array([i for i, p in enumerate(data.patients) if p in set(first["patient"])])
 train = np.setdiff1d(np.arange(len(data.patients)), test)
-models, inputs = train_models("hcmae", data, train, run.profile, seed=seed, omics_cache=run.dir / "omics_cache")
+models, inputs = train_models(
+    "hcmae", data, train, run.profile, seed=seed, omics_cache=run.dir / "omics_cache"
+)
 display(
     Markdown(
         f"{len(models)} network(s) trained on {len(train)} patients; what follows is about the {len(test)} others."
@@ -60,12 +69,19 @@ display(
 # %%
 attention = interpret.region_attention(models, inputs, test)
 table = run.cohort().table
-corners = {p: SlideStore(run.store_dir / f"{table.loc[p, 'slide']}.h5").coords for p in (a.patient for a in attention)}
+corners = {
+    p: SlideStore(run.store_dir / f"{table.loc[p, 'slide']}.h5").coords
+    for p in (a.patient for a in attention)
+}
 truth = run.truth_regions()
 planted = None
 if truth is not None:
     planted = interpret.planted_regions(truth, corners, run.profile.geometry.region)
-mixed = [a for a in attention if planted is None or 0 < planted[a.patient].sum() < len(planted[a.patient])]
+mixed = [
+    a
+    for a in attention
+    if planted is None or 0 < planted[a.patient].sum() < len(planted[a.patient])
+]
 shown = max(mixed or attention, key=lambda a: a.weights.shape[1])
 
 # %% mystnb={"image": {"alt": "Regions of one slide at their places, and the attention of RNA, miRNA and methylation over them"}}
@@ -97,7 +113,11 @@ with store.open_slide() as slide:
 path = run.dir / "results" / f"attention_{shown.patient}.html"
 overlay.write_overlay(path, page)
 display(HTML(overlay.inline_frame(page)))
-display(Markdown(f"`{path.name}` in the run's `results` holds the same page and opens by a double click, offline."))
+display(
+    Markdown(
+        f"`{path.name}` in the run's `results` holds the same page and opens by a double click, offline."
+    )
+)
 
 # %% [markdown]
 # ## Does it coincide with what was planted?
@@ -113,8 +133,15 @@ if planted is not None:
         result[f"attention, {name}"] = interpret.attention_auc(
             {a.patient: a.weights[number] for a in attention}, planted
         )
-    result["attention, mean"] = interpret.attention_auc({a.patient: a.weights.mean(0) for a in attention}, planted)
-    effect = {a.patient: interpret.region_importance(models, inputs, data.patients.index(a.patient)) for a in attention}
+    result["attention, mean"] = interpret.attention_auc(
+        {a.patient: a.weights.mean(0) for a in attention}, planted
+    )
+    effect = {
+        a.patient: interpret.region_importance(
+            models, inputs, data.patients.index(a.patient)
+        )
+        for a in attention
+    }
     result["size of the effect of leaving out"] = interpret.attention_auc(
         {p: np.abs(v) for p, v in effect.items()}, planted
     )
@@ -122,9 +149,17 @@ if planted is not None:
     display(pd.Series(result, name="AUC").round(3).to_frame())
     verdict = result["attention, mean"]
     if verdict >= 0.7:
-        display(Markdown(f"Attention ranks planted regions first in {verdict:.0%} of the pairs."))
+        display(
+            Markdown(
+                f"Attention ranks planted regions first in {verdict:.0%} of the pairs."
+            )
+        )
     else:
-        display(Markdown(f"Attention does **not** single out the planted regions (AUC {verdict:.2f})."))
+        display(
+            Markdown(
+                f"Attention does **not** single out the planted regions (AUC {verdict:.2f})."
+            )
+        )
 
 # %% [markdown]
 # Nothing in the loss asks attention to find them: in Eq. 7 an even mix of all region vectors already carries the mean of the slide, and
@@ -137,8 +172,14 @@ if planted is not None:
 
 # %%
 path = run.dir / "results" / f"attention_{shown.patient}.geojson"
-interpret.write_geojson(path, corners[shown.patient], run.profile.geometry.region, shown.weights.mean(0))
-display(Markdown(f"`{path.name}` holds {len(corners[shown.patient])} squares in level-0 pixels."))
+interpret.write_geojson(
+    path, corners[shown.patient], run.profile.geometry.region, shown.weights.mean(0)
+)
+display(
+    Markdown(
+        f"`{path.name}` holds {len(corners[shown.patient])} squares in level-0 pixels."
+    )
+)
 
 # %% [markdown]
 # ## Genes
@@ -149,13 +190,17 @@ display(Markdown(f"`{path.name}` holds {len(corners[shown.patient])} squares in 
 # %%
 few = test[: min(16, len(test))]
 gradients = interpret.omics_gradients(models[:1], inputs, few, steps=16)
-_, names = fold_omics(data, train, run.profile, inputs.protocol, seed, run.dir / "omics_cache")
+_, names = fold_omics(
+    data, train, run.profile, inputs.protocol, seed, run.dir / "omics_cache"
+)
 summary = run.truth_summary()
 genes = interpret.gene_table(gradients, names, summary["planted"] if summary else None)
 if summary:
     share, among = genes.head(30)["planted"].mean(), genes["planted"].mean()
     display(
-        Markdown(f"Planted: {share:.0%} of the 30 with the largest attribution, {among:.0%} of all that were selected.")
+        Markdown(
+            f"Planted: {share:.0%} of the 30 with the largest attribution, {among:.0%} of all that were selected."
+        )
     )
 
 # %% mystnb={"image": {"alt": "The twenty features with the largest attribution; planted ones filled"}}
