@@ -17,7 +17,7 @@ export PYTHONHASHSEED := 0
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: book test check notebooks benchmarks clean help
+.PHONY: book test check notebooks benchmarks draws clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -45,6 +45,9 @@ notebooks: $(STAMP)  ## write the .ipynb of every .py in notebooks/
 
 benchmarks: $(STAMP)  ## every benchmark beside its peers; results in book/results/
 	for name in cohort slides omics pretraining survival methods; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+draws: book  ## methods over many folds, networks and shuffled labels; results in book/results/
+	for what in null seeds; do $(BIN)/python -m benchmarks.draws $$what || exit 1; done
 
 clean:  ## everything that was computed (not the environment, not fetched TCGA data)
 	rm -rf _build runs data/synthetic-* book/executed .snakemake
