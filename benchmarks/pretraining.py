@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcmae_core.files import write_json
+from hcmae_core.models.layers import has_tiles
 from hcmae_core.models.mae_patch import MAEPatch
 from hcmae_core.models.mae_region import MAERegion
 from hcmae_core.training.loop import cpu_has_bf16
@@ -430,6 +431,20 @@ def patch_flop(batch: int = 1) -> float:
     return 3 * batch * (embed + encoder + decoder + head)
 
 
+def products(table: list[dict[str, Any]], rounds: int) -> dict[str, float]:
+    """What this processor's library makes of one matrix product of the encoder, alone: no step can be faster."""
+    out = {}
+    rows, dim = 16 * 65, SIZES["dim"]
+    for dtype, tag in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        if dtype == torch.bfloat16 and not cpu_has_bf16():
+            continue
+        x, weight = torch.randn(rows, dim, dtype=dtype), torch.randn(4 * dim, dim, dtype=dtype)
+        seconds = interleaved({tag: lambda x=x, weight=weight: F.linear(x, weight)}, 20 * rounds)[tag]  # type: ignore[misc]
+        out[f"product_gflops_{tag}"] = 2 * rows * dim * 4 * dim / statistics.median(seconds) / 1e9
+        _add(table, "Matrix product alone", tag, out[f"product_gflops_{tag}"], "GFLOP/s")
+    return out
+
+
 def gpu(table: list[dict[str, Any]], rounds: int, peak_tflops: float) -> dict[str, float]:
     """bf16 training step beside transformers (sdpa, compiled), and the share of the device's peak."""
     batch = 512
@@ -474,8 +489,9 @@ def main() -> None:
         _worker(*map(int, arguments.worker.split(":")))
         return
     table: list[dict[str, Any]] = []
-    rounds = 2 if arguments.quick else 5
+    rounds = 2 if arguments.quick else 9
     keys: dict[str, float] = {}
+    keys |= products(table, rounds)
     keys |= patch_training(table, 4 if arguments.quick else 16, rounds)
     keys |= patch_embedding(table, 4 if arguments.quick else 16, rounds)
     patch_scaling(table, rounds, (2, 4) if arguments.quick else (4, 16, 32))
@@ -491,6 +507,8 @@ def main() -> None:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "bf16": cpu_has_bf16(),
+            "bf16 tiles (AMX)": has_tiles(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": {name: version(name) for name in ("torch", "timm", "transformers", "lightly")},

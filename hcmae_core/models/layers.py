@@ -18,7 +18,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _has_tiles() -> bool:
+def has_tiles() -> bool:
     """Whether this CPU multiplies tiles of bf16 (AMX), so that products cost little beside everything around them."""
     test = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(test()) if test is not None else False
@@ -26,7 +26,7 @@ def _has_tiles() -> bool:
 
 # Up to this many keys the explicit product beats the fused kernel on a CPU, whose backward pass is slow for short rows,
 # and in bf16 slower still. Where products are cheap, the passes over the scores decide, the fused kernel saves them.
-EXPLICIT_ATTENTION_KEYS = {torch.float32: 128, torch.bfloat16: 128 if _has_tiles() else 300}
+EXPLICIT_ATTENTION_KEYS = {torch.float32: 128, torch.bfloat16: 128 if has_tiles() else 300}
 # Elements of the slice of pixels worked on at once: inside the cache of a CPU core, large enough to fill a GPU.
 # Below the 192 x 196,608 numbers of one region's masked prediction, so that not even that one is ever whole.
 _SLICE_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
