@@ -228,3 +228,12 @@ def test_plots_are_gathered_without_name_clashes():
     assert "style" in plots.__all__
     assert len(plots.__all__) == len(set(plots.__all__))
     assert all(hasattr(plots, name) for name in plots.__all__)
+
+
+def test_records_inside_a_record_become_rows(extension):
+    rows = [{"": "tiled", "mib": 3.0, "readers": {"our_own": {"speed": 2.0}, "other": {"speed": 1.0, "peak": 5}}}]
+    assert extension._spread(rows) == [
+        {"": "tiled", "mib": 3.0, "readers": "our own", "speed": 2.0},
+        {"": "tiled", "mib": 3.0, "readers": "other", "speed": 1.0, "peak": 5},
+    ]
+    assert extension._spread([{"a": {"x": 1}, "b": {}}]) == [{"a": {"x": 1}, "b": {}}]

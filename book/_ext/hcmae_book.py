@@ -179,6 +179,27 @@ def table(header: list[str], rows: list[list[Any]], title: str | None = None) ->
     return made
 
 
+# Keys under which a file keeps its only table: as a title they would say nothing.
+_PLAIN_TITLES = ("rows", "table", "tables", "steps", "methods")
+
+
+def _spread(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A record that holds records of its own becomes one row for each of them."""
+    out = []
+    for row in rows:
+        inner = next((key for key, value in row.items() if _holds_records(value)), None)
+        if inner is None:
+            out.append(row)
+        else:
+            own = {key: value for key, value in row.items() if key != inner}
+            out += [{**own, inner: _words(name), **values} for name, values in row[inner].items()]
+    return out
+
+
+def _holds_records(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(part, dict) for part in value.values())
+
+
 def _records(rows: list[dict[str, Any]], title: str | None) -> nodes.Node:
     """Records as a table; what fewer than half of them have goes into one last column."""
     count = Counter(column for row in rows for column, value in row.items() if value is not None)
@@ -255,7 +276,7 @@ class Measured(SphinxDirective):
             if isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
                 rows = [{"": name, **row} for name, row in rows.items()]
             if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-                out.append(_records(rows, title=None if key == "rows" else _words(key)))
+                out.append(_records(_spread(rows), title=None if key in _PLAIN_TITLES else _words(key)))
                 del value[key]
         if value:
             notes = nodes.field_list()
