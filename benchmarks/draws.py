@@ -165,6 +165,9 @@ def main() -> None:
     run = pipeline.Run(cancer=cancer, data_dir=arguments.data_dir, run_dir=arguments.run_dir)
     if not (run.dir / "cohort.parquet").exists():
         parser.error(f"{run.dir} holds no cohort: run `make book` first, or name another --run-dir and --data-dir")
+    if any("handcrafted" in METHODS[method].needs for method in methods):
+        # The book measures no nuclei of the null cohort; a stage that is done is skipped.
+        run.measure_nuclei(workers=arguments.workers, progress=False)
     # Few deaths in a fold are the very thing that many draws are for.
     warnings.simplefilter("ignore", FewEventsWarning)
     if arguments.what == "null":
