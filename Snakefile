@@ -8,6 +8,8 @@
 from glob import glob
 
 PROFILE = config.get("profile", "smoke")
+# Whoever changes a profile gets every notebook again; stages that it does not touch are skipped inside them.
+SETTINGS = PROFILE if PROFILE.endswith((".yaml", ".yml")) else f"hcmae_core/profiles/{PROFILE}.yaml"
 SOURCE = config.get("source", "synthetic")
 SEED = config.get("seed", 0)
 CANCERS = config.get("cancers", "LIHC,BRCA,LUAD,COAD,LGG,STAD").split(",")
@@ -71,7 +73,7 @@ def raw(w):
     return f"{RAW}/{w.cancer}/truth.json" if SOURCE == "synthetic" else []
 
 rule survival_in_one_hour:
-    input: "notebooks/01_survival.ipynb"
+    input: "notebooks/01_survival.ipynb", SETTINGS
     output: f"{RUN}/{{cancer}}/notebooks/01_survival.ipynb"
     shell: execute("01_survival", "{wildcards.cancer}")
 
@@ -81,7 +83,7 @@ def others(pattern):
 
 rule cohort:
     # Table I stands in the shown cancer's notebook and counts the regions of all of them.
-    input: "notebooks/02_cohort.ipynb", raw, others(f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb")
+    input: "notebooks/02_cohort.ipynb", SETTINGS, raw, others(f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb")
     output: f"{RUN}/{{cancer}}/notebooks/02_cohort.ipynb"
     shell: execute("02_cohort", "{wildcards.cancer}")
 

@@ -358,7 +358,7 @@ class ComparisonSettings(_Strict):
     mcat: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32)
     hipt: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32)
     hipt_integration: MethodSettings = MethodSettings()
-    clam_sb: MethodSettings = MethodSettings(learning_rate=1e-4, weight_decay=1e-5, group=32)
+    clam_sb: MethodSettings = MethodSettings(learning_rate=1e-4, weight_decay=1e-5, group=1)
 
 
 class HandcraftedSettings(_Strict):
