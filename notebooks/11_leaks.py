@@ -90,7 +90,7 @@ noise = compare.sampling_noise(
     len(data.patients), data.event.mean(), draws=100, seed=seed
 )[1]
 rows, added, shuffled = [], [], data.permuted(seed)
-permuted_predictions = {}
+permuted_predictions, true_predictions = {}, {}
 
 
 def added_row(cohort, kind, method, leaky, honest):
@@ -106,7 +106,6 @@ def added_row(cohort, kind, method, leaky, honest):
     }
 
 
-true_predictions = {}
 for name, protocol in PROTOCOLS.items():
     true = run.evaluate(method, protocol, repeats=1)
     null = run.evaluate(
