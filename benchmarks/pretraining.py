@@ -501,6 +501,7 @@ def main() -> None:
         keys |= gpu(table, 20, arguments.peak_tflops)
     keys = {name: round(value, 3) for name, value in keys.items()}
     record = {
+        "title": "With tiles of bf16" if has_tiles() else "Without tiles of bf16",
         **keys,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
