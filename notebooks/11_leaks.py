@@ -174,8 +174,8 @@ pd.DataFrame(added).round(3)
 # **What to see.** An interval above zero is a C-index that the protocol made and no patient will ever have. That holds for true labels as
 # well: there the gain stands on top of a real signal and cannot be seen.
 #
-# One cohort with one set of labels is one draw, and so is its C-index. The page *Benchmarks* has the same over many draws, for every
-# method of this book.
+# One cohort with one set of labels is one draw, and so is its C-index. The page *Benchmarks* has many draws: the honest protocol
+# for every method of this book, both leaks for the three above.
 #
 # ## Real patients
 #

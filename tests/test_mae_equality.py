@@ -180,6 +180,19 @@ def test_attention_is_chosen_by_precision_and_length(
     assert bool(called) == fused
 
 
+@pytest.mark.parametrize(("tiles", "fused"), [(False, False), (True, True)])
+def test_long_rows_in_bf16_follow_the_processor(tiles: bool, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """257 keys in bf16 are multiplied out on a processor without tiles and go to the fused kernel on one with them."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
+    monkeypatch.setattr(layers, "EXPLICIT_ATTENTION_KEYS", layers.explicit_attention_keys())
+    called = []
+    real = F.scaled_dot_product_attention
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", lambda *a: called.append(1) or real(*a))
+    q = torch.randn(1, 2, 257, 8, dtype=torch.bfloat16)
+    layers.attention(q, q, q)
+    assert bool(called) == fused
+
+
 def test_long_rows_take_their_gradient_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 attention over long rows: result and gradients of fp32 up to bf16's rounding, under autocast too."""
     monkeypatch.setitem(layers.EXPLICIT_ATTENTION_KEYS, torch.bfloat16, 128)

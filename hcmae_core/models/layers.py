@@ -24,9 +24,16 @@ def has_tiles() -> bool:
     return bool(test()) if test is not None else False
 
 
-# Up to this many keys the explicit product beats the fused kernel on a CPU, whose backward pass is slow for short rows,
-# and in bf16 slower still. Where products are cheap, the passes over the scores decide, the fused kernel saves them.
-EXPLICIT_ATTENTION_KEYS = {torch.float32: 128, torch.bfloat16: 128 if has_tiles() else 300}
+def explicit_attention_keys() -> dict[torch.dtype, int]:
+    """Up to how many keys the explicit product beats the fused kernel on this CPU, per precision.
+
+    The kernel's backward pass is slow for short rows, and in bf16 slower still. Where products are cheap, passes over
+    the scores decide; the fused kernel saves them.
+    """
+    return {torch.float32: 128, torch.bfloat16: 128 if has_tiles() else 300}
+
+
+EXPLICIT_ATTENTION_KEYS = explicit_attention_keys()
 # Elements of the slice of pixels worked on at once: inside the cache of a CPU core, large enough to fill a GPU.
 # Below the 192 x 196,608 numbers of one region's masked prediction, so that not even that one is ever whole.
 _SLICE_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
