@@ -41,7 +41,7 @@ check: $(STAMP)  ## ruff, formatting, mypy
 	$(BIN)/mypy
 
 notebooks: $(STAMP)  ## write the .ipynb of every .py in notebooks/
-	$(BIN)/python -m hcmae_core.publish pair notebooks
+	$(BIN)/python -m book.tools.publish pair notebooks
 
 benchmarks: $(STAMP)  ## every benchmark beside its peers; results in book/results/
 	for name in cohort slides omics pretraining survival methods; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -9,7 +9,7 @@ from glob import glob
 
 PROFILE = config.get("profile", "smoke")
 # Whoever changes a profile gets every notebook again; stages that it does not touch are skipped inside them.
-SETTINGS = PROFILE if PROFILE.endswith((".yaml", ".yml")) else f"hcmae_core/profiles/{PROFILE}.yaml"
+SETTINGS = PROFILE if PROFILE.endswith((".yaml", ".yml")) else f"hcmae/profiles/{PROFILE}.yaml"
 SOURCE = config.get("source", "synthetic")
 SEED = config.get("seed", 0)
 CANCERS = config.get("cancers", "LIHC,BRCA,LUAD,COAD,LGG,STAD").split(",")
@@ -172,7 +172,7 @@ rule interpretation:
 rule publish:
     input: lambda w: f"{RUN}/{PAGES[w.page]}/notebooks/{w.page}.ipynb"
     output: "book/executed/{page}.ipynb"
-    shell: "python -m hcmae_core.publish {input} {output}"
+    shell: "python -m book.tools.publish {input} {output}"
 
 rule html:
     input: "_config.yml", "_toc.yml", PROSE, expand("book/executed/{page}.ipynb", page=PAGES)

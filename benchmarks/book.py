@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
-from hcmae_core import __version__
-from hcmae_core.files import read_json, write_json, write_text
+from hcmae import __version__
+from hcmae.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "book" / "results" / "book.json"
@@ -142,8 +142,8 @@ def render(found: dict[str, Any], folder: Path) -> None:
     """Write the README's table and figure from a finished clone."""
     import pandas as pd
 
-    from hcmae_core.plots import style
-    from hcmae_core.plots.survival import plot_leaks
+    from hcmae.plots import style
+    from hcmae.plots.survival import plot_leaks
 
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(START)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from hcmae_core.files import write_json
+from hcmae.files import write_json
 
 REPO = Path(__file__).resolve().parent.parent
 SMALL_FILES, SMALL_BYTES = 2000, 50_000  # a miRNA file has 50 kB
@@ -34,11 +34,11 @@ BETA_FILES, BETA_ROWS = 700, 450_000
 
 def bundles(folder: Path, latency: float, count: int) -> dict[str, float]:
     """Seconds for ``count`` small files one by one and in bundles of 100, and the median ratio per hundred."""
-    from hcmae_core.cohort.gdc import GDCClient, RemoteFile
-    from tests.gdc_server import generated
+    from hcmae.gdc.client import GDCClient, RemoteFile
+    from tests.support.gdc_server import generated
 
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.gdc_server", str(count), str(SMALL_BYTES), str(latency)],
+        [sys.executable, "-m", "tests.support.gdc_server", str(count), str(SMALL_BYTES), str(latency)],
         stdout=subprocess.PIPE, text=True, cwd=REPO,
     )  # fmt: skip
     try:
@@ -74,7 +74,7 @@ def bundles(folder: Path, latency: float, count: int) -> dict[str, float]:
 
 
 def _read_betas(folder: str, out: Any) -> None:
-    from hcmae_core.omics.readers import stack_betas
+    from hcmae.omics.readers import stack_betas
 
     paths = sorted(Path(folder).glob("*.txt"))
     start = time.perf_counter()
@@ -113,7 +113,7 @@ def betas(folder: Path) -> dict[str, float]:
 
 def counts(folder: Path, patients: int) -> dict[str, float]:
     """Seconds to read full-size STAR and miRNA files of some patients (60,660 genes; 1,881 miRNAs)."""
-    from hcmae_core.omics.readers import read_mirna_counts, read_star_counts
+    from hcmae.omics.readers import read_mirna_counts, read_star_counts
 
     rng = np.random.default_rng(0)
     head = "# gene-model: GENCODE v36\ngene_id\tgene_name\tgene_type\tunstranded\tstranded_first\tstranded_second"

@@ -29,12 +29,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hcmae_core import __version__, pipeline
-from hcmae_core.cohort.splits import FewEventsWarning, make_folds
-from hcmae_core.config import Protocol
-from hcmae_core.evaluation import compare, metrics
-from hcmae_core.files import write_json
-from hcmae_core.training.survival import METHODS, SurvivalData, cross_validate
+from hcmae import __version__, pipeline
+from hcmae.cohort.splits import FewEventsWarning, make_folds
+from hcmae.config import Protocol
+from hcmae.evaluation import compare, metrics
+from hcmae.files import write_json
+from hcmae.survival.cross_validate import cross_validate
+from hcmae.survival.data import SurvivalData
+from hcmae.survival.methods import METHODS
 
 RESULTS = Path(__file__).resolve().parent.parent / "book" / "results"
 # Quick ones first, so that a run that is stopped has said most.

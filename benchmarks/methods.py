@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hcmae_core import __version__
-from hcmae_core.config import Protocol, load_profile
-from hcmae_core.files import write_json
-from hcmae_core.training import survival
-from hcmae_core.training.bags import PackedBags
-from hcmae_core.training.survival import METHODS, SurvivalData
+from hcmae import __version__
+from hcmae.config import Protocol, load_profile
+from hcmae.files import write_json
+from hcmae.survival import cross_validate as survival
+from hcmae.survival.bags import PackedBags
+from hcmae.survival.data import SurvivalData
+from hcmae.survival.methods import METHODS
 
 RESULT = Path(__file__).resolve().parent.parent / "book" / "results" / "methods.json"
 NAMES = ("gpdbn", "camr", "deepcorrsurv", "deepcorrsurv_hc", "mcat", "hipt", "hipt_integration", "clam_sb", "hcmae")

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from hcmae_core.config import OmicsSettings
-from hcmae_core.files import read_json, write_json
+from hcmae.config import OmicsSettings
+from hcmae.files import read_json, write_json
 
 REPO = Path(__file__).resolve().parent.parent
 PROBES, GENES, MIRNAS = 450_000, 20_000, 1_881
@@ -77,7 +77,7 @@ def pool(n: int, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def step_knn(n: int) -> dict[str, Any]:
     """Our imputer on all columns."""
-    from hcmae_core.omics.impute import NeighbourImputer
+    from hcmae.omics.impute import NeighbourImputer
 
     NeighbourImputer(5).fit_transform(betas(30, 200))
     X = betas(n, KNN_PROBES)
@@ -92,7 +92,7 @@ def step_knn_library(n: int) -> dict[str, Any]:
     """scikit-learn's imputer on a sample of the columns; the same sample by ours, compared."""
     from sklearn.impute import KNNImputer
 
-    from hcmae_core.omics.impute import NeighbourImputer
+    from hcmae.omics.impute import NeighbourImputer
 
     X = betas(n, KNN_SAMPLE)
     start = clock.process_time()
@@ -108,8 +108,8 @@ def step_knn_library(n: int) -> dict[str, Any]:
 
 def step_forest(n: int) -> dict[str, Any]:
     """Our forest and both importances, one thread."""
-    from hcmae_core.omics.forest import SurvivalForest
-    from hcmae_core.omics.importance import forest_importance
+    from hcmae.omics.forest import SurvivalForest
+    from hcmae.omics.importance import forest_importance
 
     X, time, event = pool(n, POOL)
     small = SurvivalForest(3).fit(X[:, :20], time, event)
@@ -130,8 +130,8 @@ def step_forest_library(n: int) -> dict[str, Any]:
     from sklearn.inspection import permutation_importance
     from sksurv.util import Surv
 
-    from hcmae_core.omics.forest import SurvivalForest, library_forest
-    from hcmae_core.omics.importance import forest_importance
+    from hcmae.omics.forest import SurvivalForest, library_forest
+    from hcmae.omics.importance import forest_importance
 
     X, time, event = pool(n, POOL)
     start = clock.process_time()
@@ -178,8 +178,8 @@ def step_forest_library(n: int) -> dict[str, Any]:
 
 def step_tests(n: int) -> dict[str, Any]:
     """Size factors, Cox score, moderated t on all probes."""
-    from hcmae_core.omics import differential
-    from hcmae_core.omics.scales import SizeFactors, log_expression, m_values
+    from hcmae.omics import differential
+    from hcmae.omics.scales import SizeFactors, log_expression, m_values
 
     time, event, _ = survival(n)
     group = differential.two_groups(time, event)
@@ -209,7 +209,7 @@ def step_tests(n: int) -> dict[str, Any]:
 
 def step_deseq2(n: int) -> dict[str, Any]:
     """pydeseq2 on the miRNAs."""
-    from hcmae_core.omics import differential
+    from hcmae.omics import differential
 
     time, event, _ = survival(n)
     group = differential.two_groups(time, event)
@@ -222,8 +222,8 @@ def step_deseq2(n: int) -> dict[str, Any]:
 
 def step_deseq2_genes(n: int) -> dict[str, Any]:
     """pydeseq2 on all genes, two processes: the paper's step, whose cost the Cox score test avoids."""
-    from hcmae_core.omics import differential
-    from hcmae_core.omics.scales import expressed
+    from hcmae.omics import differential
+    from hcmae.omics.scales import expressed
 
     time, event, _ = survival(n)
     group = differential.two_groups(time, event)
@@ -239,7 +239,7 @@ def step_fold(n: int, fold: int) -> dict[str, Any]:
     """One fold of the nested pipeline: fit the selector on four fifths, transform everybody; two threads."""
     import pandas as pd
 
-    from hcmae_core.omics.select import OmicsSelector
+    from hcmae.omics.select import OmicsSelector
 
     time, event, _ = survival(n)
     index = [f"TCGA-00-{i:04d}" for i in range(n)]

@@ -31,11 +31,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcmae_core.files import write_json
-from hcmae_core.models.layers import has_tiles
-from hcmae_core.models.mae_patch import MAEPatch
-from hcmae_core.models.mae_region import MAERegion
-from hcmae_core.training.loop import cpu_has_bf16
+from hcmae.files import write_json
+from hcmae.pretraining.loop import cpu_has_bf16
+from hcmae_core.mae_patch import MAEPatch
+from hcmae_core.mae_region import MAERegion
+from hcmae_core.transformer import has_tiles
 
 MEMORY = {
     "region4-hcmae": ("MAE-Region step of 4, extra memory", "hcmae default"),

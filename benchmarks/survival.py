@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from hcmae_core import __version__
-from hcmae_core.files import write_json
+from hcmae import __version__
+from hcmae.files import write_json
+from hcmae_core.hcmae import HCMAE
 from hcmae_core.losses import cox_loss
-from hcmae_core.models.hcmae import HCMAE, ThumbnailEmbedding
+from hcmae_core.pixels import ThumbnailEmbedding
 
 GROUP = 60
 RESULT = Path(__file__).resolve().parent.parent / "book" / "results" / "survival.json"

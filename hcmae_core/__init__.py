@@ -1,3 +1,3 @@
-"""HC-MAE rebuilt: curation, slides, omics, masked autoencoders, survival, evaluation."""
+"""Networks and losses of HC-MAE and its rivals. Imports torch, timm and itself, so that it can be lifted out."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -30,7 +30,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -53,7 +53,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from hcmae_core.evaluation import compare, metrics
+from hcmae.evaluation import compare, metrics
 
 rng = np.random.default_rng(seed)
 score, time, event = compare.simulate_outcome(200, 1.0, 0.4, rng)
@@ -72,7 +72,7 @@ display(
 # all that has to be done for them.
 
 # %% mystnb={"image": {"alt": "Kaplan-Meier curves of simulated patients with low and high true risk; the high-risk curve falls much faster"}}
-from hcmae_core.evaluation.kaplan_meier import compare_groups
+from hcmae.evaluation.kaplan_meier import compare_groups
 
 groups = compare_groups(time, event.astype(int), score > np.median(score))
 plots.plot_kaplan_meier({"split at the median of the true score": groups}, columns=1)

@@ -30,7 +30,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -76,7 +76,7 @@ pd.DataFrame(asked, columns=["modality", "field of the GDC", "value"]).set_index
 )
 
 # %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}}
-from hcmae_core.cohort.curate import read_lock
+from hcmae.cohort.lock import read_lock
 
 lock_path = run.root / "files.tsv"
 lock = read_lock(lock_path) if lock_path.exists() else None
@@ -202,7 +202,7 @@ counts
 # paper's, it may be how the authors read their own sentence; where none does, the rest is the release, the array or the list of slides.
 
 # %%
-from hcmae_core.cohort.curate import other_readings
+from hcmae.cohort.curate import other_readings
 
 other_readings(run.manifest, source, run.root, seed=seed, modalities=run.modalities)
 
@@ -217,8 +217,8 @@ example = pipeline.example_data()
 if example is None:
     print("The real example is not here; this cell shows nothing.")
 else:
-    from hcmae_core.cohort.curate import curate
-    from hcmae_core.omics.readers import read_omics
+    from hcmae.cohort.curate import curate
+    from hcmae.omics.readers import read_omics
 
     real = curate(
         run.manifest,
@@ -250,7 +250,7 @@ else:
 # :class: dropdown
 #
 # ```python
-# from hcmae_core.cohort.curate import curate
+# from hcmae.cohort.curate import curate
 # for days in (0, 30, 365):
 #     inclusion = run.manifest.inclusion.model_copy(update={"min_days": days})
 #     changed = run.manifest.model_copy(update={"inclusion": inclusion})

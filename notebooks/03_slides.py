@@ -31,7 +31,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -48,9 +48,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hcmae_core.files import write_text
-from hcmae_core.slides import batch, regions, viewer
-from hcmae_core.slides.store import SlideStore
+from hcmae.files import write_text
+from hcmae.slides import batch, regions, viewer
+from hcmae.slides.store import SlideStore
+from hcmae.slides.store_reading import iter_regions
 
 geometry = run.profile.geometry
 outcomes = run.make_slides(workers=1, progress=False)
@@ -185,7 +186,7 @@ display(
 # **Question.** What does Eq. 1 look like in pixels?
 
 # %% mystnb={"image": {"alt": "One region with its grid of patches, one patch with its grid of cells, and the thumbnail of the region"}}
-_, region = next(regions.iter_regions(store.path, indices=[varied], slide=slide))
+_, region = next(iter_regions(store.path, indices=[varied], slide=slide))
 patches = regions.split_patches(region, geometry.patch)
 number = int(np.argmin(patches.mean(axis=(1, 2, 3))))
 plots.plot_nested_squares(
@@ -245,7 +246,7 @@ pd.DataFrame(
 example = pipeline.example_data()
 real = example / "slides" / "cmu-1-small-region.svs" if example else None
 if real is not None and real.exists():
-    from hcmae_core.config import Geometry, SlideSettings
+    from hcmae.config import Geometry, SlideSettings
 
     fine, settings = (
         Geometry(region=512, patch=128, cell=16, thumbnail=32),

@@ -34,7 +34,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -54,10 +54,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from hcmae_core.omics import differential, report, scales
-from hcmae_core.omics.cache import SelectorCache
-from hcmae_core.omics.impute import NeighbourImputer
-from hcmae_core.omics.select import OmicsSelector, omics_tables
+from hcmae.omics import differential, report, scales
+from hcmae.omics.cache import SelectorCache
+from hcmae.omics.impute import NeighbourImputer
+from hcmae.omics.select import OmicsSelector, omics_tables
 
 cohort = run.curate()
 mdata = run.load_omics()
@@ -432,8 +432,8 @@ _ = run.save_result("omics", result)
 # :class: dropdown
 #
 # ```python
-# from hcmae_core.omics.forest import SurvivalForest
-# from hcmae_core.omics.importance import forest_importance
+# from hcmae.omics.forest import SurvivalForest
+# from hcmae.omics.importance import forest_importance
 #
 # forest = SurvivalForest(200, seed=0).fit(values, time, event)
 # for kind in ("permutation", "oob"):

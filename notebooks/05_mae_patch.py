@@ -35,7 +35,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -53,11 +53,12 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from hcmae_core.evaluation import probe
-from hcmae_core.models.layers import IMAGENET_MEAN, IMAGENET_STD
-from hcmae_core.slides import regions
-from hcmae_core.slides.store import SlideStore
-from hcmae_core.training.pretrain import load_mae_patch
+from hcmae.interpretation import probe
+from hcmae.pretraining.logs import read_log
+from hcmae.pretraining.pretrain import load_mae_patch, reconstruct
+from hcmae.slides import regions
+from hcmae.slides.store import SlideStore
+from hcmae.slides.store_reading import iter_regions
 
 weights = run.pretrain_patch(progress=False)
 network = load_mae_patch(weights).eval()
@@ -75,8 +76,8 @@ display(
 # ## The loss
 
 # %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Patch over epochs, and the learning rate"}}
-plots.loss_curves(
-    {"MAE-Patch": plots.read_log(run.pretrain_dir / "patch" / "mae_patch.jsonl")}
+plots.plot_losses(
+    {"MAE-Patch": read_log(run.pretrain_dir / "patch" / "mae_patch.jsonl")}
 )
 
 # %% [markdown]
@@ -87,24 +88,12 @@ plots.loss_curves(
 
 # %% mystnb={"image": {"alt": "Six patches, the visible quarter of each, and the network's reconstruction"}}
 # %config InlineBackend.figure_formats = ["png"]
-_, region = next(regions.iter_regions(run.stores()[0], indices=[0]))
+_, region = next(iter_regions(run.stores()[0], indices=[0]))
 geometry = run.profile.geometry
 patches = regions.split_patches(region, geometry.patch)
 chosen = np.linspace(0, len(patches) - 1, 6).astype(int)
-images = torch.from_numpy(patches[chosen])
-with torch.no_grad():
-    out = network(images, torch.Generator().manual_seed(seed), predict=True)
-hidden, filled = plots.fill_in(
-    patches[chosen],
-    out.masked.numpy(),
-    out.prediction.float().numpy(),
-    cell=geometry.cell,
-    mean=IMAGENET_MEAN,
-    sd=IMAGENET_STD,
-)
-plots.image_grid(
-    {"patch": list(patches[chosen]), "visible": hidden, "filled in": filled}
-)
+hidden, filled = reconstruct(network, torch.from_numpy(patches[chosen]), seed=seed)
+plots.plot_images({"patch": patches[chosen], "visible": hidden, "filled in": filled})
 
 # %% [markdown]
 # **What to see.** Colour and density come back, single nuclei do not: where they lie cannot be known. What can be guessed from the rest of

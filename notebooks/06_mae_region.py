@@ -38,7 +38,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -56,10 +56,12 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from hcmae_core.evaluation import probe
-from hcmae_core.slides import regions
-from hcmae_core.slides.store import SlideStore
-from hcmae_core.training.pretrain import load_mae_region
+from hcmae.interpretation import probe
+from hcmae.pretraining.logs import read_log
+from hcmae.pretraining.pretrain import load_mae_region
+from hcmae.slides import regions
+from hcmae.slides.store import SlideStore
+from hcmae.slides.store_reading import iter_regions
 
 for variant in pipeline.REGION_VARIANTS:
     run.pretrain_region(variant, progress=False)
@@ -74,12 +76,12 @@ display(
 
 # %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Region with and without patch vectors, and the learning rate"}}
 logs = {
-    label: plots.read_log(
+    label: read_log(
         run.pretrain_dir / f"region_{variant}" / f"mae_region_{variant}.jsonl"
     )
     for variant, label in (("patreg", "with patch vectors"), ("reg", "without"))
 }
-plots.loss_curves(logs)
+plots.plot_losses(logs)
 
 # %% [markdown]
 # **What to see.** With a warm start the network with patch vectors begins where the other one ended, and so at a low error. A lower
@@ -118,7 +120,7 @@ if truth is not None:
 
 # %% mystnb={"image": {"alt": "R2 of the linear probe for cell, architecture and burden, for three descriptions of a patient"}}
 if truth is not None:
-    display(plots.probe_bars(table))
+    display(plots.plot_probes(table))
 
 # %% [markdown]
 # **What to see.** Compare the bars for *architecture*: nests in the middle of a region or at its rim. The mean patch vector cannot know
@@ -141,7 +143,7 @@ if readings is not None:
 
 # %% mystnb={"image": {"alt": "R2 of the linear probe for cell, architecture and burden, for the readings of the cross-attention"}}
 if readings is not None:
-    display(plots.probe_bars(readings))
+    display(plots.plot_probes(readings))
 
 # %% [markdown]
 # **What to see.** Where keys and values are patch vectors, a region vector is a reweighted mean of them: they carry no positions, so the
@@ -155,7 +157,7 @@ if readings is not None:
 # %config InlineBackend.figure_formats = ["png"]
 store = SlideStore(run.stores()[0])
 geometry = run.profile.geometry
-_, region = next(regions.iter_regions(run.stores()[0], indices=[0]))
+_, region = next(iter_regions(run.stores()[0], indices=[0]))
 with torch.no_grad():
     seen = regions.thumbnail(region, geometry.region // run.profile.mae_region.reduce)
     _, attention = network.encode_with_attention(
@@ -164,7 +166,7 @@ with torch.no_grad():
     )
 if attention is not None:
     display(
-        plots.attention_maps(
+        plots.plot_attention_maps(
             region,
             attention[0].float().numpy()[-geometry.patches_per_region :],
             [0, 27],

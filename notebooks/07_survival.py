@@ -29,7 +29,7 @@ run_dir = "../runs"
 local_dir = ""
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -57,10 +57,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from hcmae_core.config import Protocol
-from hcmae_core.evaluation import metrics
-from hcmae_core.models.hcmae import count_parameters
-from hcmae_core.training.survival import METHODS, train_models
+from hcmae.config import Protocol
+from hcmae.evaluation import metrics
+from hcmae.survival.cross_validate import train_models
+from hcmae.survival.methods import METHODS
+from hcmae_core.hcmae import count_parameters
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
 display(
@@ -202,9 +203,10 @@ pd.Series(sizes, name="parameters").map("{:,}".format).to_frame()
 # %%
 from pathlib import Path
 
-from hcmae_core.cohort.splits import make_folds
-from hcmae_core.config import load_manifest
-from hcmae_core.training.survival import cross_validate, load_tables
+from hcmae.cohort.splits import make_folds
+from hcmae.manifest import load_manifest
+from hcmae.survival.cross_validate import cross_validate
+from hcmae.survival.data import load_tables
 
 example = pipeline.example_data()
 folder = Path(local_dir) if local_dir else (example / "lihc_real" if example else None)

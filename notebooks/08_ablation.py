@@ -30,7 +30,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -46,9 +46,9 @@ plots.style.notebook()
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hcmae_core.evaluation import compare, metrics, tables
-from hcmae_core.models.ablations import CONFIGURATIONS
-from hcmae_core.training.survival import METHODS
+from hcmae.evaluation import compare, metrics, tables
+from hcmae.survival.methods import METHODS
+from hcmae_core.ablations import CONFIGURATIONS
 
 pd.DataFrame(
     [

@@ -28,7 +28,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -45,10 +45,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hcmae_core.config import CANCERS
-from hcmae_core.evaluation import compare, metrics, tables
-from hcmae_core.slides.handcrafted import draw_patches, segment_nuclei, unmix
-from hcmae_core.training.survival import METHODS, fold_costs
+from hcmae.config import CANCERS
+from hcmae.evaluation import compare, metrics, tables
+from hcmae.slides.handcrafted import draw_patches, segment_nuclei, unmix
+from hcmae.survival.cross_validate import fold_costs
+from hcmae.survival.methods import METHODS
 
 data = run.survival_data
 

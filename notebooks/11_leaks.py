@@ -32,7 +32,7 @@ run_dir = "../runs"
 local_dir = ""
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -48,10 +48,11 @@ plots.style.notebook()
 import pandas as pd
 from IPython.display import Markdown, display
 
-from hcmae_core.config import Protocol
-from hcmae_core.evaluation import compare, metrics
-from hcmae_core.evaluation.kaplan_meier import risk_groups
-from hcmae_core.training.survival import METHODS, cross_validate
+from hcmae.config import Protocol
+from hcmae.evaluation import compare, metrics
+from hcmae.evaluation.kaplan_meier import risk_groups
+from hcmae.survival.cross_validate import cross_validate
+from hcmae.survival.methods import METHODS
 
 PROTOCOLS = {
     "honest": Protocol(name="honest-last", select_on="train", epoch="last"),
@@ -185,9 +186,9 @@ pd.DataFrame(added).round(3)
 # %%
 from pathlib import Path
 
-from hcmae_core.cohort.splits import make_folds
-from hcmae_core.config import load_manifest
-from hcmae_core.training.survival import load_tables
+from hcmae.cohort.splits import make_folds
+from hcmae.manifest import load_manifest
+from hcmae.survival.data import load_tables
 
 example = pipeline.example_data()
 folder = Path(local_dir) if local_dir else (example / "lihc_real" if example else None)
@@ -223,7 +224,7 @@ if folder is not None and folder.is_dir():
 
 # %%
 if real_rows:
-    from hcmae_core.omics import report
+    from hcmae.omics import report
 
     draws = []
     for where in ("train", "all"):
@@ -299,7 +300,7 @@ plots.plot_kaplan_meier(
 # Pure noise, true C = 0.5, the 30 features with the largest Cox score out of more and more candidates, ridge regression on top.
 
 # %% mystnb={"image": {"alt": "C-index of noise features against the number of candidates, leaky selection rises and nested selection stays at one half"}}
-from hcmae_core.evaluation.optimism import noise_curve
+from hcmae.evaluation.optimism import noise_curve
 
 curve = noise_curve(
     data.time, data.event, candidates=(30, 100, 300, 1000, 3000), top=30, seed=seed

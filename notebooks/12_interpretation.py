@@ -27,7 +27,7 @@ data_dir = "../data"
 run_dir = "../runs"
 
 # %%
-from hcmae_core import pipeline, plots
+from hcmae import pipeline, plots
 
 run = pipeline.Run(
     cancer=cancer,
@@ -44,9 +44,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hcmae_core.evaluation import interpret, overlay
-from hcmae_core.slides.store import SlideStore
-from hcmae_core.training.survival import fold_omics, train_models
+from hcmae.interpretation import interpret, overlay
+from hcmae.slides.store import SlideStore
+from hcmae.survival.cross_validate import train_models
+from hcmae.survival.fold import fold_omics
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
 first = folds[(folds["repeat"] == 0) & (folds["fold"] == 0)]

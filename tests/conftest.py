@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hcmae_core.config import Profile, load_profile
+from hcmae.config import Profile, load_profile
 
 REPO = Path(__file__).resolve().parent.parent
 

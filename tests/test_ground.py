@@ -10,20 +10,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hcmae_core import __version__, stages
-from hcmae_core.config import (
-    CANCERS,
-    PROFILES,
-    ConfigError,
-    Fidelity,
-    Geometry,
-    Network,
-    Protocol,
-    load_manifest,
-    load_profile,
-)
-from hcmae_core.files import atomic_path, read_json, write_json
-from hcmae_core.pipeline import Run
+from hcmae import __version__
+from hcmae.config import CANCERS, PROFILES, ConfigError, Fidelity, Geometry, Network, Protocol, load_profile
+from hcmae.files import atomic_path, read_json, write_json
+from hcmae.manifest import load_manifest
+from hcmae.pipeline import stages
+from hcmae.pipeline.run import Run
 
 
 def _requirement_name(text: str) -> str:
@@ -179,7 +171,7 @@ def test_stage_that_writes_nothing_is_an_error_and_is_not_recorded(tmp_path: Pat
 def test_doctor_reports_and_fails_where_a_gpu_is_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
-    from hcmae_core.cli import typer_app
+    from hcmae.cli import typer_app
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runner = CliRunner()
@@ -196,7 +188,7 @@ def test_doctor_reports_and_fails_where_a_gpu_is_wanted(monkeypatch: pytest.Monk
 def test_doctor_survives_a_broken_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import sys
 
-    from hcmae_core.cli.doctor import examine
+    from hcmae.cli.doctor import examine
 
     monkeypatch.setitem(sys.modules, "openslide", None)
     findings = {finding.name: finding for finding in examine(load_profile("smoke"), tmp_path)}

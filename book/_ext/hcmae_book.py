@@ -30,7 +30,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from hcmae_core import config as settings
+from hcmae import config as settings
+from hcmae import manifest
 
 LOG = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent
@@ -41,9 +42,9 @@ BOOK = HERE.parent
 
 
 def _section(name: str) -> type[BaseModel]:
-    model = getattr(settings, name, None)
+    model = getattr(settings, name, None) or getattr(manifest, name, None)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise ExtensionError(f"hcmae_core.config has no settings section '{name}'")
+        raise ExtensionError(f"neither hcmae.config nor hcmae.manifest has a section '{name}'")
     return model
 
 
@@ -79,7 +80,7 @@ class SwitchRole(SphinxRole):
         section, _, field = self.text.partition(".")
         fields = _section(section).model_fields
         if field not in fields:
-            raise ExtensionError(f"{self.env.docname}: hcmae_core.config.{section} has no field '{field}'")
+            raise ExtensionError(f"{self.env.docname}: settings section {section} has no field '{field}'")
         default = _shown(fields[field].get_default(call_default_factory=True))
         out = nodes.inline(classes=["switch"])
         out += nodes.literal(text=field)
@@ -296,7 +297,7 @@ class Commands(SphinxDirective):
         try:
             from typer.main import get_command
 
-            from hcmae_core.cli import typer_app
+            from hcmae.cli import typer_app
         except ImportError as error:
             LOG.warning("the command line cannot be imported for the reference: %s", error)
             return []
@@ -365,7 +366,7 @@ class Lessons(SphinxDirective):
 
 
 class RunStatus(SphinxDirective):
-    """``{run-status}`` shows what :mod:`hcmae_core.publish` recorded: time per notebook, packages, device."""
+    """``{run-status}`` shows what ``book/tools/publish.py`` recorded: time per notebook, packages, device."""
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
@@ -575,11 +576,11 @@ def reference_pages(app: Sphinx, docname: str, source: list[str]) -> None:
             for name in [name for pattern in line.split(":", 1)[1].split() for name in _modules(pattern)]:
                 lines += [f"## {name}", "", "```{eval-rst}", f".. automodule:: {name}", "```", ""]
         elif line.strip() == "% settings":
-            for name, model in vars(settings).items():
-                if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == settings.__name__:
-                    if name.startswith("_") or not model.model_fields:
+            for name, model in [*vars(settings).items(), *vars(manifest).items()]:
+                if isinstance(model, type) and issubclass(model, BaseModel) and model.__name__ == name:
+                    if not model.model_fields or f"## {name}" in lines:
                         continue
-                    lines += [f"## {name}", "", "```{eval-rst}", f".. py:class:: {settings.__name__}.{name}", ""]
+                    lines += [f"## {name}", "", "```{eval-rst}", f".. py:class:: {model.__module__}.{name}", ""]
                     lines += [f"   {line}" for line in inspect.cleandoc(model.__doc__ or "").splitlines()]
                     lines += ["```", "", f"```{{settings-table}} {name}", "```", ""]
         else:

@@ -1,0 +1,89 @@
+"""What raw data say about everybody, before any rule: outcomes and candidate files by patient."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from hcmae.cohort.barcodes import (
+    Barcode,
+    BarcodeError,
+    parse,
+    parse_slide_name,
+)
+from hcmae.cohort.clinical import Outcome
+from hcmae.config import MODALITIES
+
+SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".svslide", ".dcm")
+
+
+class CurationError(ValueError):
+    """Raw data from which no cohort can be made; the message names the file or folder and what to do."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file (or column of a matrix) that a patient could contribute."""
+
+    path: str
+    sample: str
+    size: int
+    barcode: Barcode | None
+
+
+@dataclass
+class Evidence:
+    """What the raw data say about everybody, before any rule: outcomes and candidate files by patient."""
+
+    outcomes: dict[str, Outcome]
+    candidates: dict[str, dict[str, list[Candidate]]]  # modality or 'slides' -> patient -> candidates
+    # TCGA's files without a barcode could be normal tissue; a user's own have none and are taken as they are.
+    need_barcode: bool = False
+
+    @property
+    def patients(self) -> list[str]:
+        names = set(self.outcomes)
+        for found in self.candidates.values():
+            names |= set(found)
+        return sorted(names)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file, unpacked if gzip; undecodable bytes are kept as marks, so that checks report them."""
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    if packed:
+        with gzip.open(path, "rb") as handle, io.TextIOWrapper(handle, "utf-8-sig", errors="replace") as text:  # type: ignore[type-var,arg-type]
+            yield text
+    else:
+        with open(path, encoding="utf-8-sig", errors="replace") as text:
+            yield text
+
+
+def check_modalities(modalities: Iterable[str]) -> bool:
+    unknown = sorted(set(modalities) - set(MODALITIES))
+    if unknown:
+        raise CurationError(f"unknown modality '{unknown[0]}': choose among {', '.join(MODALITIES)}")
+    return True
+
+
+def barcode_of(text: str) -> Barcode | None:
+    try:
+        return parse(text)
+    except BarcodeError:
+        return None
+
+
+def slide_barcode(name: str, sample: str) -> Barcode | None:
+    """Barcode of a slide: from its file name, else from its sample; None where neither is one of a slide."""
+    try:
+        return parse_slide_name(name)
+    except BarcodeError:
+        code = barcode_of(sample)
+        return code if code is not None and code.is_slide else None

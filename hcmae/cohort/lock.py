@@ -1,0 +1,104 @@
+"""Evidence from a lock: the list of files that was resolved from the GDC (sources ``gdc`` and ``synthetic``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from hcmae.cohort import clinical
+from hcmae.cohort.barcodes import (
+    patient_id,
+)
+from hcmae.cohort.evidence import Candidate, CurationError, Evidence, barcode_of, open_text, slide_barcode
+from hcmae.config import MODALITIES
+from hcmae.manifest import Manifest
+
+LOCK_COLUMNS = ("id", "filename", "md5", "size", "state", "sample", "case", "modality", "release")
+
+
+def read_lock(path: str | Path) -> pd.DataFrame:
+    """The lock of a cohort: one row per file, columns by name (more are allowed), size as int.
+
+    Raises CurationError naming the file, and the column or row that cannot be used.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CurationError(f"{path} is missing: resolve and fetch first (hcmae manifest resolve, hcmae fetch)")
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise CurationError(f"{path}: not a tab-separated lock ({error}); resolve the manifest again") from error
+    missing = [name for name in LOCK_COLUMNS if name not in frame.columns]
+    if missing:
+        raise CurationError(f"{path}: column '{missing[0]}' is missing; resolve the manifest again")
+    if not frame["size"].str.fullmatch(r"[0-9]{1,18}").all():
+        row = frame[~frame["size"].str.fullmatch(r"[0-9]{1,18}")].iloc[0]
+        raise CurationError(f"{path}: file {row['id']}: size '{row['size']}' is no number; resolve the manifest again")
+    frame["size"] = frame["size"].astype("int64")
+    if frame["id"].duplicated().any():
+        twice = frame.loc[frame["id"].duplicated(), "id"].iloc[0]
+        raise CurationError(f"{path}: file {twice} is listed twice; resolve the manifest again")
+    for name in ("id", "filename"):
+        bad = frame[~frame[name].map(safe_name)]
+        if len(bad):
+            raise CurationError(
+                f"{path}: {name} '{bad[name].iloc[0]}' cannot be a file name; resolve the manifest again"
+            )
+    known = {"slides", *MODALITIES}
+    if not set(frame["modality"]) <= known:
+        strange = sorted(set(frame["modality"]) - known)[0]
+        raise CurationError(f"{path}: modality '{strange}' is not one of {sorted(known)}; resolve the manifest again")
+    return frame
+
+
+def safe_name(name: str) -> bool:
+    """Whether text from elsewhere can be one component of a path: no separator, no drive, nothing hidden or special."""
+    return (
+        0 < len(name) <= 200
+        and not name.startswith((".", "~", "-", " "))
+        and not name.endswith((".", " "))
+        and name.isprintable()
+        and not set(name) & set('/\\:*?"<>|')
+    )
+
+
+def lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], slides: bool) -> Evidence:
+    from_xena = [m for m in modalities if m in manifest.files and manifest.files[m].source == "xena"]
+    wanted = {*modalities, *(["slides"] if slides else [])} - set(from_xena)
+    candidates: dict[str, dict[str, list[Candidate]]] = {name: {} for name in wanted}
+    if wanted:
+        lock = read_lock(root / "files.tsv")
+        base = root.resolve()
+        for file_id, name, size, sample, case, modality in lock[
+            ["id", "filename", "size", "sample", "case", "modality"]
+        ].itertuples(index=False):
+            if modality not in wanted:
+                continue
+            path = str(base / modality / file_id / name)
+            barcode = slide_barcode(name, sample) if modality == "slides" else barcode_of(sample)
+            if barcode is not None and barcode.patient != case:
+                raise CurationError(
+                    f"{root / 'files.tsv'}: file {file_id} belongs to case {case}, but its sample is {sample}; "
+                    "resolve the manifest again"
+                )
+            candidates[modality].setdefault(case, []).append(Candidate(path, sample, size, barcode))
+    for modality in from_xena:
+        candidates[modality] = _xena_candidates(root, manifest, modality)
+    return Evidence(clinical.read_clinical_json(root / "clinical.json"), candidates, need_barcode=True)
+
+
+def _xena_candidates(root: Path, manifest: Manifest, modality: str) -> dict[str, list[Candidate]]:
+    dataset = manifest.files[modality].xena_dataset
+    if not dataset or not safe_name(dataset):
+        raise CurationError(f"manifest {manifest.cancer}: files.{modality} has source xena but no usable xena_dataset")
+    path = next((p for p in (root / "xena" / f"{dataset}.gz", root / "xena" / dataset) if p.exists()), None)
+    if path is None:
+        raise CurationError(f"{root / 'xena' / dataset}[.gz] is missing: run hcmae fetch {manifest.cancer} first")
+    with open_text(path) as handle:
+        header = handle.readline().rstrip("\r\n").split("\t")[1:]
+    found: dict[str, list[Candidate]] = {}
+    for sample in header:
+        found.setdefault(patient_id(sample), []).append(Candidate(str(path.resolve()), sample, 0, barcode_of(sample)))
+    return found

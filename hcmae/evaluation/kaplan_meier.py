@@ -1,0 +1,150 @@
+"""Kaplan-Meier curves of risk groups (Fig. 2): training-median split, log-rank, hazard ratio, numbers at risk."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hcmae.outcome import check_outcome
+
+
+@dataclass
+class Curve:
+    """One Kaplan-Meier curve with its 95 % band and numbers at risk."""
+
+    label: str
+    days: NDArray[np.float64]
+    survival: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    at_risk: dict[float, int]
+    patients: int
+    events: int
+
+
+@dataclass
+class RiskGroups:
+    """A split into low and high risk with its verdicts."""
+
+    low: Curve
+    high: Curve
+    log_rank_p: float
+    hazard_ratio: float
+    hr_low: float
+    hr_high: float
+    ticks: list[float] = field(default_factory=list)
+
+    def ratio_text(self) -> str:
+        """'2.31 (1.40 to 3.80)', or why there is no ratio."""
+        if not np.isfinite(self.hazard_ratio):
+            return "not estimable (no death in one group)"
+        return f"{self.hazard_ratio:.2f} ({self.hr_low:.2f} to {self.hr_high:.2f})"
+
+    def describe(self) -> str:
+        """One line for a caption."""
+        return f"log-rank p = {self.log_rank_p:.2g}; hazard ratio high against low, 95 % interval: {self.ratio_text()}"
+
+
+def one_per_patient(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row per patient: the mean over repeats of the risk in units of each fold's training patients.
+
+    High means above the training median in most repeats; a draw goes to the first repeat. The network that rates a
+    patient never saw that patient, and the cut-off comes from its own training patients, so nothing is tuned on the
+    curves that are drawn.
+    """
+    needed = {"patient", "time", "event", "risk_z", "high"}
+    lacking = sorted(needed - set(predictions.columns))
+    if lacking:
+        raise ValueError(f"predictions lack the column '{lacking[0]}': make them with cross_validate")
+    ordered = predictions.sort_values("repeat") if "repeat" in predictions else predictions
+    grouped = ordered.groupby("patient", sort=True)
+    table = grouped.agg(time=("time", "first"), event=("event", "first"), risk_z=("risk_z", "mean"))
+    share, first = grouped["high"].mean(), grouped["high"].first()
+    table["high"] = np.where(share == 0.5, first, share > 0.5).astype(bool)
+    return table
+
+
+def risk_groups(
+    predictions: pd.DataFrame,
+    *,
+    split: str = "training_median",
+    ticks: int = 6,
+) -> RiskGroups:
+    """Kaplan-Meier of low and high risk on out-of-fold predictions.
+
+    Args:
+        split: "training_median" (honest) or "pooled_median": raw risks of all folds pooled and cut at their own median,
+            as the release does, although folds have different scales.
+
+    Raises:
+        ValueError: a group is empty, nobody died, or an unknown split.
+    """
+    if split == "training_median":
+        table = one_per_patient(predictions)
+    elif split == "pooled_median":
+        table = predictions.groupby("patient").agg(
+            time=("time", "first"), event=("event", "first"), risk=("risk", "mean")
+        )
+        table["high"] = table["risk"] > table["risk"].median()
+    else:
+        raise ValueError(f"unknown split {split!r}: training_median or pooled_median")
+    return compare_groups(table["time"].to_numpy(), table["event"].to_numpy(), table["high"].to_numpy(), ticks=ticks)
+
+
+def compare_groups(time: NDArray, event: NDArray, high: NDArray, *, ticks: int = 6) -> RiskGroups:
+    """Curves, log-rank test and Cox hazard ratio of two groups of patients; see ``risk_groups``."""
+    from lifelines import CoxPHFitter
+    from lifelines.statistics import logrank_test
+
+    days, dead = check_outcome(time, event)
+    above = np.asarray(high, dtype=bool)
+    for name, members in (("low", ~above), ("high", above)):
+        if not members.any():
+            raise ValueError(f"nobody is in the {name}-risk group: all risks lie on one side of the cut-off")
+    if not dead.any():
+        raise ValueError("nobody died: Kaplan-Meier curves cannot be compared")
+    test = logrank_test(days[~above], days[above], dead[~above], dead[above])
+    frame = pd.DataFrame({"time": days, "event": dead.astype(int), "high": above.astype(int)})
+    ratio, lower, upper = float("nan"), float("nan"), float("nan")
+    # Without deaths in one group the ratio is infinite; there is no interval to report then.
+    if dead[above].any() and dead[~above].any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitter = CoxPHFitter().fit(frame, "time", "event")
+        ratio = float(np.exp(fitter.params_["high"]))
+        lower, upper = (float(np.exp(v)) for v in fitter.confidence_intervals_.loc["high"])
+    marks = _round_ticks(float(days.max()), ticks)
+    low, top = (
+        kaplan_meier(days[members], dead[members], label, marks)
+        for label, members in (("low", ~above), ("high", above))
+    )
+    return RiskGroups(low, top, float(test.p_value), ratio, lower, upper, marks)
+
+
+def kaplan_meier(time: NDArray, event: NDArray, label: str, ticks: list[float]) -> Curve:
+    """One curve as steps; ``at_risk`` counts those still followed at each tick."""
+    from lifelines import KaplanMeierFitter
+
+    days, dead = check_outcome(time, event)
+    fitter = KaplanMeierFitter().fit(days, dead)
+    band = fitter.confidence_interval_survival_function_
+    return Curve(
+        label,
+        fitter.survival_function_.index.to_numpy(dtype=float),
+        fitter.survival_function_.iloc[:, 0].to_numpy(dtype=float),
+        band.iloc[:, 0].to_numpy(dtype=float),
+        band.iloc[:, 1].to_numpy(dtype=float),
+        {tick: int((days >= tick).sum()) for tick in ticks},
+        len(days),
+        int(dead.sum()),
+    )
+
+
+def _round_ticks(longest: float, count: int) -> list[float]:
+    """Whole years, at most ``count`` of them."""
+    years = max(1, int(np.ceil(longest / 365.25 / count)))
+    return [365.25 * year for year in range(0, int(longest / 365.25) + 1, years)]

@@ -1,0 +1,1 @@
+"""The Genomic Data Commons: queries, transfers that resume, and fetching a cohort."""

@@ -1,0 +1,323 @@
+"""One answer to "is it done already?": a key of all that a kept result depends on.
+
+A result is kept under the settings that made it, the content of what it was made from and the code that made it.
+Stages, stores, vectors, omics selections, checkpoints and predictions carry such a key, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+import linecache
+import sys
+import sysconfig
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hcmae.config import Profile
+
+LENGTH = 20
+
+
+@dataclass(frozen=True)
+class Key:
+    """What one kept result depends on, by kind; ``digest`` is the key itself.
+
+    settings: name -> value. inputs: what was read -> hash of its content. code: module or function -> hash of its
+    source. All three are kept beside the result, so that a stale one can say what has changed.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        text = json.dumps(
+            [self.name, self.settings, self.inputs, self.code], sort_keys=True, default=str, ensure_ascii=False
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+    def record(self) -> dict[str, Any]:
+        """The parts as plain JSON, to be kept beside the result."""
+        plain = {"settings": self.settings, "inputs": self.inputs, "code": self.code}
+        return json.loads(json.dumps({"key": self.digest, **plain}, default=str))
+
+    def changes(self, kept: Mapping[str, Any]) -> list[str]:
+        """What differs from a kept ``record``, one line each; empty where nothing does."""
+        now, lines = self.record(), []
+        if kept.get("key") == now["key"]:
+            return []
+        for kind, word in (("settings", "setting"), ("inputs", "input"), ("code", "code")):
+            before, after = kept.get(kind, {}), now[kind]
+            for name in sorted({*before, *after}):
+                if before.get(name) != after.get(name):
+                    lines.append(_change(word, name, before, after, values=kind == "settings"))
+        return lines or ["made in another way than now"]
+
+
+def _change(word: str, name: str, before: Mapping[str, Any], after: Mapping[str, Any], *, values: bool) -> str:
+    if name not in before:
+        return f"{word} {name}: new"
+    if name not in after:
+        return f"{word} {name}: gone"
+    return f"{word} {name}: {before[name]} -> {after[name]}" if values else f"{word} {name}: changed"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a piece of work reads beside its inputs: settings of the profile by dotted name, source by module name.
+
+    ``hcmae.slides.*`` stands for all modules of a package. A test follows the work and fails where it reads a setting
+    or runs a module that is not declared.
+    """
+
+    settings: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+
+    def key(
+        self,
+        name: str,
+        profile: Profile,
+        inputs: Mapping[str, str] | None = None,
+        *,
+        code: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> Key:
+        """The key of this work under a profile; ``facts`` are settings from elsewhere (seed, variant), ``code`` more
+        source.
+        """
+        return Key(
+            name,
+            {**pick(profile, self.settings), **facts},
+            dict(inputs or {}),
+            {**source_of(self.code), **(code or {})},
+        )
+
+
+def pick(profile: Profile, names: Iterable[str]) -> dict[str, Any]:
+    """Settings by dotted name, sections spelt out to their last field. Raises AttributeError for an unknown name."""
+    found: dict[str, Any] = {}
+    for name in names:
+        value: Any = profile
+        for part in name.split("."):
+            value = getattr(value, part)
+        plain = value.model_dump(mode="json") if hasattr(value, "model_dump") else json.loads(json.dumps(value))
+        found.update(_flat(name, plain))
+    return found
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found.update(_flat(f"{prefix}.{key}", item))
+    return found
+
+
+# --- code: modules ----------------------------------------------------------------------------------------------------
+
+
+def source_of(modules: Iterable[str]) -> dict[str, str]:
+    """Hash of the source of each module, comments and docstrings left out; ``package.*`` means all below a package.
+
+    Raises ModuleNotFoundError for a module that does not exist.
+    """
+    found: dict[str, str] = {}
+    for name in modules:
+        if name.endswith(".*"):
+            package = _file_of(name[:-2]).parent
+            for path in sorted(package.rglob("*.py")):
+                dotted = ".".join([name[:-2], *path.relative_to(package).with_suffix("").parts])
+                found[dotted.removesuffix(".__init__")] = _file_source(path, path.stat().st_mtime_ns)
+        else:
+            path = _file_of(name)
+            found[name] = _file_source(path, path.stat().st_mtime_ns)
+    return found
+
+
+@functools.cache
+def _file_of(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {module}: what does this step run?")
+    return Path(spec.origin)
+
+
+@functools.cache
+def _file_source(path: Path, mtime_ns: int) -> str:
+    return _tree_hash(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _tree_hash(tree: ast.AST) -> str:
+    return hashlib.sha256(json.dumps(_plain_tree(tree)).encode()).hexdigest()[:LENGTH]
+
+
+def _plain_tree(node: Any) -> Any:
+    """A syntax tree as lists, without docstrings and without what differs between versions of Python."""
+    if isinstance(node, ast.AST):
+        parts = [
+            [name, _plain_tree(value)]
+            for name, value in ast.iter_fields(node)
+            if value is not None and value != [] and name not in ("kind", "type_comment", "ctx")
+        ]
+        return [type(node).__name__, parts]
+    if isinstance(node, list):
+        return [_plain_tree(item) for item in node if not _is_docstring(item)]
+    return repr(node)
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+# --- code: functions and classes, those of a notebook too -----------------------------------------------------------
+
+
+def code_of(*objects: Any) -> str:
+    """Hash of the source of functions, classes and all that they use, as far as it belongs to the project or the user.
+
+    Follows the names that a function looks up and the values that it has closed over, through functions, classes,
+    partials and data classes. Of installed packages only the name counts. So a network edited in a notebook, a helper
+    that it calls and a constant that it reads change the hash; a comment or a docstring does not.
+    """
+    seen: dict[int, int] = {}
+    parts = [_describe(item, seen) for item in objects]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:LENGTH]
+
+
+def _describe(item: Any, seen: dict[int, int]) -> Any:
+    if item is None or isinstance(item, bool | int | float | complex | str | bytes):
+        return repr(item)
+    if id(item) in seen:
+        return ["again", seen[id(item)]]
+    if isinstance(item, list | tuple):
+        return [type(item).__name__, [_describe(part, seen) for part in item]]
+    if isinstance(item, set | frozenset):
+        return ["set", sorted(json.dumps(_describe(part, seen), default=str) for part in item)]
+    if isinstance(item, Mapping):
+        return ["mapping", [[str(key), _describe(part, seen)] for key, part in item.items()]]
+    seen[id(item)] = len(seen)
+    if isinstance(item, types.ModuleType):
+        return ["module", item.__name__]
+    if isinstance(item, functools.partial):
+        return ["partial", _describe([item.func, item.args, item.keywords], seen)]
+    if isinstance(item, types.MethodType):
+        return ["method", _describe(item.__func__, seen)]
+    if hasattr(item, "py_func"):  # compiled by numba
+        return ["compiled", _describe(item.py_func, seen)]
+    if hasattr(item, "__wrapped__") and not isinstance(item, type):  # a cache or another decorator
+        return ["wrapped", _describe(item.__wrapped__, seen)]
+    if isinstance(item, types.FunctionType):
+        return _describe_function(item, seen)
+    if isinstance(item, type):
+        return _describe_class(item, seen)
+    if is_dataclass(item):
+        return [type(item).__qualname__, [[f.name, _describe(getattr(item, f.name), seen)] for f in fields(item)]]
+    return ["object", f"{type(item).__module__}.{type(item).__qualname__}"]
+
+
+def _describe_function(function: types.FunctionType, seen: dict[int, int]) -> Any:
+    if not _is_ours(function.__module__):
+        return ["external", f"{function.__module__}.{function.__qualname__}"]
+    used = [
+        [name, _describe(function.__globals__[name], seen)]
+        for name in _names(function.__code__)
+        if name in function.__globals__
+    ]
+    closed = [_describe(cell.cell_contents, seen) for cell in function.__closure__ or () if _filled(cell)]
+    defaults = _describe([function.__defaults__, function.__kwdefaults__], seen)
+    return ["function", _function_source(function), used, closed, defaults]
+
+
+def _describe_class(kind: type, seen: dict[int, int]) -> Any:
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if not _is_ours(kind.__module__):
+        return ["external", name]
+    parts = []
+    for attribute, value in sorted(vars(kind).items()):
+        if attribute in ("__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__"):
+            continue
+        if attribute.startswith("__") and not isinstance(value, types.FunctionType | staticmethod | classmethod):
+            continue
+        if isinstance(value, staticmethod | classmethod):
+            value = value.__func__
+        elif isinstance(value, property):
+            value = value.fget
+        parts.append([attribute, _describe(value, seen)])
+    return ["class", kind.__qualname__, [_describe(base, seen) for base in kind.__bases__], parts]
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Global names that a function looks up, those of functions inside it too, in a fixed order."""
+    found = dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found.update(dict.fromkeys(_names(constant)))
+    return sorted(found)
+
+
+def _function_source(function: types.FunctionType) -> str:
+    code = function.__code__
+    kinds = ast.Lambda if code.co_name == "<lambda>" else ast.FunctionDef | ast.AsyncFunctionDef
+    found = [
+        node
+        for node in _functions_of(code.co_filename, "".join(linecache.getlines(code.co_filename)))
+        if isinstance(node, kinds) and _first_line(node) == code.co_firstlineno
+    ]
+    if not found:
+        return _compiled(code)
+    # Two lambdas may begin on one line: both count.
+    return _tree_hash(ast.Module([ast.Expr(n) if isinstance(n, ast.Lambda) else n for n in found], []))
+
+
+def _first_line(node: ast.AST) -> int:
+    decorators = getattr(node, "decorator_list", [])
+    return min([item.lineno for item in decorators] + [node.lineno])  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=256)
+def _functions_of(filename: str, text: str) -> list[ast.AST]:
+    """All functions in a file or in a cell of a notebook."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return []
+    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+
+
+def _compiled(code: types.CodeType) -> str:
+    """Where no source is left (typed into a shell): the compiled code."""
+    constants = [_compiled(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    text = json.dumps([code.co_code.hex(), constants, code.co_names, code.co_varnames])
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+@functools.cache
+def _is_ours(module: str | None) -> bool:
+    """Whether source belongs to the project or to the user rather than to an installed package."""
+    if module is None:
+        return False
+    if module.split(".")[0] in ("hcmae", "hcmae_core", "__main__"):
+        return True
+    source = getattr(sys.modules.get(module), "__file__", None)
+    if source is None:
+        return False
+    homes = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return not any(home in Path(source).resolve().parents for home in homes)

@@ -1,0 +1,546 @@
+"""Omics files into one MuData: STAR counts, miRNA quantification, SeSAMe betas, Xena matrices, a user's own tables.
+
+Each file is read once, as two columns; values go straight into the row of their patient, so that memory is the matrix
+and little more. Every malformed file raises OmicsFormatError with its path.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from hcmae.cohort.barcodes import patient_id
+from hcmae.cohort.evidence import CurationError, open_text
+from hcmae.cohort.local import local_mapping, patient_column
+from hcmae.config import MODALITIES
+
+if TYPE_CHECKING:
+    import anndata
+    import mudata
+
+    from hcmae.cohort.curate import Cohort
+
+STAR_COLUMNS = ["gene_id", "gene_name", "gene_type", "unstranded"]
+MIRNA_COLUMNS = ["miRNA_ID", "read_count"]
+MISSING = ["NA", "N/A", "na", "NaN", "nan", ""]
+
+
+class OmicsFormatError(ValueError):
+    """An omics file that is not what it should be; the message names file, line or column, and what to do."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One file: feature names and values; NaN where missing (betas only)."""
+
+    names: pa.Array  # [F] string
+    values: np.ndarray  # [F] int64 counts or float32 betas
+    annotation: pd.DataFrame | None = None
+
+
+def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
+    """The omics of a cohort as MuData; modalities in the order rna, mirna, methylation, those the cohort has.
+
+    Every modality holds the patients of ``cohort.table`` in its order. X [patients, features]: rna and mirna integer
+    counts as float32 (exact up to 2^24, 16,777,216), methylation betas float32 with NaN. ``uns['unit']`` of a
+    modality says 'counts', 'beta', 'rpm' or 'as given' (Xena's miRNA and a user's tables need not be counts).
+    rna.var, named by gene id with version: ensembl (the id without version), gene_name, gene_type. Genotype probes
+    (``rs...``) are left out of methylation.
+
+    Raises OmicsFormatError for a malformed or missing file.
+    """
+    import mudata
+
+    table = cohort.table
+    parts: dict[str, anndata.AnnData] = {}
+    for modality in MODALITIES:
+        column = f"{modality}_path"
+        if column not in table.columns or table[column].isna().all():
+            continue
+        if table[column].isna().any():
+            raise OmicsFormatError(
+                f"{modality}: patient {table.index[table[column].isna()][0]} has no file; curate the cohort again"
+            )
+        paths = [_locate(Path(p), Path(root)) for p in table[column]]
+        samples = list(table.get(f"{modality}_sample", pd.Series(table.index, index=table.index)))
+        if source == "local":
+            parts[modality] = _from_local_table(paths[0], modality, list(table.index), Path(root))
+        elif paths[0].parent.name == "xena":
+            parts[modality] = _from_xena(paths[0], modality, list(table.index), samples)
+        else:
+            parts[modality] = _FROM_FILES[modality](paths, list(table.index))
+    if not parts:
+        raise OmicsFormatError("the cohort names no omics file; curate it with at least one modality")
+    mudata.set_options(pull_on_update=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mudata.MuData(parts)
+
+
+def _locate(path: Path, root: Path) -> Path:
+    """The file itself, or the same file below ``root`` after the data folder has moved."""
+    if path.exists():
+        return path
+    for depth in (3, 2, 1):
+        moved = root.joinpath(*path.parts[-depth:])
+        if moved.exists():
+            return moved
+    raise OmicsFormatError(f"{path} is missing: fetch it again, or curate again if the data folder has moved")
+
+
+# ---------------------------------------------------------------- one file
+
+
+def read_star_counts(path: str | Path, *, annotation: bool = True) -> Reading:
+    """STAR gene counts of the GDC (GENCODE v36): raw unstranded counts of all genes.
+
+    The four N_ rows are dropped. Names are the ids of the file, which are unique; the annotation has them without
+    version too (``ENSG00000000003.15`` -> ``ENSG00000000003``), where pseudo-autosomal copies keep their mark
+    (``ENSG00000182378_PAR_Y``). Raises OmicsFormatError.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    skip = 1 if data.startswith(b"#") else 0
+    columns = STAR_COLUMNS if annotation else ["gene_id", "unstranded"]
+    types = {name: pa.string() for name in STAR_COLUMNS} | {"unstranded": pa.int64()}
+    table = _parse(path, data, columns, types, skip=skip)
+    ids, counts = table["gene_id"].combine_chunks(), table["unstranded"]
+    keep = pc.invert(pc.starts_with(ids, "N_"))
+    table, ids, counts = table.filter(keep), ids.filter(keep), counts.filter(keep)
+    values = _counts(counts, path, "unstranded")
+    _check_names(ids, path, "gene_id")
+    notes = None
+    if annotation:
+        notes = pd.DataFrame(
+            {
+                "ensembl": _strip_versions(ids).to_pandas().to_numpy(),
+                "gene_name": table["gene_name"].to_pandas().to_numpy(),
+                "gene_type": table["gene_type"].to_pandas().to_numpy(),
+            }
+        )
+    return Reading(ids, values, notes)
+
+
+def read_mirna_counts(path: str | Path) -> Reading:
+    """miRNA quantification of the GDC (miRBase v21 stem-loops): raw read counts. Raises OmicsFormatError."""
+    path = Path(path)
+    types = {"miRNA_ID": pa.string(), "read_count": pa.int64()}
+    table = _parse(path, _bytes(path), MIRNA_COLUMNS, types)
+    names = table["miRNA_ID"].combine_chunks()
+    _check_names(names, path, "miRNA_ID")
+    return Reading(names, _counts(table["read_count"], path, "read_count"))
+
+
+def read_sesame_betas(path: str | Path) -> Reading:
+    """SeSAMe betas of the GDC: probe and beta without header, 'NA' where masked; float32 with NaN.
+
+    Replicate suffixes of EPIC v2 (``cg00000029_TC21``) are cut and replicates averaged, so that arrays merge by probe.
+    Raises OmicsFormatError.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    types = {"probe": pa.string(), "beta": pa.float64()}
+    table = _parse(path, data, ["probe", "beta"], types, header=["probe", "beta"], missing=MISSING)
+    names = table["probe"].combine_chunks()
+    values = table["beta"].to_numpy(zero_copy_only=False)
+    if not len(values):
+        raise OmicsFormatError(f"{path}: holds no probe; fetch it again")
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    if low < 0 or high > 1 or np.isinf(values).any():
+        row = int(np.flatnonzero((values < 0) | (values > 1))[0])
+        raise OmicsFormatError(
+            f"{path}: line {row + 1}: beta {values[row]:g} is not between 0 and 1; fetch the file again"
+        )
+    if len(names) and pc.any(pc.match_substring_regex(names.slice(0, 2000), "^c[gh][^_]*_[TB][CO]")).as_py():
+        names, values = _average_replicates(names, values)
+    _check_names(names, path, "probe")
+    return Reading(names, values.astype(np.float32))
+
+
+def _average_replicates(names: pa.Array, values: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    base = pc.replace_substring_regex(names, "_[TB][CO][0-9]+$", "")
+    grouped = pd.Series(values).groupby(base.to_pandas().to_numpy(), sort=False).mean()
+    return pa.array(grouped.index.to_numpy(), pa.string()), grouped.to_numpy()
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read()
+    except OSError as error:
+        raise OmicsFormatError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
+    if data[:2] == b"\x1f\x8b":
+        import gzip
+        import zlib
+
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise OmicsFormatError(f"{path}: broken gzip ({error}); fetch it again") from error
+    if not data.strip():
+        raise OmicsFormatError(f"{path}: empty file; fetch it again")
+    return data
+
+
+def _parse(
+    path: Path,
+    data: bytes,
+    columns: Sequence[str],
+    types: dict[str, Any],
+    *,
+    skip: int = 0,
+    header: Sequence[str] | None = None,
+    missing: Sequence[str] = (),
+) -> pa.Table:
+    try:
+        table = pacsv.read_csv(
+            pa.BufferReader(data),
+            read_options=pacsv.ReadOptions(
+                use_threads=False, skip_rows=skip, column_names=list(header) if header else None, block_size=1 << 25
+            ),
+            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pacsv.ConvertOptions(
+                column_types=types,
+                include_columns=list(columns),
+                null_values=list(missing),
+                strings_can_be_null=False,
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, pa.ArrowCapacityError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OmicsFormatError(f"{path}: not in the expected format ({reason}); fetch it again") from error
+    if not table.num_rows:
+        raise OmicsFormatError(f"{path}: a header without rows; fetch it again")
+    return table
+
+
+def _counts(column: pa.ChunkedArray, path: Path, name: str) -> np.ndarray:
+    if column.null_count:
+        raise OmicsFormatError(f"{path}: column {name} has an empty cell; fetch it again")
+    values = column.to_numpy()
+    if not len(values):
+        raise OmicsFormatError(f"{path}: column {name} has no rows; fetch it again")
+    if values.min() < 0:
+        raise OmicsFormatError(f"{path}: column {name} has a negative count ({values.min()}); fetch it again")
+    if values.max() >= 1 << 31:
+        raise OmicsFormatError(
+            f"{path}: column {name} has a count of {values.max()}, too large to be one; fetch it again"
+        )
+    return values
+
+
+def _strip_versions(ids: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(ids, r"\.[0-9]+(_PAR_Y)?$", r"\1")
+
+
+def _check_names(names: pa.Array, path: Path, column: str) -> None:
+    if pc.any(pc.equal(names, "")).as_py():
+        raise OmicsFormatError(f"{path}: column {column} has an empty name; fetch it again")
+
+
+# ---------------------------------------------------------------- a cohort's files
+
+
+def _stack_counts(paths: Sequence[Path], patients: list[str], read: Any) -> tuple[np.ndarray, Reading]:
+    """Counts [patients, features] of files that hold the same features, in whatever order."""
+    first: Reading = read(paths[0])
+    _unique(first.names, paths[0])
+    matrix = np.empty((len(paths), len(first.names)), dtype=np.float32)
+    matrix[0] = first.values
+    for row, path in enumerate(paths[1:], start=1):
+        reading = read(path)
+        if reading.names.equals(first.names):
+            matrix[row] = reading.values
+            continue
+        where = pc.index_in(first.names, value_set=reading.names)
+        if len(reading.names) != len(first.names) or where.null_count:
+            lacking = first.names.filter(pc.is_null(where))
+            example = lacking[0].as_py() if len(lacking) else "none"
+            raise OmicsFormatError(
+                f"{path}: has {len(reading.names)} features, {paths[0].name} has {len(first.names)} "
+                f"(lacking {example}); different releases, or one is cut short: resolve and fetch again"
+            )
+        matrix[row] = reading.values[where.to_numpy()]
+    return matrix, first
+
+
+def _unique(names: pa.Array, path: Path) -> None:
+    if len(pc.unique(names)) < len(names):
+        counts = names.value_counts()
+        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
+        raise OmicsFormatError(f"{path}: feature {twice} comes twice; fetch it again")
+
+
+def _rna(paths: Sequence[Path], patients: list[str]) -> anndata.AnnData:
+    matrix, first = _stack_counts(paths, patients, lambda p: read_star_counts(p, annotation=p == paths[0]))
+    assert first.annotation is not None
+    var = first.annotation
+    var.index = pd.Index(first.names.to_pandas().to_numpy(), dtype=object)
+    return _anndata(matrix, patients, var, "counts")
+
+
+def _mirna(paths: Sequence[Path], patients: list[str]) -> anndata.AnnData:
+    matrix, first = _stack_counts(paths, patients, read_mirna_counts)
+    return _anndata(matrix, patients, pd.DataFrame(index=first.names.to_pandas().to_numpy()), "counts")
+
+
+def _methylation(paths: Sequence[Path], patients: list[str]) -> anndata.AnnData:
+    matrix, names = stack_betas(paths)
+    # Genotype probes (rs...) are on the arrays to recognise people; they are no methylation.
+    keep = ~names.str.startswith("rs")
+    if not keep.all():
+        # Column by column would copy the matrix; moving the kept ones to the front needs one row at a time.
+        order = np.flatnonzero(keep)
+        for row in matrix:
+            row[: len(order)] = row[order]
+        matrix, names = matrix[:, : len(order)], names[keep]
+    return _anndata(matrix, patients, pd.DataFrame(index=names), "beta")
+
+
+def stack_betas(paths: Sequence[Path]) -> tuple[np.ndarray, pd.Index]:
+    """Betas [files, probes] float32 of any mixture of array versions, merged by probe; NaN where an array lacks one.
+
+    Reads each file once; the memory is that of the result where the first files seen cover all probes, which holds
+    because one file of each size class (27k, 450k, EPIC) is looked at first. Raises OmicsFormatError.
+    """
+    union = _probe_union(paths)
+    _unique(union, paths[0])
+    matrix = np.empty((len(paths), len(union)), dtype=np.float32)
+    cache: list[tuple[pa.Array, np.ndarray | None]] = [(union, None)]
+    for row, path in enumerate(paths):
+        reading = read_sesame_betas(path)
+        # Most files have the very probes of an earlier one: comparing is much faster than looking each up.
+        known = next((where for names, where in cache if names.equals(reading.names)), False)
+        if known is False:
+            _unique(reading.names, path)
+            where = pc.index_in(reading.names, value_set=union)
+            if where.null_count:
+                fresh = reading.names.filter(pc.is_null(where))
+                union = pa.concat_arrays([union, fresh])
+                wider = np.full((len(paths), len(union)), np.nan, dtype=np.float32)
+                wider[:row, : matrix.shape[1]] = matrix[:row]
+                matrix = wider
+                where = pc.index_in(reading.names, value_set=union)
+            known = where.to_numpy()
+            cache = [*cache[1:], (reading.names, known)] if len(cache) > 8 else [*cache, (reading.names, known)]
+        if known is None:
+            matrix[row, : len(reading.values)] = reading.values
+            matrix[row, len(reading.values) :] = np.nan
+        else:
+            matrix[row] = np.nan
+            matrix[row, known] = reading.values
+    return matrix, pd.Index(union.to_pandas().to_numpy(), dtype=object)
+
+
+def _probe_union(paths: Sequence[Path]) -> pa.Array:
+    """Probes of one file of each size class, the largest class first."""
+    classes: dict[int, Path] = {}
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise OmicsFormatError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
+        classes.setdefault(int(np.log2(max(size, 1)) * 4), path)
+    union: pa.Array | None = None
+    for key in sorted(classes, reverse=True):
+        names = read_sesame_betas(classes[key]).names
+        if union is None:
+            union = names
+        elif not names.equals(union):
+            fresh = names.filter(pc.is_null(pc.index_in(names, value_set=union)))
+            union = pa.concat_arrays([union, fresh])
+    assert union is not None
+    return union
+
+
+_FROM_FILES = {"rna": _rna, "mirna": _mirna, "methylation": _methylation}
+
+
+# ---------------------------------------------------------------- matrices
+
+
+def _from_xena(path: Path, modality: str, patients: list[str], samples: list[str]) -> anndata.AnnData:
+    """One Xena matrix, features in rows: log2(count + 1), log2(RPM + 1) or betas; reads the cohort's columns only."""
+    # The logarithm of a large count has no room in single precision: 5,000,000 would come back three off.
+    matrix, names = read_xena_matrix(path, samples, dtype=np.float64 if modality == "rna" else np.float32)
+    unit = "beta"
+    if modality == "rna":
+        np.exp2(matrix, out=matrix)
+        matrix -= 1
+        whole = np.rint(matrix)
+        # Value by value: one huge count must not excuse the fractions of small ones.
+        if (np.abs(matrix - whole) > np.maximum(0.01, 1e-5 * np.abs(whole))).any():
+            warnings.warn(
+                f"{path}: some values are no log2 of whole counts (replicates were averaged); rounded", stacklevel=2
+            )
+        matrix, unit = whole.astype(np.float32), "counts"
+    elif modality == "mirna":
+        np.exp2(matrix, out=matrix)
+        matrix -= 1
+        np.maximum(matrix, 0, out=matrix)
+        unit = "rpm"
+    elif np.nanmin(matrix) < 0 or np.nanmax(matrix) > 1:
+        raise OmicsFormatError(f"{path}: betas outside 0..1; this is no methylation matrix")
+    if modality != "methylation" and np.isnan(matrix).any():
+        raise OmicsFormatError(f"{path}: has missing values; fetch it again")
+    if modality == "methylation":
+        keep = ~names.str.startswith("rs")
+        matrix, names = np.ascontiguousarray(matrix[:, keep]), names[keep]
+    return _anndata(matrix, patients, pd.DataFrame(index=names), unit)
+
+
+def read_xena_matrix(
+    path: str | Path, samples: Sequence[str], *, dtype: type[np.float32] | type[np.float64] = np.float32
+) -> tuple[np.ndarray, pd.Index]:
+    """Columns ``samples`` of a Xena matrix as [samples, features] of ``dtype`` and the feature names.
+
+    Raises OmicsFormatError for a sample that is not in the header and for a malformed matrix.
+    """
+    path = Path(path)
+    with _as_format_error(path), open_text(path) as text:
+        header = text.readline().rstrip("\r\n").split("\t")
+    missing = sorted(set(samples) - set(header[1:]))
+    if missing:
+        raise OmicsFormatError(f"{path}: sample {missing[0]} is not in the matrix; curate the cohort again")
+    if len(set(header)) < len(header):
+        raise OmicsFormatError(f"{path}: a sample stands in the header twice; fetch it again")
+    wanted = list(dict.fromkeys(samples))
+    try:
+        reader = pacsv.open_csv(
+            pa.input_stream(str(path), compression="detect"),
+            read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 24),
+            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pacsv.ConvertOptions(
+                column_types={header[0]: pa.string(), **{name: pa.from_numpy_dtype(dtype) for name in wanted}},
+                include_columns=[header[0], *wanted],
+                null_values=MISSING,
+                strings_can_be_null=False,
+            ),
+        )
+        names: list[pa.Array] = []
+        blocks: list[np.ndarray] = []
+        for batch in reader:
+            names.append(batch.column(0))
+            block = np.empty((len(wanted), batch.num_rows), dtype=dtype)
+            for i in range(len(wanted)):
+                block[i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
+            blocks.append(block)
+    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OmicsFormatError(f"{path}: not a Xena matrix ({reason}); fetch it again") from error
+    features = pa.chunked_array(names, pa.string()).combine_chunks() if names else pa.array([], pa.string())
+    if not len(features):
+        raise OmicsFormatError(f"{path}: a matrix without rows; fetch it again")
+    matrix = np.empty((len(wanted), len(features)), dtype=dtype)
+    start = 0
+    for i, block in enumerate(blocks):
+        matrix[:, start : start + block.shape[1]] = block
+        start += block.shape[1]
+        blocks[i] = np.empty((0, 0), dtype=dtype)  # freed as we go: the peak stays below twice the matrix
+    if np.isinf(matrix).any():
+        raise OmicsFormatError(f"{path}: has infinite values; fetch it again")
+    _unique(features, path)
+    order = [wanted.index(s) for s in samples] if len(wanted) < len(samples) else slice(None)
+    return matrix[order], pd.Index(features.to_pandas().to_numpy(), dtype=object)
+
+
+def _from_local_table(path: Path, modality: str, patients: list[str], root: Path) -> anndata.AnnData:
+    try:
+        named = local_mapping(root).get(modality, {}).get("patient")
+    except CurationError as error:
+        raise OmicsFormatError(str(error)) from error
+    frame = read_local_table(path, named)
+    missing = sorted(set(patients) - set(frame.index))
+    if missing:
+        raise OmicsFormatError(f"{path}: patient {missing[0]} is not in the table; curate the cohort again")
+    matrix = frame.loc[patients].to_numpy(dtype=np.float32)
+    unit = "as given"
+    if modality == "methylation":
+        if np.nanmin(matrix) >= 0 and np.nanmax(matrix) <= 1:
+            unit = "beta"
+    elif not np.isnan(matrix).any() and (matrix >= 0).all() and (matrix == np.rint(matrix)).all():
+        unit = "counts"
+    return _anndata(matrix, patients, pd.DataFrame(index=frame.columns.astype(object)), unit)
+
+
+def read_local_table(path: str | Path, patient: str | None = None) -> pd.DataFrame:
+    """A user's table: one row per patient, one numeric column per feature; empty cells and NA are NaN.
+
+    ``patient`` names the patient column where its name is unusual. Raises OmicsFormatError naming file and column.
+    """
+    path = Path(path)
+    separator = "," if ".csv" in path.suffixes else "\t"
+    with _as_format_error(path), open_text(path) as text:
+        header = [c.strip().strip('"') for c in text.readline().rstrip("\r\n").split(separator)]
+    try:
+        column = patient_column(header, path, patient)
+    except CurationError as error:
+        raise OmicsFormatError(str(error)) from error
+    twice = pd.Index(header)[pd.Index(header).duplicated()]
+    if len(twice):
+        raise OmicsFormatError(f"{path}: column '{twice[0]}' comes twice; rename one")
+    names = [name if i != column else "patient" for i, name in enumerate(header)]
+    data = _bytes(path)
+    try:
+        table = pacsv.read_csv(
+            io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")),
+            read_options=pacsv.ReadOptions(use_threads=False, skip_rows=1, column_names=names, block_size=1 << 28),
+            parse_options=pacsv.ParseOptions(delimiter=separator),
+            convert_options=pacsv.ConvertOptions(
+                column_types={n: pa.string() if i == column else pa.float32() for i, n in enumerate(names)},
+                null_values=MISSING,
+                strings_can_be_null=False,
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowCapacityError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OmicsFormatError(f"{path}: not a table of numbers ({reason}); correct that cell") from error
+    if not table.num_rows or len(names) < 2:
+        raise OmicsFormatError(f"{path}: no patient or no feature in the table")
+    patients = [patient_id(p) for p in table["patient"].to_pylist()]
+    values = np.empty((table.num_rows, len(names) - 1), dtype=np.float32)
+    features = [n for i, n in enumerate(names) if i != column]
+    for i, name in enumerate(features):
+        values[:, i] = table[name].to_numpy()
+    if np.isinf(values).any():
+        bad = features[int(np.flatnonzero(np.isinf(values).any(axis=0))[0])]
+        raise OmicsFormatError(f"{path}: column {bad} has an infinite value; correct that cell")
+    frame = pd.DataFrame(values, index=pd.Index(patients, name="patient", dtype=object), columns=features)
+    if frame.index.has_duplicates or "" in frame.index:
+        bad = frame.index[frame.index.duplicated()][0] if frame.index.has_duplicates else "(empty)"
+        raise OmicsFormatError(f"{path}: patient {bad} comes twice or is empty; keep one row per patient")
+    return frame
+
+
+class _as_format_error:  # noqa: N801  (used like a function)
+    """Reading problems of a text file as OmicsFormatError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import zlib
+
+        if isinstance(error, OSError | EOFError | zlib.error):
+            raise OmicsFormatError(f"{self.path}: cannot be read ({error}); fetch it again") from error
+
+
+def _anndata(matrix: np.ndarray, patients: Iterable[str], var: pd.DataFrame, unit: str) -> anndata.AnnData:
+    import anndata
+
+    part = anndata.AnnData(X=matrix, obs=pd.DataFrame(index=pd.Index(list(patients), dtype=object)), var=var)
+    part.uns["unit"] = unit
+    return part

@@ -1,0 +1,80 @@
+"""Figures of the two pre-training lessons: images and reconstructions, losses, probes, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from numpy.typing import NDArray
+
+from hcmae.plots import style
+
+
+def plot_images(rows: Mapping[str, Sequence[NDArray[Any]]], *, titles: Sequence[str] | None = None) -> Figure:
+    """Rows of images with a name each: originals, masked inputs, reconstructions. Images uint8 [S, S, 3]."""
+    columns = max(len(images) for images in rows.values())
+    figure, axes = style.image_figure(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for ax, image in zip(line, images, strict=False):
+            ax.imshow(image)
+        line[0].set_ylabel(name)
+    for ax, title in zip(axes[0], titles or (), strict=False):
+        ax.set_title(title)
+    return figure
+
+
+def plot_losses(logs: Mapping[str, pd.DataFrame], *, skip: int = 0) -> Figure:
+    """Reconstruction loss over epochs, one line per run, and the learning rate below it."""
+    figure, axes = style.figure(1, 2)
+    for name, log in logs.items():
+        axes[0].plot(log["epoch"][skip:], log["loss"][skip:], label=name)
+        axes[1].plot(log["epoch"], log["learning_rate"], label=name)
+    axes[0].set(xlabel="epoch", ylabel="mean squared error", title="Loss on masked tokens", yscale="log")
+    # On less than two decades the default writes 2 x 10^-1 beside 3 x 10^-1; plain numbers are shorter.
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes[0].yaxis.set_minor_formatter("{x:g}")
+    axes[1].set(xlabel="epoch", ylabel="learning rate", title="Schedule")
+    axes[0].legend()
+    return figure
+
+
+def plot_probes(table: pd.DataFrame, *, errors: pd.DataFrame | None = None) -> Figure:
+    """R2 of linear probes on held-out patients: rows of the table are representations, columns are latent factors."""
+    figure, ax = style.figure(width="wide", height=3.2)
+    positions, width = np.arange(len(table.columns)), 0.8 / len(table)
+    for number, (name, row) in enumerate(table.iterrows()):
+        bars = None if errors is None else errors.iloc[number].to_numpy()
+        place = positions + (number - (len(table) - 1) / 2) * width
+        ax.bar(place, row.to_numpy(), width * 0.92, yerr=bars, label=str(name), error_kw={"elinewidth": 0.8})
+    ax.axhline(0, color=style.INK, linewidth=0.8)
+    ax.set_xticks(positions, list(table.columns))
+    ax.set(ylabel="R² on held-out patients", title="What a linear probe reads")
+    figure.legend(loc="outside lower center", ncols=min(len(table), 3))
+    return figure
+
+
+def plot_attention_maps(region: NDArray[np.uint8], weights: NDArray[Any], queries: Sequence[int]) -> Figure:
+    """A region with its query patches marked, and where each of them looks.
+
+    region: uint8 [R, R, 3]; weights: attention [P, P]; queries: patch numbers. The last panel is the mean over all
+    queries.
+    """
+    side = round(weights.shape[0] ** 0.5)
+    patch = region.shape[0] // side
+    figure, axes = style.image_figure(1, len(queries) + 2)
+    axes[0].imshow(region)
+    axes[0].set_title("region")
+    for ax, query in zip(axes[1:], queries, strict=False):
+        y, x = divmod(query, side)
+        ax.imshow(weights[query].reshape(side, side), cmap=style.ATTENTION, vmin=0)
+        ax.plot(x, y, marker="s", markerfacecolor="none", markeredgecolor="white", markersize=7)
+        axes[0].plot((x + 0.5) * patch, (y + 0.5) * patch, marker="s", markerfacecolor="none", markeredgecolor="white")
+        ax.set_title(f"patch {query} looks at")
+    axes[-1].imshow(weights.mean(axis=0).reshape(side, side), cmap=style.ATTENTION, vmin=0)
+    axes[-1].set_title("mean of all")
+    return figure

@@ -1,0 +1,287 @@
+"""Patch and region vectors into the slide stores (Eq. 2 and 5): deterministic, resumable, keyed by the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hcmae.config import Profile
+from hcmae.pretraining.augment import draw_crops, random_resized_crop
+from hcmae.pretraining.checkpoint import load_resnet, read_metadata, weights_hash
+from hcmae.pretraining.loop import choose_precision, make_fabric
+from hcmae.pretraining.pretrain import Variant, load_mae_patch, load_mae_region
+from hcmae.slides import regions as region_pixels
+from hcmae.slides import store as slide_store
+from hcmae.slides import store_reading
+
+# Patches per forward pass: large enough for a device, small enough for a laptop.
+_PATCHES = {"cpu": 512, "cuda": 4096}
+_REGIONS = {"cpu": 16, "cuda": 16}
+
+
+def vectors_key(weights: Path, profile: Profile) -> str:
+    """What stored vectors are keyed by: the weights' hash and whatever else changes a vector (release choices)."""
+    choices = profile.fidelity.model_dump(include={"extract_depth", "extract_norm", "extract_augment"})
+    suffix = hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()[:4]
+    return f"{weights_hash(weights)}-{suffix}"
+
+
+def embed_patches(
+    stores: Sequence[Path], weights: Path, profile: Profile, *, progress: bool = True, device: str | None = None
+) -> int:
+    """Write ``patch_vectors`` [M, P, D] float16 into each store (Eq. 2); returns how many slides were computed.
+
+    Slides that hold vectors of these weights are left alone; a slide interrupted half-way goes on at its next region.
+    Source: Eq. 2; with the release's switches of ``profile.fidelity`` also its truncated depth, norm and random crops.
+    Raises CheckpointError for unusable weights.
+    """
+    model = load_mae_patch(weights)
+    fidelity = profile.fidelity
+    where = _device(device)
+    model.to(where)
+    per_region = profile.geometry.patches_per_region
+    group = max(1, _PATCHES[where.type] // per_region)
+
+    def encode(store: Path, indices: list[int], pixels: np.ndarray) -> np.ndarray:
+        patches = np.concatenate([region_pixels.split_patches(r, profile.geometry.patch) for r in pixels])
+        images = torch.from_numpy(patches)
+        if fidelity.extract_augment:
+            images = _release_crop(images, store, indices)
+        out = []
+        for part in images.split(_PATCHES[where.type]):
+            vectors = model.encode(part.to(where), depth=fidelity.extract_depth, norm=fidelity.extract_norm)
+            out.append(vectors.cpu())
+        return torch.cat(out).view(len(indices), per_region, -1).to(torch.float16).numpy()
+
+    return embed_stores(
+        stores, "patch_vectors", vectors_key(weights, profile), encode, group, profile, where, progress, "patch vectors"
+    )
+
+
+def embed_resnet(
+    stores: Sequence[Path], weights: Path, profile: Profile, *, progress: bool = True, device: str | None = None
+) -> int:
+    """Write ``resnet_vectors`` [M, P, 1024] float16 into each store; returns how many slides were computed.
+
+    weights: an ImageNet ResNet-50 on disk. MCAT and CLAM read these vectors where every slide has them. Resumable and
+    keyed as patch vectors. Raises CheckpointError for unusable weights.
+    """
+    where = _device(device)
+    network = load_resnet(weights).to(where)
+    per_region = profile.geometry.patches_per_region
+    part = {"cpu": 64, "cuda": 1024}[where.type]
+
+    def encode(store: Path, indices: list[int], pixels: np.ndarray) -> np.ndarray:
+        patches = np.concatenate([region_pixels.split_patches(r, profile.geometry.patch) for r in pixels])
+        out = [network(images.to(where)).float().cpu() for images in torch.from_numpy(patches).split(part)]
+        return torch.cat(out).view(len(indices), per_region, -1).to(torch.float16).numpy()
+
+    group = max(1, _PATCHES[where.type] // per_region)
+    key = weights_hash(weights)
+    return embed_stores(stores, "resnet_vectors", key, encode, group, profile, where, progress, "ResNet-50 vectors")
+
+
+def embed_regions(
+    stores: Sequence[Path],
+    weights: Path,
+    profile: Profile,
+    variant: Variant = "patreg",
+    *,
+    name: str | None = None,
+    progress: bool = True,
+    device: str | None = None,
+) -> int:
+    """Write region vectors [M, D] float32 into each store (Eq. 5); returns how many slides were computed.
+
+    They are called ``region_vectors`` (variant ``patreg``) or ``region_vectors_reg``, or ``name``.
+    Source: Eq. 5. Raises CheckpointError for unusable weights, ValueError when patch vectors are missing or not of the
+    kind that these weights were trained with.
+    """
+    model = load_mae_region(weights)
+    if model.needs_patch_vectors:
+        _check_patch_vectors(stores, weights)
+    where = _device(device)
+    model.to(where)
+    dataset = name or ("region_vectors" if variant == "patreg" else f"region_vectors_{variant}")
+    key = vectors_key(weights, profile)
+    cached: dict[Path, np.ndarray] = {}
+
+    def encode(store: Path, indices: list[int], pixels: np.ndarray) -> np.ndarray:
+        if profile.mae_region.reduce > 1:
+            side = profile.geometry.region // profile.mae_region.reduce
+            pixels = np.stack([region_pixels.thumbnail(region, side) for region in pixels])
+        images = torch.from_numpy(np.ascontiguousarray(pixels))
+        if profile.fidelity.extract_augment:
+            images = _release_crop(images, store, indices)
+        vectors: Tensor | None = None
+        if model.needs_patch_vectors:
+            if store not in cached:
+                cached.clear()
+                cached[store] = slide_store.SlideStore(store).vectors("patch_vectors")
+            vectors = torch.from_numpy(cached[store][indices]).float().to(where)
+        return model.encode(images.to(where), vectors).float().cpu().numpy()
+
+    return embed_stores(
+        stores, dataset, key, encode, _REGIONS[where.type], profile, where, progress, dataset.replace("_", " ")
+    )
+
+
+def _device(device: str | None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _check_patch_vectors(stores: Sequence[Path], weights: Path) -> None:
+    """Patch vectors of other weights than those seen in training would give region vectors that mean nothing."""
+    expected = read_metadata(weights).get("training", {}).get("patch_weights")
+    for path in map(Path, stores):
+        found = slide_store.SlideStore(path).vector_weights.get("patch_vectors")
+        if found is None:
+            raise ValueError(f"{path}: has no patch vectors: run embed_patches first")
+        if expected and found not in expected:
+            raise ValueError(
+                f"{path}: patch vectors of weights {found}, but {weights.name} was trained with {expected}: "
+                "embed the patches with those weights, or pre-train MAE-Region again"
+            )
+
+
+def _release_crop(images: Tensor, store: Path, indices: list[int]) -> Tensor:
+    """One frozen random crop per image, the same whenever and in whatever groups the slide is embedded."""
+    per_region = len(images) // len(indices)
+    draws = []
+    for index in indices:
+        seed = int.from_bytes(hashlib.sha256(f"{store.stem}:{index}".encode()).digest()[:8], "little") >> 1
+        draws.append(draw_crops(per_region, torch.Generator().manual_seed(seed)))
+    return random_resized_crop(images, torch.cat(draws))
+
+
+def embed_stores(
+    stores: Sequence[Path],
+    dataset: str,
+    key: str,
+    encode: Callable[[Path, list[int], np.ndarray], np.ndarray],
+    group: int,
+    profile: Profile,
+    device: torch.device,
+    progress: bool,
+    label: str,
+) -> int:
+    # Under torchrun each process takes every n-th slide.
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if world > 1 and not torch.distributed.is_initialized():
+        make_fabric(profile.compute)
+    todo, total = [], 0
+    for path in list(map(Path, stores))[rank::world]:
+        store = slide_store.SlideStore(path)
+        if not store.has_vectors(dataset, key):
+            todo.append(path)
+            total += len(store.coords)
+    low = choose_precision(profile.compute, device) == "bf16-mixed"
+    bar = tqdm(total=total, desc=label, unit="region", disable=not progress or rank != 0, mininterval=1.0)
+    with bar, torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        for path in todo:
+            vectors = _embed_slide(path, dataset, key, encode, group, profile, bar)
+            slide_store.write_vectors(path, dataset, vectors, weights=key)
+            _part_path(path, dataset).unlink(missing_ok=True)
+    if world > 1 and torch.distributed.is_initialized():
+        # What comes next reads all stores.
+        torch.distributed.barrier()
+    return len(todo)
+
+
+def _embed_slide(
+    path: Path,
+    dataset: str,
+    key: str,
+    encode: Callable[[Path, list[int], np.ndarray], np.ndarray],
+    group: int,
+    profile: Profile,
+    bar: tqdm[Any],
+) -> np.ndarray:
+    coords = slide_store.SlideStore(path).coords
+    count = len(coords)
+    if not count:
+        raise ValueError(f"{path}: holds no region, so there is nothing to embed; it should not be in the cohort")
+    place = hashlib.sha256(np.ascontiguousarray(coords).tobytes()).hexdigest()[:8]
+    with _Part(_part_path(path, dataset), f"{key}-{place}", group) as part:
+        bar.update(part.done)
+        for indices, pixels in _groups(path, range(part.done, count), group, profile.compute.workers):
+            part.add(encode(path, indices, pixels))
+            bar.update(len(indices))
+        return part.vectors()
+
+
+def _groups(path: Path, indices: range, size: int, workers: int) -> Iterator[tuple[list[int], np.ndarray]]:
+    numbers: list[int] = []
+    pixels: list[np.ndarray] = []
+    for number, region in store_reading.iter_regions(path, indices=list(indices), workers=max(1, workers)):
+        numbers.append(int(number))
+        pixels.append(region)
+        if len(numbers) == size:
+            yield numbers, np.stack(pixels)
+            numbers, pixels = [], []
+    if numbers:
+        yield numbers, np.stack(pixels)
+
+
+def _part_path(path: Path, dataset: str) -> Path:
+    return path.with_name(f"{path.stem}.{dataset}.part")
+
+
+class _Part:
+    """Vectors of a slide that is not finished: a header line, then one record per region, appended as they come.
+
+    A process that dies leaves at most its last record cut; what a file of other weights holds is dropped.
+    """
+
+    def __init__(self, path: Path, key: str, group: int) -> None:
+        self.path, self.key, self.group = path, key, group
+        self.done = 0
+        self._rows: list[np.ndarray] = []
+        self._file: Any = None
+        if path.exists():
+            self._read(path.read_bytes())
+
+    def _read(self, data: bytes) -> None:
+        header, _, body = data.partition(b"\n")
+        try:
+            found = json.loads(header)
+            shape, dtype = tuple(found["shape"]), np.dtype(found["dtype"])
+        except (ValueError, KeyError, TypeError):
+            return
+        if found.get("key") != self.key:
+            return
+        size = dtype.itemsize * int(np.prod(shape))
+        # Whole groups only, so that the rest is cut into the very groups of an undisturbed run.
+        self.done = len(body) // size // self.group * self.group
+        if self.done:
+            self._rows.append(np.frombuffer(body, dtype, self.done * int(np.prod(shape))).reshape(self.done, *shape))
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def add(self, vectors: np.ndarray) -> None:
+        """Append the vectors of one group [G, ...]."""
+        if self._file is None:
+            header = {"key": self.key, "shape": list(vectors.shape[1:]), "dtype": vectors.dtype.str}
+            self._file = self.path.open("wb")
+            self._file.write(json.dumps(header).encode() + b"\n" + b"".join(row.tobytes() for row in self._rows))
+        self._file.write(np.ascontiguousarray(vectors).tobytes())
+        self._file.flush()
+        self._rows.append(vectors)
+
+    def vectors(self) -> np.ndarray:
+        """All of them so far."""
+        return np.concatenate(self._rows)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,522 @@
+"""One masked pre-training run: batches in, weights out, safe to interrupt at any step.
+
+What a step does follows from the settings, the seed and the step's number alone (masks, flips, learning rate), so a
+checkpoint needs model, optimiser, step and the stream's position, and resuming repeats the very same sequence.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hcmae.config import Compute, Optimisation
+from hcmae.pretraining.augment import (
+    apply_symmetries,
+    apply_symmetries_to_vectors,
+    draw_crops,
+    draw_stain,
+    draw_symmetries,
+    random_resized_crop,
+    stain_jitter,
+)
+from hcmae.pretraining.checkpoint import CheckpointFolder, Interrupted
+from hcmae.pretraining.logs import Log
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Stream(Protocol):
+    """Endlessly repeatable batches whose position can be saved: iterating once is one epoch."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class ShardedStream:
+    """Several streams side by side, each with its share of the regions and of every batch.
+
+    A batch is the same however many processes share the shards, and no process decodes what another one uses.
+    """
+
+    def __init__(self, shards: Sequence[Any]) -> None:
+        self.shards = list(shards)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for parts in zip(*self.shards, strict=False):
+            yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Shards advance together, so one position says it all; beside it, what the order of every shard depends on."""
+        return {"position": self.shards[0].state_dict()["position"], "order": self._order()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Move all shards to a saved position. Raises ValueError where seed, regions or number of shards differ."""
+        if state["order"] != self._order():
+            raise ValueError(
+                f"the saved stream order {state['order']} is not this one {self._order()}: "
+                "seed, slides and number of shards must be the same to resume"
+            )
+        for shard in self.shards:
+            shard.load_state_dict({**shard.state_dict(), "position": state["position"]})
+
+    def _order(self) -> list[Any]:
+        # The rank is the last but one entry: any process may write what another one reads.
+        order = list(self.shards[0].state_dict()["order"])
+        return [*order[:-2], order[-1]]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number; the message names slides and coordinates of the batch."""
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX), where autocast to bf16 pays."""
+    test = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(test()) if test is not None else False
+
+
+def choose_precision(compute: Compute, device: torch.device | str = "cpu") -> str:
+    """Fabric's name of the precision: ``bf16-mixed`` where the device has bf16, else ``32-true``."""
+    if compute.precision == "auto":
+        on_gpu = torch.device(device).type == "cuda"
+        has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16()
+        return "bf16-mixed" if has_bf16 else "32-true"
+    return {"32": "32-true", "bf16": "bf16-mixed"}[compute.precision]
+
+
+def make_fabric(compute: Compute, *, find_unused: bool = False) -> Fabric:
+    """One device, or every process that torchrun started (CPU or GPU, one or several nodes).
+
+    Several GPUs are used through ``torchrun --nproc-per-node N -m hcmae ...`` only: a notebook stays one process.
+    """
+    # Imported late: where torchmetrics is installed, Fabric's import pulls in half of the environment.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    gpu = torch.cuda.is_available()
+    precision: Any = choose_precision(compute, "cuda" if gpu else "cpu")
+    accelerator = "cuda" if gpu else "cpu"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+            strategy=DDPStrategy(find_unused_parameters=find_unused),
+            precision=precision,
+        )
+    else:
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: biases, norms and tokens are vectors and keep their size."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
+    """Adam or AdamW in one fused kernel."""
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    groups = parameter_groups(model, settings.weight_decay)
+    return kind(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+def learning_rate(settings: Optimisation, step: int, steps_per_epoch: float) -> float:
+    """Learning rate of update ``step`` (from 0): linear warm-up, then half a cosine to zero, or constant."""
+    warm = settings.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return settings.learning_rate * (step + 1) / math.ceil(warm)
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    total = settings.epochs * steps_per_epoch
+    progress = min(1.0, (step - warm) / max(1.0, total - warm))
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass
+class Stage:
+    """What is trained and on what: the part of a run that differs between MAE-Patch and MAE-Region."""
+
+    name: str
+    model: nn.Module
+    stream: Stream
+    settings: Optimisation
+    samples_per_epoch: int
+    image_key: str
+    augment: str = "joint"
+    stain: float = 0.0
+    with_vectors: bool = False
+    slides: list[str] = field(default_factory=list)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser updates in one epoch."""
+        return max(1, self.samples_per_epoch // (self.settings.batch_size * self.settings.accumulation))
+
+    def prepare(self, batch: Mapping[str, Any], seed: int, micro: int, rows: slice) -> dict[str, Tensor]:
+        """Augmented images, patch vectors and token order of this process's share of a batch.
+
+        Everything random is drawn for the whole batch, so that n processes do together what one would do alone. The
+        batch may be the whole one or, from a sharded stream, this process's rows only.
+        """
+        count = self.settings.batch_size
+        images = torch.as_tensor(batch[self.image_key])
+        mine = rows if len(images) == count else slice(None)
+        generator = torch.Generator().manual_seed(_mix(seed, micro))
+        length: int = self.model.length  # type: ignore[assignment]
+        noise = torch.rand(count, length, generator=generator)
+        symmetries = draw_symmetries(count, generator)
+        factors = draw_stain(count, self.stain, generator)
+        crops = draw_crops(count, generator)
+        images = images[mine]
+        out: dict[str, Tensor] = {"noise": noise[rows]}
+        vectors = torch.as_tensor(batch["patch_vectors"])[mine] if self.with_vectors else None
+        if self.augment == "joint":
+            images = apply_symmetries(images, symmetries[rows])
+            if vectors is not None:
+                vectors = apply_symmetries_to_vectors(vectors, symmetries[rows])
+        elif self.augment == "release":
+            images = random_resized_crop(images, crops[rows])
+        if self.stain > 0:
+            images = stain_jitter(images, factors[rows])
+        out["images"] = images.contiguous()
+        if vectors is not None:
+            out["vectors"] = vectors
+        return out
+
+    def loss(self, model: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        """Reconstruction loss of one prepared batch."""
+        order = inputs["noise"].argsort(dim=1)
+        if self.with_vectors:
+            return model(inputs["images"], inputs["vectors"], order=order).loss
+        return model(inputs["images"], order=order).loss
+
+
+def _mix(seed: int, number: int) -> int:
+    """Independent streams of random numbers for every (seed, step)."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _Batches:
+    """Prepared batches with the stream's state after each; a thread stays ``ahead`` batches in front."""
+
+    def __init__(self, make: Callable[[], tuple[Any, Any, Any]], ahead: int) -> None:
+        self._make, self._queue = make, queue.Queue[Any](maxsize=max(1, ahead))
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        if ahead:
+            self._thread = threading.Thread(target=self._fill, daemon=True)
+            self._thread.start()
+
+    def _fill(self) -> None:
+        while not self._stop.is_set():
+            try:
+                item: Any = self._make()
+            except BaseException as error:
+                item = error
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, BaseException):
+                return
+
+    def next(self) -> tuple[Any, Any, Any]:
+        if self._thread is None:
+            return self._make()
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+class _StopSignal:
+    """Remembers SIGTERM or SIGINT until the step is over; a no-op outside the main thread."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def _remember(self, number: int, frame: Any) -> None:
+        self.received = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def fit(
+    stage: Stage,
+    fabric: Fabric,
+    folder: Path,
+    log_path: Path,
+    seed: int,
+    *,
+    fingerprint: str,
+    resume: bool = True,
+    progress: bool = True,
+    compile_blocks: bool = False,
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float = 10.0,
+    keep: int = 2,
+    log_every: int = 20,
+    tensorboard: bool = False,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """Train a stage to its last epoch, from the newest checkpoint in ``folder`` if there is one; returns the model.
+
+    A checkpoint is written every ``checkpoint_minutes`` (or ``checkpoint_steps`` updates), at the end of each epoch,
+    and on SIGTERM or SIGINT, after which Interrupted (exit status 75) is raised. on_epoch: called on process 0 with the
+    number of finished epochs; on_step: after every update with its number.
+    Raises NonFiniteLossError with slides and coordinates, CheckpointError for an unusable checkpoint,
+    ValueError when the batch does not divide among the processes.
+    """
+    settings = stage.settings
+    world, rank = fabric.world_size, fabric.global_rank
+    if settings.batch_size % world:
+        raise ValueError(f"{stage.name}: batch_size {settings.batch_size} does not divide among {world} processes")
+    share = settings.batch_size // world
+    rows = slice(rank * share, (rank + 1) * share)
+    bare = stage.model
+    if compile_blocks:
+        for module in bare.modules():
+            if type(module).__name__ == "Block":
+                module.compile()
+    optimizer = make_optimizer(bare, settings)
+    checkpoints = CheckpointFolder(folder, keep=keep)
+    restored = checkpoints.load(bare, optimizer, fingerprint=fingerprint) if resume else None
+    step, best = 0, math.inf
+    epoch_loss, epoch_count, log_loss, log_count = 0.0, 0, 0.0, 0
+    if restored is not None:
+        meta, stream_position = restored
+        step, best = meta["step"], meta["best"] if meta["best"] is not None else math.inf
+        epoch_loss, epoch_count = meta["epoch_loss"], meta["epoch_count"]
+        log_loss, log_count = meta["log_loss"], meta["log_count"]
+        stage.stream.load_state_dict(stream_position)
+        if rank == 0:
+            tqdm.write(f"{stage.name}: resuming at step {step} from {folder}", file=sys.stderr)
+    elif on_epoch is not None and rank == 0:
+        on_epoch(0, bare)
+    wrapped, optimizer = fabric.setup(bare, optimizer)
+    # Fabric moves the model to its device, but not what the optimiser remembers of each parameter.
+    for parameter, memory in optimizer.optimizer.state.items():
+        memory.update({key: item.to(parameter.device) for key, item in memory.items()})
+    per_epoch, accumulation = stage.steps_per_epoch, settings.accumulation
+    total = per_epoch * settings.epochs
+    micro = step * accumulation
+    pin = fabric.device.type == "cuda"
+
+    def endless() -> Iterator[Any]:
+        empty = 0
+        while True:
+            empty += 1
+            for batch in stage.stream:
+                if len(batch[stage.image_key]) in (settings.batch_size, share):
+                    empty = 0
+                    yield batch
+            # One empty pass is normal: resuming at the very end of an epoch.
+            if empty > 1:
+                raise ValueError(
+                    f"{stage.name}: fewer samples than one batch of {settings.batch_size}; use a smaller one"
+                )
+
+    source, counter = endless(), iter(range(micro, 2**62))
+
+    def make() -> tuple[Any, Any, Any]:
+        batch = next(source)
+        inputs = stage.prepare(batch, seed, next(counter), rows)
+        if pin:
+            inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
+        mine = rows if len(batch[stage.image_key]) == settings.batch_size else slice(None)
+        origin = {key: np.asarray(batch[key])[mine] for key in ("slide", "row", "coords") if key in batch}
+        return inputs, origin, stage.stream.state_dict()
+
+    log = Log(log_path, step, tensorboard=tensorboard) if rank == 0 else None
+    bar = tqdm(
+        total=total * settings.batch_size * accumulation,
+        initial=step * settings.batch_size * accumulation,
+        desc=stage.name,
+        unit="img",
+        unit_scale=True,
+        disable=not progress or rank != 0,
+        mininterval=1.0,
+    )
+    # Decoding and augmentation of the next batches overlap with the step; only this thread touches the model.
+    batches = _Batches(make, ahead=2)
+    recent: deque[tuple[Tensor, Any]] = deque()
+    saved_at = logged_at = time.perf_counter()
+    waited, since_log = 0.0, 0
+    stream_state: Any = None
+    wrapped.train()
+
+    def state() -> dict[str, Any]:
+        return {
+            "stage": stage.name,
+            "fingerprint": fingerprint,
+            "best": best if math.isfinite(best) else None,
+            "epoch_loss": epoch_loss,
+            "epoch_count": epoch_count,
+            "log_loss": log_loss,
+            "log_count": log_count,
+        }
+
+    def drain() -> None:
+        """Losses since the last look, checked; looking makes a GPU wait, so it happens at intervals."""
+        nonlocal epoch_loss, epoch_count, log_loss, log_count
+        own = [float(loss) for loss, _ in recent]
+        # Of all processes, so that the log is that of the whole batch and all of them stop together.
+        values = _means_over_processes(fabric, own)
+        bad = next((n for n, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            place = f"update {step - (len(values) - 1 - bad) // accumulation}"
+            if math.isfinite(own[bad]):
+                raise NonFiniteLossError(
+                    f"{stage.name}: loss {values[bad]} at {place}, in the share of another process"
+                )
+            origin = recent[bad][1]
+            raise NonFiniteLossError(
+                f"{stage.name}: loss {own[bad]} at {place}; batch: {_describe(origin, stage.slides)}"
+            )
+        recent.clear()
+        epoch_loss += sum(values)
+        epoch_count += len(values)
+        log_loss += sum(values)
+        log_count += len(values)
+
+    def save(best_so_far: bool = False) -> Path:
+        drain()
+        path = folder / f"step-{step:08d}.safetensors"
+        if rank == 0:
+            checkpoints.save(step, bare, optimizer.optimizer, stream_state, state(), best=best_so_far)
+        fabric.barrier()
+        return path
+
+    try:
+        with _StopSignal() as stop:
+            while step < total:
+                rate = learning_rate(settings, step, per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                for part in range(accumulation):
+                    began = time.perf_counter()
+                    inputs, origin, stream_state = batches.next()
+                    waited += time.perf_counter() - began
+                    moved = {name: tensor.to(fabric.device, non_blocking=True) for name, tensor in inputs.items()}
+                    last = part == accumulation - 1
+                    with fabric.no_backward_sync(wrapped, enabled=not last):
+                        loss = stage.loss(wrapped, moved)
+                        fabric.backward(loss / accumulation if accumulation > 1 else loss)
+                    recent.append((loss.detach(), origin))
+                if settings.clip_norm is not None:
+                    fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                since_log += 1
+                if on_step is not None:
+                    on_step(step)
+                bar.update(settings.batch_size * accumulation)
+                end_of_epoch = step % per_epoch == 0
+                if step % log_every == 0 or step == total or end_of_epoch:
+                    drain()
+                    mean, now = log_loss / max(1, log_count), time.perf_counter()
+                    log_loss, log_count = 0.0, 0
+                    speed = since_log * settings.batch_size * accumulation / (now - logged_at)
+                    if log is not None:
+                        log.write(
+                            {
+                                "step": step,
+                                "epoch": step / per_epoch,
+                                "loss": mean,
+                                "learning_rate": rate,
+                                "images_per_second": round(speed, 2),
+                                "data_wait": round(waited / (now - logged_at), 4),
+                            }
+                        )
+                    bar.set_postfix(loss=f"{mean:.4f}", wait=f"{100 * waited / (now - logged_at):.0f}%", refresh=False)
+                    logged_at, waited, since_log = now, 0.0, 0
+                if end_of_epoch:
+                    average = epoch_loss / max(1, epoch_count)
+                    improved = average < best
+                    best = min(best, average)
+                    epoch_loss, epoch_count = 0.0, 0
+                    if on_epoch is not None and rank == 0:
+                        on_epoch(step // per_epoch, bare)
+                    # The last one too: a crash before the weights are written then costs nothing.
+                    save(improved)
+                    saved_at = time.perf_counter()
+                due = checkpoint_steps is not None and step % checkpoint_steps == 0
+                due = due or time.perf_counter() - saved_at > 60 * checkpoint_minutes
+                due, interrupted = _agree(fabric, due, stop.received)
+                if interrupted and step < total:
+                    raise Interrupted(save())
+                if due and step < total:
+                    save()
+                    saved_at = time.perf_counter()
+    finally:
+        batches.close()
+        bar.close()
+        if log is not None:
+            log.close()
+    return bare
+
+
+def _agree(fabric: Fabric, due: bool, interrupted: bool) -> tuple[bool, bool]:
+    """Clocks and signals differ between processes; what one wants, all do."""
+    if fabric.world_size == 1:
+        return due, interrupted
+    flags = torch.tensor([float(due), float(interrupted)], device=fabric.device)
+    total: Any = fabric.all_reduce(flags, reduce_op="sum")
+    return bool(total[0] > 0), bool(total[1] > 0)
+
+
+def _means_over_processes(fabric: Fabric, values: list[float]) -> list[float]:
+    if fabric.world_size == 1 or not values:
+        return values
+    mean: Any = fabric.all_reduce(torch.tensor(values, dtype=torch.float64, device=fabric.device), reduce_op="mean")
+    return mean.tolist()
+
+
+def _describe(origin: Mapping[str, Any], slides: list[str]) -> str:
+    numbers = np.asarray(origin.get("slide", [])).reshape(-1).tolist()
+    names = [slides[n] if n < len(slides) else f"slide {n}" for n in numbers]
+    if "coords" in origin:
+        places = [f"(x, y) = {tuple(c)}" for c in np.asarray(origin["coords"]).tolist()]
+    else:
+        places = [f"region {n}" for n in np.asarray(origin.get("row", numbers)).reshape(-1).tolist()]
+    pairs = [f"{name} at {place}" for name, place in zip(names, places, strict=True)]
+    return "; ".join(pairs[:16]) + ("; ..." if len(pairs) > 16 else "")

@@ -1,0 +1,104 @@
+"""Micrometres per pixel: what a file says, what a table says, and what is assumed where neither does."""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# A resolution tag outside this range (micrometres per pixel) is a printer's default, not a microscope's.
+_PLAUSIBLE_MPP = (0.05, 20.0)
+ASSUMED_MPP = 0.25
+_MPP_PROPERTIES = ("openslide.mpp-x",)
+_VENDOR_MPP = ("aperio.MPP", "MPP", "hamamatsu.XResolution.um", "tiff.MPP", "philips.PixelSpacing.um")
+
+
+def load_mpp_table(table: str | Path | Mapping[str, float] | None) -> dict[str, float]:
+    """File name or glob -> um/px, from a mapping or a CSV with columns ``slide`` and ``mpp``.
+
+    Raises ValueError naming file and column where the CSV cannot be used.
+    """
+    if table is None:
+        return {}
+    if isinstance(table, Mapping):
+        return {str(key): float(value) for key, value in table.items()}
+    import csv
+
+    with open(table, newline="", encoding="utf-8") as handle:
+        rows = csv.DictReader(handle)
+        missing = {"slide", "mpp"} - set(rows.fieldnames or ())
+        if missing:
+            raise ValueError(f"{table}: column '{sorted(missing)[0]}' is missing; it needs the columns slide, mpp")
+        result = {}
+        for number, row in enumerate(rows, start=2):
+            try:
+                result[row["slide"]] = float(row["mpp"])
+            except ValueError:
+                raise ValueError(f"{table}: line {number}, column mpp: '{row['mpp']}' is not a number") from None
+    return result
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Micrometres per level-0 pixel, where that comes from, and the power of the objective (None: not said)."""
+
+    mpp: float
+    source: str
+    power: float | None
+
+
+def resolve_mpp(
+    path: Path, properties: Mapping[str, str], table: str | Path | Mapping[str, float] | None
+) -> Resolution:
+    """Resolution of a slide: its own property, a vendor's tag, TIFF's tags, the user's table, else assumed, with a
+    warning.
+    """
+    power = _number(properties.get("openslide.objective-power")) or _number(properties.get("aperio.AppMag"))
+    for names, source in ((_MPP_PROPERTIES, "property"), (_VENDOR_MPP, "vendor tag")):
+        for name in names:
+            value = _number(properties.get(name))
+            if value is not None and _plausible(value):
+                # OpenSlide fills its property from the resolution tags of a generic TIFF: 72 dpi is not a microscope.
+                return Resolution(value, f"{source} {name}", power)
+    value = _from_resolution(properties)
+    if value is not None:
+        return Resolution(value, "TIFF resolution", power)
+    for pattern, mpp in load_mpp_table(table).items():
+        if fnmatch.fnmatch(path.name, pattern) or path.stem == pattern:
+            return Resolution(mpp, f"table entry {pattern}", power)
+    if power:
+        assumed = Resolution(10.0 / power, f"assumed from {power:g}x objective", power)
+    else:
+        assumed = Resolution(ASSUMED_MPP, "assumed", None)
+    warnings.warn(
+        f"{path.name}: the file does not say its resolution; {assumed.mpp:g} um/px {assumed.source}. "
+        "Give the right value in mpp_table.",
+        stacklevel=3,
+    )
+    return assumed
+
+
+def _number(text: Any) -> float | None:
+    with suppress(TypeError, ValueError):
+        value = float(text)
+        return value if np.isfinite(value) and value > 0 else None
+    return None
+
+
+def _plausible(mpp: float) -> bool:
+    return _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1]
+
+
+def _from_resolution(properties: Mapping[str, str]) -> float | None:
+    per_unit = _number(properties.get("tiff.XResolution"))
+    micrometres = {"inch": 25400.0, "centimeter": 10000.0}.get(properties.get("tiff.ResolutionUnit", ""))
+    if per_unit is None or micrometres is None:
+        return None
+    value = micrometres / per_unit
+    return value if _plausible(value) else None

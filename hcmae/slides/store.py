@@ -1,0 +1,286 @@
+"""One HDF5 file per slide: where its regions are, their thumbnails, and later the vectors computed from them.
+
+Layout: ``coords`` [M, 2] int32 (level-0 x, y), ``thumbnails`` [M, T, T, 3] uint8, ``tissue_fraction`` [M] float32, then
+``patch_vectors`` [M, P, D] float16 and ``region_vectors*`` [M, D] float32, each with the hash of the weights that made
+it. The file is written whole under another name and renamed; nothing in it depends on the time of day, so equal input
+gives equal bytes. ``coords`` carries the attributes CLAM and TRIDENT look for, and ``features`` points to the region
+vectors, so that their users can open a store as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hcmae.config import Geometry
+from hcmae.files import atomic_path
+from hcmae.slides.reader import Slide, SlideError, open_slide
+
+__all__ = ["SlideStore", "export_features", "import_coords", "verify_store", "write_store", "write_vectors"]
+
+FORMAT = 1
+_BASE = ("coords", "thumbnails", "tissue_fraction")
+
+
+class SlideStore:
+    """Read-only view of a slide's store. Opens the file for each access, so it can be pickled and shared freely.
+
+    Raises FileNotFoundError where there is no store, ValueError where the file is not one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no such store; cut the slide into regions first")
+        try:
+            with h5py.File(self.path, "r") as file:
+                self.attrs: dict[str, Any] = {key: _plain(value) for key, value in file.attrs.items()}
+                self.regions: int = int(file["coords"].shape[0])
+                self.vector_weights: dict[str, str] = {
+                    name: str(item.attrs.get("weights", ""))
+                    for name, item in file.items()
+                    if isinstance(item, h5py.Dataset) and name not in (*_BASE, "features") and "weights" in item.attrs
+                }
+        except (OSError, KeyError) as error:
+            raise ValueError(f"{self.path}: not a slide store ({error}); delete it and cut the slide again") from error
+        if self.attrs.get("hcmae_format") != FORMAT:
+            raise ValueError(
+                f"{self.path}: format {self.attrs.get('hcmae_format')} is not {FORMAT}; cut the slide again"
+            )
+
+    def __len__(self) -> int:
+        return self.regions
+
+    def __repr__(self) -> str:
+        return f"SlideStore({self.path.name}, {self.regions} regions, vectors: {sorted(self.vector_weights) or 'none'})"
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry.model_validate(json.loads(self.attrs["geometry"]))
+
+    @property
+    def slide_id(self) -> str:
+        return str(self.attrs["slide_id"])
+
+    @property
+    def side(self) -> int:
+        """Side of a region in level-0 pixels."""
+        return int(self.attrs["side"])
+
+    @property
+    def slide_path(self) -> Path:
+        """The slide itself: where it was, or at the same place relative to the store if both were moved."""
+        first = Path(self.attrs["slide_path"])
+        if first.exists():
+            return first
+        moved = self.path.parent / self.attrs["slide_relative"]
+        return moved if moved.exists() else first
+
+    @property
+    def coords(self) -> NDArray[np.int32]:
+        """[M, 2] int32: level-0 x, y of the top-left corners."""
+        return self._read("coords")
+
+    @property
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """[M, T, T, 3] uint8."""
+        return self._read("thumbnails")
+
+    @property
+    def tissue_fraction(self) -> NDArray[np.float32]:
+        """[M] float32."""
+        return self._read("tissue_fraction")
+
+    def vectors(self, name: str, indices: Any = slice(None)) -> NDArray[Any]:
+        """A vector dataset, or some rows of it. Raises KeyError saying which ones the store has."""
+        if name not in self.vector_weights:
+            raise KeyError(f"{self.path}: no '{name}'; it has {sorted(self.vector_weights) or 'no vectors'}")
+        return self._read(name, indices)
+
+    def has_vectors(self, name: str, weights: str) -> bool:
+        """True where the vectors exist and were made by the weights with this hash."""
+        return self.vector_weights.get(name) == weights
+
+    def open_slide(self) -> Slide:
+        """The slide this store was cut from. Not self-checked again. Raises SlideError where it is gone or changed."""
+        path = self.slide_path
+        slide = open_slide(path, check=False, reader="auto" if self.attrs["reader"] == "direct" else "openslide",
+                           mpp_table={path.name: float(self.attrs["mpp"])})  # fmt: skip
+        assert slide._stat is not None
+        if slide._stat.st_size != int(self.attrs["slide_bytes"]):
+            slide.close()
+            raise SlideError(
+                "changed", path, f"is not the file that {self.path.name} was cut from; cut the slide again"
+            )
+        return slide
+
+    def _read(self, name: str, indices: Any = slice(None)) -> NDArray[Any]:
+        with h5py.File(self.path, "r") as file:
+            return np.asarray(file[name][indices])
+
+
+@dataclass(frozen=True)
+class StoreContents:
+    """What goes into a new store; ``thumbnails`` may be a memory map."""
+
+    coords: NDArray[np.int32]
+    thumbnails: Any
+    tissue_fraction: NDArray[np.float32]
+    attrs: Mapping[str, Any]
+
+
+def write_store(path: str | Path, contents: StoreContents) -> None:
+    """Write a store without vectors, atomically; equal contents give equal bytes."""
+    attrs = dict(contents.attrs)
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        _create(file, "coords", np.asarray(contents.coords, np.int32), _coords_attrs(attrs))
+        thumbs = contents.thumbnails
+        dataset = file.create_dataset("thumbnails", shape=thumbs.shape, dtype=np.uint8, track_times=False)
+        for start in range(0, len(thumbs), 64):
+            dataset[start : start + 64] = thumbs[start : start + 64]
+        _create(file, "tissue_fraction", np.asarray(contents.tissue_fraction, np.float32), {})
+        for key in sorted(attrs):
+            file.attrs[key] = attrs[key]
+        file.attrs["hcmae_format"] = FORMAT
+
+
+def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str) -> None:
+    """Add or replace a vector dataset [M, ...] and note the hash of the weights that made it; atomic.
+
+    The file is copied and renamed: a crash leaves the store as it was. Raises ValueError for a wrong number of rows.
+    """
+    path = Path(path)
+    store = SlideStore(path)
+    if len(array) != len(store):
+        raise ValueError(f"{path}: {len(array)} rows of '{name}' for {len(store)} regions")
+    if name in (*_BASE, "features"):
+        raise ValueError(f"'{name}' is part of the store and cannot be replaced by vectors")
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as target:
+        with h5py.File(path, "r") as source:
+            for key in sorted(source.attrs):
+                target.attrs[key] = source.attrs[key]
+            for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
+                source.copy(source[item], target, item)
+        _create(target, name, np.ascontiguousarray(array), {"weights": weights})
+        # A link is asked for as a link: as an object it does not exist while its target is missing.
+        if "region_vectors" in target and target.get("features", getlink=True) is None:
+            target["features"] = h5py.SoftLink("/region_vectors")
+
+
+def verify_store(path: str | Path) -> list[str]:
+    """Problems of a store, empty where it is sound: opens, shapes agree, numbers finite, squares on the slide."""
+    try:
+        store = SlideStore(path)
+        geometry, coords = store.geometry, store.coords
+        thumbs, fraction = store.thumbnails, store.tissue_fraction
+    except (OSError, ValueError, KeyError) as error:
+        return [str(error)]
+    problems = []
+    side = geometry.thumbnail
+    if coords.shape != (len(store), 2) or fraction.shape != (len(store),):
+        problems.append(f"{path}: coords {coords.shape} and tissue_fraction {fraction.shape} disagree")
+    if thumbs.shape != (len(store), side, side, 3):
+        problems.append(f"{path}: thumbnails {thumbs.shape}, expected {(len(store), side, side, 3)}")
+    if (coords < 0).any() or (coords >= [int(store.attrs["width"]), int(store.attrs["height"])]).any():
+        problems.append(f"{path}: regions outside the slide")
+    for name in store.vector_weights:
+        values = store.vectors(name)
+        if len(values) != len(store):
+            problems.append(f"{path}: {len(values)} rows of {name} for {len(store)} regions")
+        if not np.isfinite(values).all():
+            problems.append(f"{path}: {name} holds values that are not finite")
+    return problems
+
+
+def export_features(store_path: str | Path, path: str | Path, name: str = "region_vectors") -> None:
+    """Write ``features`` [N, D] float32 and ``coords`` [N, 2] as CLAM's and TRIDENT's readers expect them.
+
+    Patch vectors [M, P, D] become one row per patch with the patch's own level-0 corner.
+    """
+    store = SlideStore(store_path)
+    features, coords, geometry = store.vectors(name), store.coords, store.geometry
+    attrs = dict(store.attrs)
+    if features.ndim == 3:
+        n, step = geometry.patches_per_side, store.side / geometry.patches_per_side
+        offsets = np.array([(c * step, r * step) for r in range(n) for c in range(n)])
+        coords = np.rint(coords[:, None] + offsets[None]).astype(np.int32).reshape(-1, 2)
+        features = features.reshape(-1, features.shape[-1])
+        attrs["side"] = round(step)
+        attrs["region_pixels"] = geometry.patch
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        _create(file, "features", features.astype(np.float32), {"name": store.slide_id, "encoder": name})
+        _create(file, "coords", coords.astype(np.int32), _coords_attrs(attrs))
+
+
+def import_coords(path: str | Path, *, side: int | None = None) -> NDArray[np.int32]:
+    """Region corners [N, 2] int32 (level 0) from a coordinate file of CLAM, HIPT or TRIDENT.
+
+    ``side``: the expected level-0 side; a file cut at another one is refused. Raises ValueError naming the file.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            coords = np.asarray(file["coords"])
+            attrs = {key: _plain(value) for key, value in file["coords"].attrs.items()}
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path}: not a coordinate file with a dataset 'coords' ({error})") from error
+    coords = coords[0] if coords.ndim == 3 and len(coords) == 1 else coords
+    if coords.ndim != 2 or coords.shape[1] != 2:
+        raise ValueError(f"{path}: coords has shape {coords.shape}, expected [N, 2]")
+    found = attrs.get("patch_size_level0")
+    if found is None and "patch_size" in attrs:
+        down = attrs.get("downsample", 1)
+        scale = float(np.ravel(down)[0]) if int(attrs.get("patch_level", 0)) else 1.0
+        found = round(float(attrs["patch_size"]) * scale)
+    if side is not None and found is not None and int(found) != side:
+        raise ValueError(f"{path}: squares of {int(found)} level-0 pixels, but the geometry wants {side}")
+    return coords.astype(np.int32)
+
+
+def _coords_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What CLAM (first group) and TRIDENT (second group) read from the attributes of ``coords``."""
+    size = [int(attrs["width"]), int(attrs["height"])]
+    side = int(attrs["side"])
+    pixels = int(attrs.get("region_pixels", side))
+    power = attrs.get("objective_power") or round(10 / float(attrs["mpp"]), 2)
+    return {
+        "patch_size": side,
+        "patch_level": 0,
+        "downsample": np.array([1.0, 1.0]),
+        "downsampled_level_dim": np.array(size),
+        "level_dim": np.array(size),
+        "name": str(attrs["slide_id"]),
+        "save_path": "",
+        "patch_size_level0": side,
+        "level0_magnification": float(power),
+        "target_magnification": float(power) * pixels / side,
+        "overlap": 0,
+        "level0_width": size[0],
+        "level0_height": size[1],
+        "savetodir": "",
+    }
+
+
+def _create(file: h5py.File, name: str, array: NDArray[Any], attrs: Mapping[str, Any]) -> None:
+    dataset = file.create_dataset(name, data=array, track_times=False)
+    for key, value in attrs.items():
+        dataset.attrs[key] = value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def total_regions(paths: Iterable[str | Path]) -> int:
+    """Number of regions in several stores."""
+    return sum(len(SlideStore(path)) for path in paths)

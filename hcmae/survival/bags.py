@@ -1,0 +1,136 @@
+"""Bags of vectors and thumbnails of a cohort: packed one after the other, padded when a group of patients is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hcmae.config import MODALITIES
+
+# What a store calls each kind of vectors.
+STORE_FIELDS = {
+    "region": "region_vectors",
+    "region_reg": "region_vectors_reg",
+    "region_hipt": "region_vectors_hipt",
+    "patch": "patch_vectors",
+    # Patch vectors of an ImageNet network, for methods that were published with them.
+    "patch_features": "resnet_vectors",
+    # One row per slide: hand-crafted features of its nuclei.
+    "handcrafted": "handcrafted",
+}
+VARIANTS = tuple(STORE_FIELDS)
+# Kinds with a vector for every patch of a region; the others have one per region (hand-crafted: per slide).
+OF_PATCHES = ("patch", "patch_features")
+
+
+class Bags(Interface):
+    """Variable numbers of items per patient."""
+
+    sizes: NDArray[np.int64]
+
+    def packed(self, rows: NDArray[np.int64]) -> Tensor:
+        """Items of the given patients one after the other, [sum of sizes, ...]."""
+        ...
+
+
+class PackedBags:
+    """All items in memory: values [N, ...] and the number of items of each patient."""
+
+    def __init__(self, values: NDArray | Tensor, sizes: Sequence[int] | NDArray[np.int64]):
+        self.values = torch.as_tensor(values)
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        if self.offsets[-1] != len(self.values):
+            raise ValueError(f"bag sizes sum to {self.offsets[-1]}, but there are {len(self.values)} items")
+
+    @classmethod
+    def from_list(cls, bags: Sequence[NDArray]) -> PackedBags:
+        """Pack a list of arrays [M_i, ...]."""
+        return cls(np.concatenate(bags), [len(bag) for bag in bags])
+
+    def packed(self, rows: NDArray[np.int64]) -> Tensor:
+        if len(rows) == len(self.sizes) and (rows == np.arange(len(rows))).all():
+            return self.values
+        return torch.cat([self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows])
+
+
+class StoredBags:
+    """Items left in the slide stores and read when they are asked for; for bags larger than memory."""
+
+    def __init__(self, stores: Sequence[Path], field: str, sizes: Sequence[int], flatten: bool = False):
+        self.stores, self.field, self.flatten = list(stores), field, flatten
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+
+    def packed(self, rows: NDArray[np.int64]) -> Tensor:
+        return torch.cat([torch.from_numpy(read_store(self.stores[row], self.field, self.flatten)) for row in rows])
+
+
+def read_store(path: Path, field: str, flatten: bool = False) -> NDArray:
+    """One field of a slide store; patch vectors [M, P, D] become one bag [M * P, D] when ``flatten`` is set."""
+    from hcmae.slides.store import SlideStore
+
+    store = SlideStore(path)
+    values = np.asarray(store.thumbnails if field == "thumbnails" else store.vectors(field))
+    return values.reshape(-1, values.shape[-1]) if flatten else values
+
+
+@dataclass
+class Padded:
+    """A padded group of patients: values [B, L, ...], zero where mask [B, L] is False."""
+
+    values: Tensor
+    mask: Tensor
+
+
+def pad(packed: Tensor, sizes: NDArray[np.int64]) -> Padded:
+    """Packed items [sum, ...] of patients with the given sizes -> padded [B, max size, ...] with its mask."""
+    length = max(int(sizes.max()), 1)
+    counts = torch.as_tensor(sizes, device=packed.device)
+    mask = torch.arange(length, device=packed.device)[None, :] < counts[:, None]
+    values = packed.new_zeros(len(sizes), length, *packed.shape[1:])
+    values[mask] = packed
+    return Padded(values, mask)
+
+
+def thin(mask: Tensor, *, drop: float, limit: int | None, generator: torch.Generator) -> Tensor:
+    """Drop items of each bag at random: at least a share ``drop``, at most ``limit`` left, never the last one.
+
+    Raises ValueError for a share outside [0, 1).
+    """
+    if not 0 <= drop < 1:
+        raise ValueError(f"the share of dropped items must lie in [0, 1), not {drop}")
+    if drop == 0 and (limit is None or mask.shape[1] <= limit):
+        return mask
+    noise = torch.rand(mask.shape, generator=generator).to(mask.device)
+    noise = noise.masked_fill(~mask, 2.0)
+    kept = mask & (noise >= drop)
+    # A bag that lost everything keeps the item with the largest number drawn.
+    lost = ~kept.any(1) & mask.any(1)
+    if lost.any():
+        best = noise.masked_fill(~mask, -1.0).argmax(1)
+        kept[lost, best[lost]] = True
+    if limit is not None and mask.shape[1] > limit:
+        rank = noise.masked_fill(~kept, 2.0).argsort(dim=1).argsort(dim=1)
+        kept = kept & (rank < limit)
+    return kept
+
+
+def compact(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Shorten padded bags [B, L, ...] to the longest that is left under ``mask``; the order inside a bag is kept."""
+    length = max(int(mask.sum(1).max()), 1)
+    if length == mask.shape[1]:
+        return values, mask
+    index = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :length]
+    shape = (*index.shape, *([1] * (values.ndim - 2)))
+    picked = torch.take_along_dim(values, index.reshape(shape), 1)
+    return picked, torch.take_along_dim(mask, index, 1)
+
+
+__all__ = ["MODALITIES", "STORE_FIELDS", "Bags", "PackedBags", "Padded", "StoredBags", "compact", "pad", "thin"]

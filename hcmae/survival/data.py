@@ -1,0 +1,314 @@
+"""Everything a survival method may need for one cohort, gathered from stores and tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hcmae.config import MODALITIES
+from hcmae.manifest import Manifest
+from hcmae.outcome import check_outcome
+from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
+
+# Vectors and thumbnails of a cohort stay in memory up to this size, each kind on its own.
+MEMORY_BYTES = 8 << 30
+
+
+@dataclass
+class SurvivalData:
+    """Everything a survival method may need for one cohort, row i = patient i everywhere.
+
+    Attributes:
+        patients, time [n] days, event [n] 0/1.
+        bags: "region", "region_reg", "patch" vectors, "thumbnail" uint8, "positions" in units of a region;
+            "patch_features" is "patch" again where no others are given.
+        omics: MuData (or one DataFrame per modality) of raw values, or features chosen beforehand [n, modalities, K].
+        clinical: table with age, sex, stage (each optional).
+        normals: raw tables of normal tissue per modality, for ``contrast: tumour_normal`` only; they carry no survival.
+        exclusions: who is not here and why.
+    """
+
+    patients: list[str]
+    time: NDArray[np.float64]
+    event: NDArray[np.int64]
+    bags: dict[str, Bags] = field(default_factory=dict)
+    omics: Any = None
+    clinical: pd.DataFrame | None = None
+    exclusions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["patient", "reason"]))
+    weights: dict[str, str] = field(default_factory=dict)
+    normals: dict[str, pd.DataFrame] | None = None
+
+    def __post_init__(self) -> None:
+        if "patch" in self.bags and "patch_features" not in self.bags:
+            # Without weights of an ImageNet network MCAT and CLAM read what HC-MAE reads.
+            self.bags = {**self.bags, "patch_features": self.bags["patch"]}
+            if "patch" in self.weights:
+                self.weights = {**self.weights, "patch_features": self.weights["patch"]}
+        days, dead = check_outcome(self.time, self.event)
+        self.time, self.event = days, dead.astype(np.int64)
+        if len(self.patients) != len(days):
+            raise ValueError(f"{len(self.patients)} patients but {len(days)} survival times")
+        for kind, bags in self.bags.items():
+            if len(bags.sizes) != len(days):
+                raise ValueError(f"bags '{kind}' hold {len(bags.sizes)} patients, the cohort has {len(days)}")
+            empty = np.flatnonzero(bags.sizes == 0)
+            if len(empty):
+                raise ValueError(
+                    f"patient {self.patients[empty[0]]} has no item in its bag of '{kind}' "
+                    f"({len(empty)} such patients): exclude patients without regions"
+                )
+        self._check_omics()
+
+    def _check_omics(self) -> None:
+        if isinstance(self.omics, np.ndarray) and (self.omics.ndim != 3 or len(self.omics) != len(self.time)):
+            raise ValueError(f"chosen omics must be [patients, modalities, features], not {self.omics.shape}")
+        names = omics_names(self.omics)
+        if names:
+            expected = [name for name in MODALITIES if name in names]
+            unknown = sorted(set(names) - set(MODALITIES))
+            if unknown:
+                raise ValueError(f"unknown omics modality '{unknown[0]}': expected {', '.join(MODALITIES)}")
+            if list(names) != expected:
+                # The order decides which omics is token 0, 1, 2; another order is put right, never trained on.
+                self.omics = _reordered(self.omics, expected)
+            for name in expected:
+                index = _modality_index(self.omics, name)
+                if list(index) != list(self.patients):
+                    wrong = next((a for a, b in zip(index, self.patients, strict=False) if a != b), "?")
+                    raise ValueError(
+                        f"omics '{name}' does not list the cohort's patients in their order "
+                        f"(first difference at {wrong}): reindex it by SurvivalData.patients"
+                    )
+
+    @property
+    def patch_source(self) -> str:
+        """Whose patch vectors MCAT and CLAM read."""
+        own = self.bags.get("patch_features") is self.bags.get("patch")
+        return "the frozen MAE-Patch" if own else "a ResNet-50 trained on ImageNet"
+
+    def sizes(self, kind: str) -> NDArray[np.int64]:
+        """Items per patient of one kind of bag."""
+        return self.bags[kind].sizes
+
+    def has(self, need: str) -> bool:
+        """Whether the data hold what a method needs."""
+        if need == "omics":
+            return self.omics is not None
+        if need == "clinical":
+            return self.clinical is not None
+        return need in self.bags
+
+    def permuted(self, seed: int) -> SurvivalData:
+        """The same patients with (time, event) pairs shuffled: the true C-index is 0.5."""
+        order = np.random.default_rng([seed, 777]).permutation(len(self.time))
+        return replace(self, time=self.time[order], event=self.event[order])
+
+    def fingerprint(self, needs: frozenset[str]) -> str:
+        """Hash of the patients, their outcome and the inputs that a method uses."""
+        digest = hashlib.sha256(json.dumps(self.patients).encode())
+        digest.update(self.time.tobytes() + self.event.tobytes())
+        for need in sorted(needs):
+            digest.update(need.encode())
+            if need == "omics":
+                digest.update(omics_digest(self.omics))
+            elif need == "clinical":
+                assert self.clinical is not None
+                digest.update(self.clinical.to_csv().encode())
+            elif need in self.weights:
+                digest.update(self.weights[need].encode() + self.bags[need].sizes.tobytes())
+            else:
+                digest.update(self.bags[need].packed(np.arange(len(self.time))).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def omics_names(omics: Any) -> list[str]:
+    """Modalities of a MuData or of a dict of tables; empty for a ready array or None."""
+    if omics is None or isinstance(omics, np.ndarray):
+        return []
+    return list(omics.mod) if hasattr(omics, "mod") else list(omics)
+
+
+def _reordered(omics: Any, names: list[str]) -> Any:
+    if hasattr(omics, "mod"):
+        import mudata
+
+        return mudata.MuData({name: omics.mod[name] for name in names})
+    return {name: omics[name] for name in names}
+
+
+def _modality_index(omics: Any, name: str) -> pd.Index:
+    return omics.mod[name].obs_names if hasattr(omics, "mod") else omics[name].index
+
+
+def omics_digest(omics: Any) -> bytes:
+    digest = hashlib.sha256()
+    if isinstance(omics, np.ndarray):
+        digest.update(np.ascontiguousarray(omics).tobytes())
+    for name in omics_names(omics):
+        table = omics.mod[name] if hasattr(omics, "mod") else omics[name]
+        values = table.X if hasattr(table, "X") else table.to_numpy()
+        values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+    return digest.digest()
+
+
+def load_inputs(
+    table: pd.DataFrame,
+    store_dir: str | Path,
+    mdata: Any = None,
+    *,
+    kinds: tuple[str, ...] = (*VARIANTS, "thumbnail"),
+    missing: str = "exclude",
+    memory_bytes: int = MEMORY_BYTES,
+) -> SurvivalData:
+    """Gather a curated cohort for the survival stage.
+
+    Args:
+        table: Cohort.table, indexed by patient, with time, event, slide and clinical columns.
+        store_dir: folder of <slide>.h5; vectors that a store lacks are left out for the whole cohort.
+        mdata: omics in the order of ``table``, or None.
+        missing: "exclude" (patients without a store or without a region are listed in ``exclusions``) or "raise".
+        memory_bytes: kinds larger than this stay on disk and are read group by group.
+
+    Raises:
+        ValueError: nobody is left, or (missing="raise") the first patient without regions.
+    """
+    from hcmae.slides.store import SlideStore
+
+    store_dir = Path(store_dir)
+    kept, gone, stores, sizes, positions = [], [], [], [], []
+    fields: set[str] | None = None
+    hashes: dict[str, set[str]] = {}
+    wants_images = bool(kinds) and "slide" in table.columns
+    for patient, row in table.iterrows():
+        if not wants_images:
+            kept.append(str(patient))
+            continue
+        path = store_dir / f"{row['slide']}.h5"
+        reason = None
+        if not path.exists():
+            reason = f"no slide store {path.name}"
+        else:
+            store = SlideStore(path)
+            count = len(store.coords)
+            if count == 0:
+                reason = f"{path.name} has no region"
+        if reason is not None:
+            if missing == "raise":
+                raise ValueError(f"patient {patient}: {reason}; run the slide stage again or exclude the patient")
+            gone.append({"patient": str(patient), "reason": reason})
+            continue
+        kept.append(str(patient))
+        stores.append(path)
+        sizes.append(count)
+        corner = np.asarray(store.coords, dtype=np.float64)
+        step = float(getattr(store.geometry, "region", 0) or _grid_step(corner))
+        positions.append(((corner - corner.min(0)) / step).astype(np.float32))
+        held = {kind for kind, name in STORE_FIELDS.items() if _holds(store, name)}
+        fields = held if fields is None else fields & held
+    if not kept:
+        raise ValueError(f"no patient of {len(table)} has regions in {store_dir}: run the slide stage first")
+    if gone:
+        warnings.warn(f"{len(gone)} of {len(table)} patients have no regions and are left out", stacklevel=2)
+    part = table.loc[kept]
+    bags: dict[str, Bags] = {}
+    weights: dict[str, str] = {}
+    if stores:
+        for kind in kinds:
+            if kind != "thumbnail" and kind not in (fields or set()):
+                continue
+            name = STORE_FIELDS.get(kind, "thumbnails")
+            bags[kind] = _bags(stores, name, sizes, kind in OF_PATCHES, memory_bytes)
+            if kind in STORE_FIELDS:
+                hashes[kind] = {str(_weights(path, name)) for path in stores}
+                if len(hashes[kind]) > 1:
+                    raise ValueError(
+                        f"{store_dir}: '{name}' come from {len(hashes[kind])} different networks; embed again"
+                    )
+                if hashes[kind] != {"None"}:
+                    weights[kind] = next(iter(hashes[kind]))
+        bags["positions"] = PackedBags.from_list(positions)
+    omics = mdata
+    if mdata is not None and gone:
+        omics = _rows_of(mdata, kept)
+    clinical = part[[name for name in ("age", "sex", "stage") if name in part.columns]]
+    return SurvivalData(
+        kept,
+        part["time"].to_numpy(dtype=np.float64),
+        part["event"].to_numpy(dtype=np.int64),
+        bags,
+        omics,
+        clinical if len(clinical.columns) else None,
+        pd.DataFrame(gone, columns=["patient", "reason"]),
+        weights,
+    )
+
+
+def load_tables(
+    folder: str | Path, manifest: Manifest, modalities: tuple[str, ...] = ("rna", "mirna"), *, seed: int = 0
+) -> SurvivalData:
+    """Molecular and clinical tables of a user's folder (source ``local``) without slides, for methods on omics alone.
+
+    Raises CurationError for tables that cannot be read and where nobody passes the manifest's inclusion rules.
+    """
+    from hcmae.cohort.curate import curate
+    from hcmae.omics.readers import read_omics
+
+    cohort = curate(manifest, "local", Path(folder), seed=seed, modalities=modalities, slides=False)
+    table = cohort.table
+    clinical = table[[name for name in ("age", "sex", "stage") if name in table.columns and table[name].notna().any()]]
+    return SurvivalData(
+        [str(patient) for patient in table.index],
+        table["time"].to_numpy(dtype=np.float64),
+        table["event"].to_numpy(dtype=np.int64),
+        omics=read_omics(cohort, "local", Path(folder)),
+        clinical=clinical if len(clinical.columns) else None,
+    )
+
+
+def _grid_step(corners: NDArray[np.float64]) -> float:
+    gaps = np.diff(np.unique(corners.ravel()))
+    return float(gaps[gaps > 0].min()) if (gaps > 0).any() else 1.0
+
+
+def _holds(store: Any, name: str) -> bool:
+    try:
+        return store.vectors(name) is not None
+    except (KeyError, ValueError):
+        return False
+
+
+def _weights(path: Path, name: str) -> str | None:
+    import h5py
+
+    with h5py.File(path, "r") as handle:
+        value = handle[name].attrs.get("weights")
+        return None if value is None else str(value)
+
+
+def _bags(stores: list[Path], name: str, sizes: list[int], flatten: bool, memory_bytes: int) -> Bags:
+    first = read_store(stores[0], name, flatten)
+    one_row = len(first) == 1 and name == "handcrafted"
+    per_item = first.nbytes / max(1 if one_row else sizes[0], 1)
+    if not one_row and per_item * sum(sizes) > memory_bytes:
+        scale = len(first) // max(sizes[0], 1)
+        return StoredBags(stores, name, [size * scale for size in sizes], flatten)
+    arrays = [first, *(read_store(path, name, flatten) for path in stores[1:])]
+    counts = [len(array) for array in arrays]
+    return PackedBags(np.concatenate(arrays), counts)
+
+
+def _rows_of(omics: Any, patients: list[str]) -> Any:
+    if hasattr(omics, "mod"):
+        import mudata
+
+        return mudata.MuData({name: omics.mod[name][patients].copy() for name in omics.mod})
+    return {name: table.loc[patients] for name, table in omics.items()}

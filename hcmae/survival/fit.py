@@ -1,0 +1,364 @@
+"""Fit one network on the training rows of one fold: groups of patients, Cox loss, ensemble, choice of the epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hcmae.cohort.splits import inner_folds
+from hcmae.evaluation.metrics import concordance
+from hcmae.survival.bags import compact, pad, thin
+from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
+from hcmae.survival.methods import Method, Sizes
+from hcmae_core.attention import InputScale
+from hcmae_core.losses import cox_loss
+
+if TYPE_CHECKING:
+    from hcmae.survival.data import SurvivalData
+
+# Bags of a cohort up to this size stay on the device for the whole fold.
+RESIDENT_BYTES = 4 << 30
+
+
+class Feeder:
+    """Turns rows into the keyword arguments of a network's forward."""
+
+    def __init__(self, method: Method, inputs: FoldInputs):
+        self.method, self.data, self.device = method, inputs.data, inputs.device
+        self.bag = method.bag
+        self.kinds = {argument: kind for argument, kind in method.inputs.items() if kind not in ("omics", "clinical")}
+        self.omics = None
+        if "omics" in method.needs:
+            assert inputs.omics is not None
+            self.omics = torch.from_numpy(np.ascontiguousarray(inputs.omics)).to(self.device)
+        self.resident: dict[str, Any] = {}
+        self.sizes_of = self.data.sizes(self.bag) if self.bag else None
+        if self.kinds and self._resident_bytes() <= RESIDENT_BYTES:
+            everyone = np.arange(len(self.data.time))
+            self.resident = {kind: self._pad(kind, everyone) for kind in set(self.kinds.values())}
+
+    def _resident_bytes(self) -> int:
+        longest = int(self.data.sizes(self.bag).max()) if self.bag else 0
+        first = np.array([0])
+        total = 0
+        for kind in set(self.kinds.values()):
+            item = self.data.bags[kind].packed(first)
+            total += item[0].numel() * item.element_size() * longest * len(self.data.time)
+        return total
+
+    def _pad(self, kind: str, rows: Rows) -> Any:
+        bags = self.data.bags[kind]
+        return pad(bags.packed(rows).to(self.device), bags.sizes[rows])
+
+    def __call__(self, rows: Rows, *, drop: float = 0.0, limit: int | None = None, generator: Any = None) -> dict:
+        """Batch of the given rows; with a generator, items of the bags are dropped at random."""
+        index = torch.from_numpy(rows).to(self.device)
+        batch: dict[str, Tensor] = {}
+        mask: Tensor | None = None
+        longest = max(int(self.sizes_of[rows].max()), 1) if self.sizes_of is not None else 0
+        chosen: Tensor | None = None
+        for argument, kind in self.kinds.items():
+            if self.resident:
+                padded = self.resident[kind]
+                values, real = padded.values[index, :longest], padded.mask[index, :longest]
+            else:
+                padded = self._pad(kind, rows)
+                values, real = padded.values, padded.mask
+            if chosen is None:
+                chosen = real
+                if generator is not None:
+                    chosen = thin(real, drop=drop, limit=limit, generator=generator)
+            if chosen is not real and limit is not None:
+                values, mask = compact(values, chosen)
+            else:
+                mask = chosen
+            batch[argument] = values
+        if mask is not None:
+            batch["mask"] = mask
+        if self.omics is not None:
+            argument = next(a for a, kind in self.method.inputs.items() if kind == "omics")
+            batch[argument] = self.omics[index]
+        return batch
+
+    def vectors(self, rows: Rows) -> Tensor:
+        """All real vectors of the given patients [N, D], for input scaling."""
+        assert self.bag is not None
+        if self.resident:
+            padded = self.resident[self.bag]
+            index = torch.from_numpy(rows).to(self.device)
+            return padded.values[index][padded.mask[index]]
+        return self.data.bags[self.bag].packed(rows).to(self.device)
+
+
+def sizes_for(method: Method, inputs: FoldInputs) -> Sizes:
+    """Sizes that a method's network must have for these inputs."""
+    data = inputs.data
+    first = np.array([0])
+    return Sizes(
+        vector_dim=int(data.bags[method.bag].packed(first).shape[-1]) if method.bag else 0,
+        thumbnail=int(data.bags["thumbnail"].packed(first).shape[1]) if "thumbnail" in method.needs else 0,
+        omics_features=inputs.omics.shape[2] if inputs.omics is not None else 0,
+        modalities=inputs.omics.shape[1] if inputs.omics is not None else 0,
+    )
+
+
+def fit_network(method: Method, inputs: FoldInputs) -> FoldOutput:
+    """Train an ensemble of a method's network on one fold (section III-A; protocols of the book).
+
+    epoch = "last": each member, with its own initial weights, sees all training rows for the fixed number of epochs.
+    epoch = "inner": member k leaves out inner fold k and keeps the weights of its best epoch there; with an ensemble
+    as large as the number of inner folds every training patient teaches all members but one.
+    epoch = "best_test": as "last", but the reported epoch is the one with the best C-index on the test rows: a leak,
+    kept because the release does it.
+    """
+    settings, protocol = inputs.profile.survival, inputs.protocol
+    feeder = Feeder(method, inputs)
+    time, event = inputs.data.time, inputs.data.event
+    members = settings.ensemble
+    inner = None
+    if protocol.epoch == "inner":
+        n_inner = max(2, round(1 / settings.inner_fraction))
+        inner = inner_folds(time[inputs.train], event[inputs.train], n_inner, [inputs.seed, 11])
+    test_risks, train_risks, models = [], [], []
+    held_out = np.full((members, len(inputs.train)), np.nan)
+    curves, epochs = [], []
+    for member in range(members):
+        left_out = inner == member % (int(inner.max()) + 1) if inner is not None else None
+        rows = inputs.train if left_out is None else inputs.train[~left_out]
+        watched = {"inner": inputs.train[left_out] if left_out is not None else None, "best_test": inputs.test}.get(
+            protocol.epoch
+        )
+        model, risks, best = _train_member(method, inputs, feeder, rows, watched, [inputs.seed, member])
+        models.append(model)
+        if protocol.epoch == "best_test":
+            curves.append(risks)
+        else:
+            test_risks.append(predict(method, model, feeder, inputs.test))
+        fitted = predict(method, model, feeder, inputs.train)
+        train_risks.append(fitted)
+        if left_out is not None:
+            held_out[member, left_out] = fitted[left_out]
+        epochs.append(best)
+    info: dict[str, Any] = {"epochs": epochs}
+    if protocol.epoch == "best_test":
+        curve = np.mean(curves, 0)
+        scores = [concordance(time[inputs.test], event[inputs.test], risk) for risk in curve]
+        best = int(np.argmax(scores))
+        info = {"epochs": [best + 1] * members, "test_curve": scores}
+        risk = curve[best]
+    else:
+        risk = np.mean(test_risks, 0)
+    train_risk = np.mean(train_risks, 0)
+    known = np.isfinite(held_out).any(0)
+    if known.any():
+        train_risk = np.where(known, np.nanmean(np.where(known, held_out, 0.0), 0), train_risk)
+    return FoldOutput(risk, train_risk, info, models)
+
+
+def _train_member(
+    method: Method,
+    inputs: FoldInputs,
+    feeder: Feeder,
+    rows: Rows,
+    watched: Rows | None,
+    seed: Sequence[int],
+) -> tuple[nn.Module, NDArray, int]:
+    """One network: (model, risks of the watched rows per epoch [E, n], number of epochs behind the weights)."""
+    settings, data = inputs.profile.survival, inputs.data
+    state = np.random.SeedSequence(list(seed)).generate_state(3)
+    rng = np.random.default_rng(state[0])
+    generator = torch.Generator().manual_seed(int(state[1]))
+    with torch.random.fork_rng(devices=[inputs.device] if inputs.device.type == "cuda" else []):
+        # Initial weights and dropout come from torch's global generator; it is put back afterwards.
+        torch.manual_seed(int(state[2]))
+        assert method.build is not None
+        model = method.build(sizes_for(method, inputs), inputs.profile).to(inputs.device)
+        if settings.scale_vectors and feeder.bag is not None:
+            for module in model.modules():
+                if isinstance(module, InputScale):
+                    module.fit(feeder.vectors(rows))
+        return _epochs(method, inputs, feeder, model, rows, watched, rng, generator, data)
+
+
+def _epochs(
+    method: Method,
+    inputs: FoldInputs,
+    feeder: Feeder,
+    model: nn.Module,
+    rows: Rows,
+    watched: Rows | None,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    data: SurvivalData,
+) -> tuple[nn.Module, NDArray, int]:
+    settings, fidelity = inputs.profile.survival, inputs.profile.fidelity
+    optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
+    n_groups = len(group_rows(rows, settings.group, fidelity.drop_last_group, rng))
+    total = settings.epochs * n_groups
+    warmup = settings.warmup_epochs * n_groups
+    step = 0
+    risks: list[NDArray] = []
+    scores: list[float] = []
+    kept: dict[str, Tensor] | None = None
+    kept_epoch, kept_score = settings.epochs, -math.inf
+    for epoch in range(settings.epochs):
+        model.train()
+        for group in group_rows(rows, settings.group, fidelity.drop_last_group, rng):
+            if not data.event[group].any():
+                step += 1
+                continue
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = settings.learning_rate * _schedule(step, total, warmup, settings.schedule)
+            _group_gradient(method, inputs, feeder, model, group, generator)
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+        if watched is None:
+            continue
+        risk = predict(method, model, feeder, watched)
+        risks.append(risk)
+        if inputs.protocol.epoch == "inner":
+            scores.append(_inner_score(data, watched, risk))
+            # Three epochs are averaged: with a handful of deaths a single one is mostly luck.
+            smooth = float(np.mean(scores[-3:]))
+            if len(scores) >= 3 and smooth > kept_score:
+                kept_score, kept_epoch = smooth, epoch + 1
+                kept = copy.deepcopy(model.state_dict())
+            if settings.patience is not None and epoch + 1 - kept_epoch >= settings.patience and kept is not None:
+                break
+    if kept is not None:
+        model.load_state_dict(kept)
+    model.eval()
+    return model, np.array(risks), kept_epoch
+
+
+def _inner_score(data: SurvivalData, rows: Rows, risk: NDArray) -> float:
+    if not data.event[rows].any():
+        return 0.5
+    return concordance(data.time[rows], data.event[rows], risk, empty=0.5)
+
+
+def group_rows(rows: Rows, group: int | None, drop_last: bool, rng: np.random.Generator) -> list[Rows]:
+    """Random groups of about ``group`` patients, of equal size, with nobody left over.
+
+    ``drop_last`` is the release's way: groups of exactly ``group``, and the remainder of an epoch is not used.
+    """
+    if group is None or group >= len(rows):
+        return [rows]
+    order = rng.permutation(rows)
+    if drop_last:
+        return [order[start : start + group] for start in range(0, len(order) - group + 1, group)]
+    return np.array_split(order, math.ceil(len(order) / group))
+
+
+def _group_gradient(
+    method: Method, inputs: FoldInputs, feeder: Feeder, model: nn.Module, group: Rows, generator: torch.Generator
+) -> float:
+    """Gradient of one group's loss, in one forward pass or exactly the same one in parts.
+
+    In parts: first the risks of all patients without a graph, then d loss / d risk, then part after part again with a
+    graph that is released at once. The gradient is that of the whole group; memory is that of a part.
+    """
+    settings, data = inputs.profile.survival, inputs.data
+    thinning: dict[str, Any] = {"drop": settings.region_dropout, "limit": settings.bag_limit, "generator": generator}
+    part = settings.micro_batch
+    if part is None or part >= len(group) or method.loss is not None:
+        output = _forward(model, feeder(group, **thinning), inputs)
+        loss = group_loss(method, inputs, output, data.time[group], data.event[group])
+        loss.backward()
+        return float(loss.detach())
+    parts = np.array_split(group, math.ceil(len(group) / part))
+    states: list[Any] = []
+    outputs: list[Tensor] = []
+    with torch.no_grad():
+        for rows in parts:
+            states.append((generator.get_state(), _random_state(inputs.device)))
+            outputs.append(_forward(model, feeder(rows, **thinning), inputs))
+    risk = torch.cat(outputs).detach().requires_grad_()
+    loss = group_loss(method, inputs, risk, data.time[group], data.event[group])
+    (slope,) = torch.autograd.grad(loss, risk)
+    for rows, (drawn, dropped), slope_part in zip(parts, states, slope.split([len(p) for p in parts]), strict=True):
+        # The same bags and the same dropout as in the pass without a graph.
+        generator.set_state(drawn)
+        _set_random_state(inputs.device, dropped)
+        _forward(model, feeder(rows, **thinning), inputs).backward(slope_part)
+    return float(loss.detach())
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+
+
+def group_loss(method: Method, inputs: FoldInputs, output: Any, time: NDArray, event: NDArray) -> Tensor:
+    """Loss of a group of patients: the method's own, or Cox with the profile's ties and divisor."""
+    device = inputs.device
+    times = torch.from_numpy(np.asarray(time, dtype=np.float32)).to(device)
+    events = torch.from_numpy(np.asarray(event)).to(device)
+    if method.loss is not None:
+        return method.loss(output, times, events, inputs)
+    return cox_loss(
+        output, times, events, ties=inputs.profile.survival.ties, divisor=inputs.profile.fidelity.cox_divisor
+    )
+
+
+def _forward(model: nn.Module, batch: dict[str, Tensor], inputs: FoldInputs) -> Any:
+    precision = inputs.profile.compute.precision
+    # Small bags on a CPU are bound by calls, not arithmetic: bf16 only where it is asked for or on a GPU.
+    bf16 = precision == "bf16" or (precision == "auto" and inputs.device.type == "cuda")
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+        return model(**batch)
+
+
+@torch.no_grad()
+def predict(method: Method, model: nn.Module, feeder: Feeder, rows: Rows, part: int = 256) -> NDArray[np.float64]:
+    """Risk of each row [n]; larger is worse.
+
+    Raises ValueError naming the first patient whose risk is not finite.
+    """
+    if len(rows) == 0:  # a network trained on everybody, for a look inside
+        return np.empty(0, dtype=np.float64)
+    training = model.training
+    model.eval()
+    pieces = []
+    for chunk in np.array_split(rows, max(1, math.ceil(len(rows) / part))):
+        output = model(**feeder(chunk))
+        pieces.append((method.risk(output) if method.risk else output).float().cpu().numpy())
+    model.train(training)
+    risk = np.concatenate(pieces).astype(np.float64)
+    if not np.isfinite(risk).all():
+        bad = int(np.flatnonzero(~np.isfinite(risk))[0])
+        raise ValueError(
+            f"{method.name}: the risk of patient {feeder.data.patients[rows[bad]]} is {risk[bad]}; "
+            "look for NaN in its vectors or omics, or lower survival.learning_rate"
+        )
+    return risk
+
+
+def _decay_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _schedule(step: int, total: int, warmup: float, kind: str) -> float:
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if kind == "constant" or total <= warmup:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

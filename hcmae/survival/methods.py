@@ -1,0 +1,96 @@
+"""The registry of survival methods: what each needs, how it is built, what it is fitted with.
+
+A new method is a network and one ``register(Method(...))``; those of the book are registered in ``table3``, ``linear``
+and ``table2``, which ``import hcmae.survival`` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from hcmae.config import Profile
+from hcmae.survival.fold import FoldInputs, FoldOutput
+
+Group = Literal["clinical", "omics", "image", "multimodal"]
+# The kinds that can be a method's bag of vectors.
+VECTORS = ("region", "region_reg", "region_hipt", "patch", "patch_features")
+NEEDS = ("omics", *VECTORS, "thumbnail", "handcrafted", "clinical")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a network has to fit: known only when data and fold are."""
+
+    vector_dim: int = 0
+    thumbnail: int = 0
+    omics_features: int = 0
+    modalities: int = 3
+    clinical: int = 0
+
+
+# Output of a network, time [B], event [B], settings of the fold -> scalar loss.
+Loss = Callable[[Any, Tensor, Tensor, "FoldInputs"], Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a comparison.
+
+    Args:
+        name, label: key and printed name; group: which data it rests on.
+        inputs: argument of the network's forward -> what it is fed with (one of NEEDS, or "positions"). The mask of
+            the bags is always passed as ``mask``.
+        build: (sizes, profile) -> network. Without ``loss`` it is trained by the Cox loss on its output.
+        loss, risk: for networks whose output is no log hazard; risk maps the output to [B], larger = worse.
+        fit: instead of ``build``: everything from training rows to risks, for methods that are no networks.
+        needs: what data must hold; follows from ``inputs`` for networks.
+        paper: key of the paper's row, where there is one.
+    """
+
+    name: str
+    label: str
+    group: Group
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    build: Callable[[Sizes, Profile], nn.Module] | None = None
+    fit: Callable[[FoldInputs], FoldOutput] | None = None
+    loss: Loss | None = None
+    risk: Callable[[Any], Tensor] | None = None
+    needs: frozenset[str] = frozenset()
+    paper: str | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.build is None) == (self.fit is None):
+            raise ValueError(f"method {self.name}: give either build (a network) or fit (anything else)")
+        fed = frozenset(kind for kind in self.inputs.values() if kind != "positions")
+        object.__setattr__(self, "needs", self.needs | fed)
+        unknown = sorted(self.needs - set(NEEDS))
+        if unknown:
+            raise ValueError(f"method {self.name} needs {unknown[0]!r}: choose from {', '.join(NEEDS)}")
+
+    @property
+    def bag(self) -> str | None:
+        """The kind of vectors in its bags, if any."""
+        return next((kind for kind in VECTORS if kind in self.needs), None)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Add a method to METHODS; raises ValueError when the name is taken."""
+    if method.name in METHODS:
+        raise ValueError(f"a method named {method.name!r} is registered already")
+    METHODS[method.name] = method
+    return method
+
+
+def get_method(name: str) -> Method:
+    """Look a method up; raises KeyError with the known names."""
+    if name not in METHODS:
+        raise KeyError(f"unknown method {name!r}: choose from {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,220 @@
+"""HIPT: Transformers over cells, patches and regions (Chen et al., CVPR 2022), and HC-MAE's omics integration with it.
+
+Stages 1 and 2 (``vit_patch``, ``vit_region``) are pre-trained without labels by DINO (``hcmae_core.dino``) and
+frozen; stage 3 (``HIPT``) is trained on survival.
+
+Follows the publication: the hierarchy 16 -> 256 -> 4096 -> slide and DINO in two stages.
+Follows its code: ViT-S/16 with 384 numbers, 12 blocks, 6 heads (21.7 M parameters); region ViT on the 16 x 16 grid of
+frozen patch vectors, 192 numbers, 6 blocks, 6 heads (2,781,504 parameters); slide: linear 192, two post-norm layers
+with 3 heads, gated attention pooling, four hazards (595,397 parameters); discrete-time likelihood, Adam 2e-4,
+accumulation over 32 patients.
+Had to be decided: regions, patches and the budget of images are those of HC-MAE's two autoencoders, so that only the
+method differs; the survival code was never released, so its wiring follows MCAT's, whose settings it shares.
+
+``HIPTIntegration`` exists in the HC-MAE paper only, in one sentence (cross-attention with omics queries, a Transformer,
+attention pooling). Had to be decided, all of it; it mirrors HC-MAE so that only the image representation differs:
+omics are the queries, HIPT's region vectors the keys and the values (HIPT has no thumbnail embedding), one Transformer
+and pooling per stream (``fused_only=True``: one Transformer, for the paper's singular), risk sigmoid * 8 - 4, Cox
+loss.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from hcmae_core.baselines.parts import GatedAttentionPool, expect, expect_mask, hazard_risk
+
+
+class GridEmbed(nn.Module):
+    """Tokens of the region ViT: a linear layer and GELU on each cell of a grid of patch vectors [B, C, H, W].
+
+    Takes the arguments that timm hands to a patch embedding; only the number of channels and the width matter here.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 14,
+        patch_size: int = 1,
+        in_chans: int = 384,
+        embed_dim: int = 192,
+        **_: object,
+    ) -> None:
+        super().__init__()
+        side = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.img_size, self.patch_size, self.grid_size = side, (1, 1), side
+        self.num_patches = side[0] * side[1]
+        self.phi = nn.Sequential(nn.Linear(in_chans, embed_dim), nn.GELU())
+
+    def forward(self, grid: Tensor) -> Tensor:
+        return self.phi(grid.permute(0, 2, 3, 1))  # [B, H, W, D]
+
+    def dynamic_feat_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
+    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
+        return 1 if as_scalar else (1, 1)
+
+
+def vit_patch(
+    cells: int = 14, cell: int = 16, dim: int = 384, depth: int = 12, heads: int = 6, drop_path: float = 0.0
+) -> VisionTransformer:
+    """Stage 1: images [B, 3, n * cell, n * cell] -> class token [B, dim]; any n (positions: ``cells`` a side)."""
+    return VisionTransformer(
+        img_size=cells * cell,
+        patch_size=cell,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        num_classes=0,
+        dynamic_img_size=True,
+        drop_path_rate=drop_path,
+    )
+
+
+def vit_region(
+    grid: int = 14, in_dim: int = 384, dim: int = 192, depth: int = 6, heads: int = 6, drop_path: float = 0.0
+) -> VisionTransformer:
+    """Stage 2: grids of patch vectors [B, in_dim, n, n] -> class token [B, dim], for any n."""
+    return VisionTransformer(
+        img_size=grid,
+        patch_size=1,
+        in_chans=in_dim,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        num_classes=0,
+        dynamic_img_size=True,
+        embed_layer=GridEmbed,  # type: ignore[arg-type]
+        drop_path_rate=drop_path,
+    )
+
+
+def load_published(network: VisionTransformer, path: str | Path) -> None:
+    """Load the published weights of stage 1 or 2 from a safetensors file into ``vit_patch()`` or ``vit_region()``.
+
+    Accepts the names of the published checkpoints, with or without their prefixes ``module.`` and ``backbone.``. The
+    originals are pickles, which this project never opens: convert them once, in a process of your own, with
+    ``safetensors.torch.save_file(torch.load(p, weights_only=True)["teacher"], out)``.
+    Raises ValueError for a pickle, a missing tensor or another shape, naming it.
+    """
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path}: only safetensors files are read; convert the published checkpoint first (see load_published)"
+        )
+    raw = load_file(path)
+    state: dict[str, Tensor] = {}
+    for name, tensor in raw.items():
+        short = name.removeprefix("module.").removeprefix("backbone.")
+        if short.startswith("head."):
+            continue
+        # The release names the projection of stage 2 phi.0; ours sits in the embedding.
+        state[short.replace("phi.", "patch_embed.phi.", 1) if short.startswith("phi.") else short] = tensor
+    wanted = network.state_dict()
+    problems = [f"missing {name}" for name in sorted(set(wanted) - set(state))]
+    problems += [
+        f"{name} is {list(state[name].shape)}, wanted {list(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise ValueError(f"{path}: does not fit this network ({len(problems)} tensors): {problems[0]}")
+    network.load_state_dict({name: state[name] for name in wanted})
+
+
+class HIPT(nn.Module):
+    """Stage 3, slide images only: logits [B, bins] from region vectors [B, M, dim] with mask [B, M].
+
+    Raises ValueError for a missing or empty bag. Source: Chen et al. 2022, section 3.
+    """
+
+    def __init__(
+        self, in_dim: int = 192, dim: int = 192, heads: int = 3, layers: int = 2, bins: int = 4, dropout: float = 0.25
+    ) -> None:
+        super().__init__()
+        self.in_dim = in_dim
+        self.embed = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), nn.Dropout(dropout))
+        layer = nn.TransformerEncoderLayer(dim, heads, dim, dropout, batch_first=True)
+        self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.pool = GatedAttentionPool(dim, dim, dropout)
+        self.out = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout))
+        self.classifier = nn.Linear(dim, bins)
+
+    def forward(self, regions: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.with_attention(regions, mask)[0]
+
+    def with_attention(self, regions: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [B, bins] and the pooling weights [B, M] of the regions."""
+        regions = expect("HIPT region vectors", regions, None, None, self.in_dim)
+        mask = expect_mask(mask, regions)
+        tokens = self.transformer(self.embed(regions), src_key_padding_mask=~mask)
+        pooled, weights = self.pool(tokens, mask)
+        return self.classifier(self.out(pooled)), weights
+
+    risk = staticmethod(hazard_risk)
+
+
+class HIPTIntegration(nn.Module):
+    """Log hazard [B] from HIPT's region vectors and three omics, the paper's own extension.
+
+    forward(regions [B, M, in_dim], omics [B, 3, features], mask [B, M]) -> [B], in (-4, 4).
+    Raises ValueError for a missing input or another width. Source: HC-MAE paper, section III (one sentence).
+    """
+
+    def __init__(
+        self,
+        in_dim: int = 192,
+        features: int = 300,
+        modalities: int = 3,
+        dim: int = 384,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        fused_only: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_dim, self.features, self.modalities = in_dim, features, modalities
+        self.values = nn.Linear(in_dim, dim)
+        self.omics = nn.Linear(features, dim)
+        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.fused = _blocks(dim, depth, heads, mlp_ratio, dropout)
+        self.alone = nn.Identity() if fused_only else _blocks(dim, depth, heads, mlp_ratio, dropout)
+        self.fused_pool, self.alone_pool = _score(dim), _score(dim)
+        self.head = nn.Linear(2 * dim, 1)
+
+    def forward(self, regions: Tensor, omics: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.with_attention(regions, omics, mask)[0]
+
+    def with_attention(self, regions: Tensor, omics: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log hazard [B] and the cross-attention [B, modalities, M]."""
+        regions = expect("HIPT region vectors", regions, None, None, self.in_dim)
+        omics = expect("omics", omics, len(regions), self.modalities, self.features)
+        mask = expect_mask(mask, regions)
+        image, molecules = self.values(regions), self.omics(omics)
+        scores = self.query(molecules) @ self.key(image).transpose(1, 2) / image.shape[-1] ** 0.5
+        weights = scores.masked_fill(~mask[:, None], float("-inf")).softmax(dim=-1)  # [B, 3, M]
+        fused = _pool(self.fused(weights @ self.value(image)), self.fused_pool)
+        alone = _pool(self.alone(molecules), self.alone_pool)
+        return torch.sigmoid(self.head(torch.cat([fused, alone], dim=1))).squeeze(1) * 8 - 4, weights
+
+
+def _blocks(dim: int, depth: int, heads: int, mlp_ratio: float, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        *(Block(dim, heads, mlp_ratio, qkv_bias=True, proj_drop=dropout, attn_drop=dropout) for _ in range(depth)),
+        nn.LayerNorm(dim),
+    )
+
+
+def _score(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+
+
+def _pool(tokens: Tensor, score: nn.Module) -> Tensor:
+    return (score(tokens).softmax(dim=1) * tokens).sum(dim=1)

@@ -1,1 +1,0 @@
-"""Loops: pre-training, embedding, survival cross-validation, checkpoints."""

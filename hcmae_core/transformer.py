@@ -1,0 +1,113 @@
+"""Building blocks of both masked autoencoders: positions, attention, blocks, and pixels in and out of tokens.
+
+Pixels stay uint8 until the two places that need numbers, the embedding of visible tokens and the loss on masked
+tokens. Both are written as one linear map worked through in slices of pixels, so that neither the normalised image
+nor the full prediction exists in memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def has_tiles() -> bool:
+    """Whether this CPU multiplies tiles of bf16 (AMX), so that products cost little beside everything around them."""
+    test = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(test()) if test is not None else False
+
+
+def explicit_attention_keys() -> dict[torch.dtype, int]:
+    """Up to how many keys the explicit product beats the fused kernel on this CPU, per precision.
+
+    The kernel's backward pass is slow for short rows, and in bf16 slower still. Where products are cheap, passes over
+    the scores decide; the fused kernel saves them.
+    """
+    return {torch.float32: 128, torch.bfloat16: 128 if has_tiles() else 300}
+
+
+EXPLICIT_ATTENTION_KEYS = explicit_attention_keys()
+
+
+def sincos_positions(dim: int, side: int) -> Tensor:
+    """Fixed 2-D sine-cosine position codes [side * side, dim], rows first; half codes the row, half the column.
+
+    Raises ValueError when dim is not a multiple of 4. Source: He et al. 2022 (MAE), after Vaswani et al. 2017.
+    """
+    if dim % 4:
+        raise ValueError(f"width {dim} must be a multiple of 4 for 2-D sine-cosine positions")
+    quarter = dim // 4
+    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * omega
+    code = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows = code[:, None, :].expand(side, side, -1)
+    columns = code[None, :, :].expand(side, side, -1)
+    # Columns first: the order of the reference implementation, so that its weights fit.
+    return torch.cat([columns, rows], dim=-1).reshape(side * side, dim).float()
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention over [B, heads, L, d]; chosen by device, precision and number of keys.
+
+    On a CPU short rows are multiplied out; everything else goes to the fused kernel, in fp32 where a bf16 gradient will
+    be asked for, since the kernel's backward pass takes more than twice as long in bf16. All compute the same function.
+    """
+    if query.device.type == "cpu":
+        if key.shape[-2] <= EXPLICIT_ATTENTION_KEYS.get(query.dtype, 0):
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+            return scores.softmax(dim=-1) @ value
+        if query.dtype == torch.bfloat16 and torch.is_grad_enabled() and query.requires_grad:
+            with torch.autocast("cpu", enabled=False):
+                return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block, as in ViT: attention and a two-layer perceptron, each with a residual."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"width {dim} must be a multiple of the number of heads ({heads})")
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
+        self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        batch, length, _ = x.shape
+        return x.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.proj(mixed.transpose(1, 2).reshape(x.shape))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, L, D] to [B, L, D]."""
+        query, key, value = self._split(self.qkv(self.norm1(x)), 3)
+        return self._finish(x, attention(query, key, value))
+
+    def forward_with(self, x: Tensor, qkv: Tensor) -> Tensor:
+        """The same with the projections [B, L, 3 D] of the normed tokens already known."""
+        query, key, value = self._split(qkv, 3)
+        return self._finish(x, attention(query, key, value))
+
+    def forward_tail(self, x: Tensor, start: int) -> Tensor:
+        """The result for tokens from ``start`` on, [B, L - start, D]: the others serve as keys and values only."""
+        dim = x.shape[-1]
+        normed = self.norm1(x)
+        (query,) = self._split(F.linear(normed[:, start:], self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
+        key, value = self._split(F.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
+        return self._finish(x[:, start:], attention(query, key, value))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Xavier-uniform linear maps, zero biases, unit norms (He et al. 2022)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,123 @@
+"""Every notebook is paired, takes the six parameters, describes its figures and stores no output."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from book.tools.publish import PublishError, pair, paired_text
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+PARAMETERS = {
+    "cancer": "LIHC",
+    "profile": "smoke",
+    "source": "synthetic",
+    "seed": 0,
+    "data_dir": "../data",
+    "run_dir": "../runs",
+}
+# A cell that draws: it calls a plot function or asks for a figure, and shows the result.
+DRAWS = re.compile(
+    r"\bplots\.(?!style\b)\w+\(|\bplot_\w+\(|\bplt\.(subplots|figure|imshow|show)\(|style\.(image_)?figure\("
+)
+
+needs_notebooks = pytest.mark.skipif(not SOURCES, reason="notebooks/ holds no NN_name.py yet")
+each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+def cells(source: Path):
+    return jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
+
+
+@needs_notebooks
+def test_the_lessons_of_the_book_are_there():
+    listed = re.findall(r"book/executed/(\w+)", (FOLDER.parent / "_toc.yml").read_text(encoding="utf-8"))
+    assert [source.stem for source in SOURCES] == listed
+
+
+@each
+def test_ipynb_is_what_the_script_says(source):
+    target = source.with_suffix(".ipynb")
+    assert target.exists(), f"{target.name} is missing: run 'make notebooks'"
+    assert target.read_text(encoding="utf-8") == paired_text(source.read_text(encoding="utf-8")), (
+        f"{target.name} and {source.name} differ: edit the .py and run 'make notebooks'"
+    )
+
+
+@each
+def test_script_comes_back_from_the_ipynb(source):
+    notebook = jupytext.read(source.with_suffix(".ipynb"))
+    again = jupytext.reads(jupytext.writes(notebook, fmt="py:percent"), fmt="py:percent").cells
+    assert [(c.cell_type, c.source, dict(c.metadata)) for c in again] == [
+        (c.cell_type, c.source, dict(c.metadata)) for c in cells(source)
+    ]
+
+
+@each
+def test_parameters_cell_comes_first_and_has_the_defaults(source):
+    code = [cell for cell in cells(source) if cell.cell_type == "code"]
+    assert code[0].metadata.get("tags") == ["parameters"]
+    found = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(code[0].source).body
+        if isinstance(node, ast.Assign)
+    }
+    assert {name: found.get(name) for name in PARAMETERS} == PARAMETERS
+
+
+@each
+def test_every_figure_has_alt_text(source):
+    for number, cell in enumerate(cells(source)):
+        if cell.cell_type != "code" or not DRAWS.search(cell.source):
+            continue
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        assert len(alt) >= 20, f"{source.name}, cell {number}: a figure without a description: {cell.source[:80]!r}"
+
+
+@each
+def test_no_output_is_stored(source):
+    notebook = json.loads(source.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+
+
+@each
+def test_starts_with_a_title_and_names_what_it_needs(source):
+    first = cells(source)[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+    text = "\n".join(cell.source for cell in cells(source) if cell.cell_type == "markdown").lower()
+    assert "minutes" in text
+    assert "{exercise}" in text or "{exercise-start}" in text
+    # A solution is a box of its own, or code in a cell that opens on a click.
+    assert "{solution" in text or any("hide-cell" in cell.metadata.get("tags", []) for cell in cells(source))
+
+
+def test_a_figure_without_description_would_be_noticed():
+    assert DRAWS.search("plots.kaplan_meier(predictions)")
+    assert DRAWS.search("fig, ax = plt.subplots()")
+    assert not DRAWS.search("from hcmae import plots")
+    assert not DRAWS.search("plots.style.notebook()")
+
+
+def test_pairing_writes_once_and_then_nothing(tmp_path):
+    script = tmp_path / "01_x.py"
+    script.write_text('# %% [markdown]\n# # Title\n\n# %% tags=["parameters"]\nseed = 0\n', encoding="utf-8")
+    assert pair(tmp_path) == [tmp_path / "01_x.ipynb"]
+    assert pair(tmp_path) == []
+    notebook = json.loads((tmp_path / "01_x.ipynb").read_text(encoding="utf-8"))
+    assert notebook["cells"][1]["metadata"] == {"tags": ["parameters"]}
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_pairing_an_empty_folder_says_so(tmp_path):
+    with pytest.raises(PublishError, match="no NN_name"):
+        pair(tmp_path)
