@@ -23,6 +23,8 @@ from typing import Any
 from hcmae.config import Profile
 
 LENGTH = 20
+# Settings that change how fast something is done, or how it is called, and never what comes out. No key holds them.
+NEUTRAL = ("name", "compute.workers", "compute.compile", "survival.micro_batch")
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,33 @@ class Reads:
         )
 
 
+def whole_library(name: str, profile: Profile, inputs: Mapping[str, str], **facts: Any) -> Key:
+    """The key of work that was asked for outside the road: every setting of the profile, the source of both packages.
+
+    Settings that change only how fast something is done are left out.
+    """
+    reads = Reads((*Profile.model_fields, *(f"-{setting}" for setting in NEUTRAL)), ("hcmae.*", "hcmae_core.*"))
+    return reads.key(name, profile, inputs, **facts)
+
+
+def derived(key: str, reads: str | None, held: Mapping[str, str]) -> str:
+    """Key of vectors that were made from other vectors of the same store: the content of those is part of it.
+
+    reads: name of the other vectors (None: there are none); held: name -> content of what the store holds.
+    """
+    return key if reads is None else f"{key}-{held.get(reads, 'none')[:8]}"
+
+
 def pick(profile: Profile, names: Iterable[str]) -> dict[str, Any]:
-    """Settings by dotted name, sections spelt out to their last field. Raises AttributeError for an unknown name."""
+    """Settings by dotted name, sections spelt out to their last field; a leading minus takes one out again.
+
+    Raises AttributeError for an unknown name.
+    """
     found: dict[str, Any] = {}
     for name in names:
+        if name.startswith("-"):
+            found = {key: value for key, value in found.items() if not f"{key}.".startswith(f"{name[1:]}.")}
+            continue
         value: Any = profile
         for part in name.split("."):
             value = getattr(value, part)

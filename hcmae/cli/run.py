@@ -1,87 +1,146 @@
-"""``hcmae run``: the stages of the book without its notebooks, for scripts and clusters."""
+"""``hcmae run`` and ``hcmae status``: the steps of the book without its notebooks, and what is done of them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-STAGES = ("synthesise", "curate", "slides", "omics", "pretrain", "embed", "dino", "resnet", "nuclei", "survival")
+from hcmae.config import ConfigError
+from hcmae.pipeline.road import VERBS
+
+if TYPE_CHECKING:
+    from hcmae.pipeline import Run
+
+_CANCER = typer.Option(help="Cancer, or NULL for the cohort without signal.")
+_PROFILE = typer.Option(help="smoke, workstation, paper, or the path of a YAML file.")
+_SOURCE = typer.Option(help="synthetic, gdc or local.")
+_SEED = typer.Option(help="One seed for everything.")
+_DATA = typer.Option(help="Raw data.")
+_RUNS = typer.Option(help="What is computed.")
+_MANIFESTS = typer.Option(help="Folder of manifests, for a cancer of your own.")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller wants of a stage beside its run."""
+
+    method: str
+    protocol: str
+    workers: int
+    weights: Path | None
+    strict: bool
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
+    """Add the commands to the application."""
+    app.command("run")(run_command)
+    app.command("status")(status_command)
 
-    @app.command("run")
-    def command(
-        stage: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
-        cancer: Annotated[str, typer.Option(help="Cancer, or NULL for the cohort without signal.")] = "LIHC",
-        profile: Annotated[str, typer.Option(help="smoke, workstation, paper, or the path of a YAML file.")] = "smoke",
-        source: Annotated[str, typer.Option(help="synthetic, gdc or local.")] = "synthetic",
-        seed: Annotated[int, typer.Option(help="One seed for everything.")] = 0,
-        data_dir: Annotated[Path, typer.Option(help="Raw data.")] = Path("data"),
-        run_dir: Annotated[Path, typer.Option(help="What is computed.")] = Path("runs"),
-        method: Annotated[
-            str, typer.Option(help="Survival method or methods, comma-separated, for stage survival.")
-        ] = "hcmae",
-        protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
-        workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
-        weights: Annotated[
-            Path | None, typer.Option(help="ImageNet ResNet-50 as safetensors, for stage resnet (MCAT and CLAM).")
-        ] = None,
-        strict: Annotated[
-            bool, typer.Option("--strict", help="Stop at the first slide without regions, for stage slides.")
-        ] = False,
-    ) -> None:
-        """Run one stage; stages that are up to date are skipped."""
-        from hcmae import pipeline
-        from hcmae.config import ConfigError
 
-        run = pipeline.Run(cancer, profile, source, seed, data_dir, run_dir)
-        if stage == "synthesise":
-            run.synthesise(workers=workers)
-        elif stage == "curate":
-            print(run.curate().flow.to_string(index=False))
-        elif stage == "slides":
-            from hcmae.slides.batch import summary
-            from hcmae.slides.reader import SlideError
+def run_command(
+    stage: Annotated[str, typer.Argument(help=f"One of {', '.join(VERBS)}.")],
+    cancer: Annotated[str, _CANCER] = "LIHC",
+    profile: Annotated[str, _PROFILE] = "smoke",
+    source: Annotated[str, _SOURCE] = "synthetic",
+    seed: Annotated[int, _SEED] = 0,
+    data_dir: Annotated[Path, _DATA] = Path("data"),
+    run_dir: Annotated[Path, _RUNS] = Path("runs"),
+    manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
+    method: Annotated[
+        str, typer.Option(help="Survival method or methods, comma-separated, for stage survival.")
+    ] = "hcmae",
+    protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
+    workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
+    weights: Annotated[
+        Path | None, typer.Option(help="ImageNet ResNet-50 as safetensors, for stage resnet (MCAT and CLAM).")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first slide without regions, for stage slides.")
+    ] = False,
+) -> None:
+    """Run one stage; steps that are up to date are skipped."""
+    from hcmae.pipeline import Run
 
-            try:
-                outcomes = run.make_slides(workers=workers, strict=strict)
-            except SlideError as error:
-                print(f"hcmae: {error}", file=sys.stderr)
-                raise typer.Exit(1) from None
-            print(summary(outcomes).to_string(index=False))
-            # A stage that was finished without --strict is not run again.
-            if strict and outcomes["status"].isin(["failed", "empty"]).any():
-                print(f"hcmae: slides without regions, see {run.dir / 'slides.parquet'}", file=sys.stderr)
-                raise typer.Exit(1)
-        elif stage == "omics":
-            print(run.load_omics())
-        elif stage == "pretrain":
-            run.pretrain_patch()
-            for variant in pipeline.REGION_VARIANTS:
-                run.pretrain_region(variant)
-        elif stage == "embed":
-            run.embed()
-        elif stage == "dino":
-            run.pretrain_dino()
-        elif stage == "resnet":
-            if weights is None:
-                raise ConfigError(
-                    "stage resnet needs --weights FILE, a ResNet-50 as safetensors (timm's resnet50.tv_in1k, say); "
-                    "without this stage MCAT and CLAM read the vectors of MAE-Patch"
-                )
-            run.embed_resnet(weights)
-        elif stage == "nuclei":
-            run.measure_nuclei(workers=workers)
-        elif stage == "survival":
-            from hcmae.evaluation.metrics import fold_concordance
+    if stage not in _WORK:
+        raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(VERBS)}")
+    run = Run(cancer, profile, source, seed, data_dir, run_dir, manifest_dir=manifest_dir)
+    _WORK[stage](run, Asked(method, protocol, workers, weights, strict))
 
-            for name in method.split(","):
-                scores = fold_concordance(run.evaluate(name, protocol, workers=workers))
-                print(f"{cancer} {name}: C-index by fold\n{scores.to_string()}")
-        else:
-            raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(STAGES)}")
+
+def status_command(
+    cancer: Annotated[str, _CANCER] = "LIHC",
+    profile: Annotated[str, _PROFILE] = "smoke",
+    source: Annotated[str, _SOURCE] = "synthetic",
+    seed: Annotated[int, _SEED] = 0,
+    data_dir: Annotated[Path, _DATA] = Path("data"),
+    run_dir: Annotated[Path, _RUNS] = Path("runs"),
+    manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
+) -> None:
+    """List every step: done, stale (and why), waiting for another, or missing. Computes nothing; exit status 0."""
+    from hcmae.pipeline import Run
+
+    table = Run(cancer, profile, source, seed, data_dir, run_dir, manifest_dir=manifest_dir).status()
+    width = int(table["step"].str.len().max())
+    for row in table.itertuples():
+        print(f"{row.step:<{width}}  {row.state:<7}  {row.why or row.title}")
+
+
+def _slides(run: Run, asked: Asked) -> None:
+    from hcmae.slides.batch import summary
+    from hcmae.slides.reader import SlideError
+
+    try:
+        outcomes = run.make_slides(workers=asked.workers, strict=asked.strict)
+    except SlideError as error:
+        print(f"hcmae: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(summary(outcomes).to_string(index=False))
+    # A stage that was finished without --strict is not run again.
+    if asked.strict and outcomes["status"].isin(["failed", "empty"]).any():
+        print(f"hcmae: slides without regions, see {run.dir / 'slides.parquet'}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _pretrain(run: Run, asked: Asked) -> None:
+    from hcmae.pipeline import REGION_VARIANTS
+
+    run.pretrain_patch()
+    for variant in REGION_VARIANTS:
+        run.pretrain_region(variant)
+
+
+def _resnet(run: Run, asked: Asked) -> None:
+    if asked.weights is None:
+        raise ConfigError(
+            "stage resnet needs --weights FILE, a ResNet-50 as safetensors (timm's resnet50.tv_in1k, say); "
+            "without this stage MCAT and CLAM read the vectors of MAE-Patch"
+        )
+    run.embed_resnet(asked.weights)
+
+
+def _survival(run: Run, asked: Asked) -> None:
+    from hcmae.evaluation.metrics import fold_concordance
+
+    for name in asked.method.split(","):
+        scores = fold_concordance(run.evaluate(name, asked.protocol, workers=asked.workers))
+        print(f"{run.cancer} {name}: C-index by fold\n{scores.to_string()}")
+
+
+# One function per verb of the road; a test compares the two lists.
+_WORK: dict[str, Callable[[Run, Asked], object]] = {
+    "synthesise": lambda run, asked: run.synthesise(workers=asked.workers),
+    "curate": lambda run, asked: print(run.curate().flow.to_string(index=False)),
+    "slides": _slides,
+    "omics": lambda run, asked: print(run.load_omics()),
+    "pretrain": _pretrain,
+    "embed": lambda run, asked: run.embed(),
+    "dino": lambda run, asked: run.pretrain_dino(),
+    "resnet": _resnet,
+    "nuclei": lambda run, asked: run.measure_nuclei(workers=asked.workers),
+    "survival": _survival,
+}

@@ -1,66 +1,109 @@
-"""What has been done already: one small record per finished stage, chained by keys.
+"""What has been done already: one record per finished step, with all that its key was made of.
 
-A stage's key is a hash of its settings, the keys of the stages it reads from, and the version of the library. A stage
-is fresh when its record carries that key and its outputs are still there; then it is skipped, and says so.
+A step is done when its record carries the present key, its outputs are there, and none of its units (a slide, a store)
+is left to do. What is not done is done by the next call, and only that; a record says why it no longer holds.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hcmae import __version__
 from hcmae.files import read_json, write_json
+from hcmae.keys import Key
+
+FORMAT = 2
+# How many reasons a line names before it counts the rest.
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a step is done, stale (and why) or missing; ``why`` is empty for a step that is done."""
+
+    kind: Literal["done", "stale", "missing"]
+    why: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return self.kind == "done"
+
+    def reason(self) -> str:
+        """The first reasons in one line, the rest counted."""
+        more = len(self.why) - _SHOWN
+        return "; ".join(self.why[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run folder.
-
-    ``folder`` holds the records (``folder/stages/<name>.json``); ``settings`` is anything JSON can hold;
-    ``upstream`` are the keys of the stages whose outputs are read.
-    """
+    """One step of a run folder: ``folder/stages/<name>.json`` holds the record of its last end."""
 
     folder: Path
-    name: str
-    settings: Any
-    upstream: tuple[str, ...] = ()
+    key: Key
+    outputs: Sequence[Path] = ()
+    # Names of the units that are not done; asked only where everything else is as it was.
+    pending: Callable[[], Sequence[str]] = field(default=lambda: ())
 
     @property
-    def key(self) -> str:
-        text = json.dumps([self.name, self.settings, list(self.upstream), __version__], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+    def name(self) -> str:
+        return self.key.name
 
     @property
     def record_path(self) -> Path:
         return self.folder / "stages" / f"{self.name}.json"
 
     def record(self) -> dict[str, Any] | None:
-        """The record on disk, or None where the stage has never finished here."""
+        """The record on disk, or None where the step has never ended here."""
         return read_json(self.record_path) if self.record_path.exists() else None
 
-    def is_fresh(self, outputs: Iterable[Path]) -> bool:
-        """True where the record carries this key and every output exists."""
+    def state(self) -> State:
+        """Done, stale or missing, with the reasons."""
         record = self.record()
-        return record is not None and record["key"] == self.key and all(path.exists() for path in outputs)
+        if record is None:
+            return State("missing", ("never run here",))
+        if record.get("format") != FORMAT:
+            return State("stale", ("made by hcmae 0.1, which kept no account of what it read",))
+        changed = self.key.changes(record)
+        if changed:
+            return State("stale", tuple(changed))
+        gone = [f"{path.name} is missing" for path in self.outputs if not path.exists()]
+        if gone:
+            return State("stale", tuple(gone))
+        return _unfinished(self.pending())
 
-    def run(self, outputs: Iterable[Path], work: Callable[[], Any], *, say: Callable[[str], None] = print) -> bool:
-        """Do ``work`` unless fresh; record key and seconds. Returns True where work was done."""
-        outputs = list(outputs)
-        if self.is_fresh(outputs):
-            say(f"{self.name}: up to date, skipped ({self.record_path.parent.parent.name})")
+    def run(self, work: Callable[[], Any], *, say: Callable[[str], None] = print) -> bool:
+        """Do ``work`` unless done; record key and seconds. Returns True where work was done.
+
+        Raises RuntimeError where the work ends without an output; nothing is recorded then.
+        """
+        state = self.state()
+        if state.done:
+            say(f"{self.name}: up to date, skipped ({self.folder.name})")
             return False
+        if state.kind == "stale":
+            say(f"{self.name}: again, because {state.reason()}")
         start = time.perf_counter()
         work()
-        missing = [str(path) for path in outputs if not path.exists()]
+        missing = [str(path) for path in self.outputs if not path.exists()]
         if missing:
-            raise RuntimeError(f"stage {self.name} ended without writing {missing[0]}; nothing was recorded")
+            raise RuntimeError(f"step {self.name} ended without writing {missing[0]}; nothing was recorded")
         seconds = round(time.perf_counter() - start, 2)
-        write_json(self.record_path, {"key": self.key, "seconds": seconds, "settings": self.settings})
+        self.write(seconds)
         say(f"{self.name}: done in {seconds:.1f} s")
         return True
+
+    def write(self, seconds: float) -> None:
+        """Record that the work of this key has ended."""
+        facts = {"format": FORMAT, "version": __version__, "seconds": seconds}
+        write_json(self.record_path, {**facts, **self.key.record()})
+
+
+def _unfinished(units: Iterable[str]) -> State:
+    names = sorted(units)
+    if not names:
+        return State("done")
+    return State("stale", tuple(f"{name} is not done" for name in names))

@@ -7,8 +7,6 @@ only.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hcmae.config import DinoStage, Profile
+from hcmae.keys import Key, derived, whole_library
 from hcmae.pretraining import embed as embedding
 from hcmae.pretraining.checkpoint import (
     CheckpointError,
@@ -134,6 +133,7 @@ def pretrain_dino(
     seed: int,
     *,
     resume: bool = True,
+    key: str | None = None,
     progress: bool = True,
     device: str | None = None,
     checkpoint_minutes: float = 10.0,
@@ -154,17 +154,13 @@ def pretrain_dino(
     if regions == 0:
         raise ValueError(f"no regions in {len(stores)} slide stores: run the slide stage first")
     samples, epochs = budget(profile, stage, regions * (profile.geometry.patches_per_region if stage == "patch" else 1))
-    relevant = {
-        "dino": settings.model_dump(mode="json"),
-        "geometry": profile.geometry.model_dump(),
-        "in_dim": profile.dino.patch.network.dim if stage == "region" else 3,
+    described = {
         "budget": [samples, epochs],
         "seed": seed,
         "slides": sorted(Path(store).stem for store in stores),
+        "inputs": _input_weights(stores) if stage == "region" else None,
     }
-    if stage == "region":
-        relevant["inputs"] = _input_weights(stores)
-    fingerprint = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = key or _whole_key(f"hipt_{stage}", profile, stores, described).digest
     if resume and final.exists() and read_metadata(final).get("fingerprint") == fingerprint:
         tqdm.write(f"hipt_{stage}: {final.name} is up to date, nothing to do", file=sys.stderr)
         return final
@@ -177,7 +173,7 @@ def pretrain_dino(
         model = build_dino(profile, stage).to(where)
         log = _Training(stage, model, settings, profile, where, seed, per_epoch, epochs, out_dir, fingerprint)
         log.run(_source(stage, stores, batch_size, seed, samples, profile), resume, progress, checkpoint_minutes)
-    save_backbone(final, model, profile, stage, {"fingerprint": fingerprint, "training": relevant})
+    save_backbone(final, model, profile, stage, {"fingerprint": fingerprint, "training": described})
     log.checkpoints.clear()
     return final
 
@@ -326,6 +322,16 @@ class _Training:
         return {"step": self.step, "epoch": self.step / self.per_epoch, **record}
 
 
+def _whole_key(name: str, profile: Profile, stores: Sequence[Path], facts: dict[str, Any]) -> Key:
+    """For callers outside the road, who name no key: every setting, every store, the whole library."""
+    from hcmae.slides.store import SlideStore
+
+    held = PATCH_VECTORS if name == "hipt_region" else None
+    found = {Path(path).stem: SlideStore(path) for path in stores}
+    inputs = {stem: derived(store.content, held, store.vector_content) for stem, store in found.items()}
+    return whole_library(name, profile, inputs, **facts)
+
+
 def _input_weights(stores: Sequence[Path]) -> list[str]:
     from hcmae.slides.store import SlideStore
 
@@ -355,7 +361,13 @@ def load_backbone(path: str | Path, stage: StageName) -> VisionTransformer:
 
 
 def embed_hipt_patches(
-    stores: Sequence[Path], weights: Path, profile: Profile, *, progress: bool = True, device: str | None = None
+    stores: Sequence[Path],
+    weights: Path,
+    profile: Profile,
+    *,
+    key: str | None = None,
+    progress: bool = True,
+    device: str | None = None,
 ) -> int:
     """Write ``hipt_patch_vectors`` [M, P, D] float16 into each store; returns how many slides were computed."""
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -370,17 +382,8 @@ def embed_hipt_patches(
         vectors = torch.cat([network(_normalise(images_part.to(where))) for images_part in images.split(part)])
         return vectors.float().cpu().view(len(indices), per_region, -1).to(torch.float16).numpy()
 
-    return embedding.embed_stores(
-        stores,
-        PATCH_VECTORS,
-        weights_hash(weights),
-        encode,
-        max(1, part // per_region),
-        profile,
-        where,
-        progress,
-        "HIPT patch vectors",
-    )
+    job = embedding.Embedding(PATCH_VECTORS, weights_hash(weights), encode, max(1, part // per_region))
+    return embedding.embed_stores(stores, job, profile, where, key=key, progress=progress)
 
 
 def _normalise(images: Tensor) -> Tensor:
@@ -389,11 +392,17 @@ def _normalise(images: Tensor) -> Tensor:
 
 
 def embed_hipt_regions(
-    stores: Sequence[Path], weights: Path, profile: Profile, *, progress: bool = True, device: str | None = None
+    stores: Sequence[Path],
+    weights: Path,
+    profile: Profile,
+    *,
+    key: str | None = None,
+    progress: bool = True,
+    device: str | None = None,
 ) -> int:
     """Write ``region_vectors_hipt`` [M, D] float32 into each store; returns how many slides were computed.
 
-    Vectors are keyed by the weights of both stages. Raises ValueError for a store without ``hipt_patch_vectors``.
+    Their key holds the content of the vectors of stage 1. Raises ValueError for a store without ``hipt_patch_vectors``.
     """
     from hcmae.slides.store import SlideStore, write_vectors
 
@@ -401,13 +410,14 @@ def embed_hipt_regions(
     network = load_backbone(weights, "region").to(where)
     low = choose_precision(profile.compute, where) == "bf16-mixed"
     own = weights_hash(weights)
+    key = key or whole_library(REGION_VECTORS, profile, {"network": own}).digest
     count = 0
     for path in tqdm(stores, desc="HIPT region vectors", unit="slide", disable=not progress, mininterval=1.0):
         store = SlideStore(path)
         if PATCH_VECTORS not in store.vector_weights:
             raise ValueError(f"{path}: has no {PATCH_VECTORS}: embed stage 1 of HIPT first")
-        key = f"{own}-{store.vector_weights[PATCH_VECTORS]}"
-        if store.has_vectors(REGION_VECTORS, key):
+        mine = derived(key, PATCH_VECTORS, store.vector_content)
+        if store.has_vectors(REGION_VECTORS, mine):
             continue
         pieces = []
         with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=low):
@@ -415,24 +425,7 @@ def embed_hipt_regions(
                 rows = torch.from_numpy(store.vectors(PATCH_VECTORS, np.s_[start : start + 256]))
                 grids = _to_grid(rows).permute(0, 3, 1, 2).float().to(where)
                 pieces.append(network(grids).float().cpu().numpy())
-        write_vectors(path, REGION_VECTORS, np.concatenate(pieces), weights=key)
+        network_label = f"{own}-{store.vector_weights[PATCH_VECTORS]}"
+        write_vectors(path, REGION_VECTORS, np.concatenate(pieces), weights=network_label, key=mine)
         count += 1
     return count
-
-
-def pretrain_and_embed(
-    stores: Sequence[Path],
-    profile: Profile,
-    out_dir: Path,
-    seed: int,
-    *,
-    progress: bool = True,
-    device: str | None = None,
-) -> tuple[Path, Path]:
-    """Both stages of HIPT on a pool of stores, with all vectors written; returns the two weight files."""
-    options: dict[str, Any] = {"progress": progress, "device": device}
-    patch = pretrain_dino("patch", stores, profile, out_dir, seed, **options)
-    embed_hipt_patches(stores, patch, profile, **options)
-    region = pretrain_dino("region", stores, profile, out_dir, seed, **options)
-    embed_hipt_regions(stores, region, profile, **options)
-    return patch, region

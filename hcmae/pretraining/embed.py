@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hcmae.config import Profile
+from hcmae.keys import derived, whole_library
 from hcmae.pretraining.augment import draw_crops, random_resized_crop
 from hcmae.pretraining.checkpoint import load_resnet, read_metadata, weights_hash
 from hcmae.pretraining.loop import choose_precision, make_fabric
@@ -28,19 +30,44 @@ _PATCHES = {"cpu": 512, "cuda": 4096}
 _REGIONS = {"cpu": 16, "cuda": 16}
 
 
-def vectors_key(weights: Path, profile: Profile) -> str:
-    """What stored vectors are keyed by: the weights' hash and whatever else changes a vector (release choices)."""
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors to be written into stores.
+
+    Args:
+        dataset: their name in the store; network: what made them, kept beside them.
+        encode: (store, region numbers, regions uint8 [G, R, R, 3]) -> vectors [G, ...].
+        group: regions per call of ``encode``.
+        reads: other vectors of the store that they are made from.
+    """
+
+    dataset: str
+    network: str
+    encode: Callable[[Path, list[int], np.ndarray], np.ndarray]
+    group: int
+    reads: str | None = None
+
+
+def network_of(weights: Path, profile: Profile) -> str:
+    """Which network made stored vectors: the weights' hash and how they are applied (the release's choices)."""
     choices = profile.fidelity.model_dump(include={"extract_depth", "extract_norm", "extract_augment"})
     suffix = hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()[:4]
     return f"{weights_hash(weights)}-{suffix}"
 
 
 def embed_patches(
-    stores: Sequence[Path], weights: Path, profile: Profile, *, progress: bool = True, device: str | None = None
+    stores: Sequence[Path],
+    weights: Path,
+    profile: Profile,
+    *,
+    key: str | None = None,
+    progress: bool = True,
+    device: str | None = None,
 ) -> int:
     """Write ``patch_vectors`` [M, P, D] float16 into each store (Eq. 2); returns how many slides were computed.
 
-    Slides that hold vectors of these weights are left alone; a slide interrupted half-way goes on at its next region.
+    key: of all that the vectors depend on (None: the weights and how they are applied). Slides that hold vectors of
+    this key are left alone; a slide interrupted half-way goes on at its next region.
     Source: Eq. 2; with the release's switches of ``profile.fidelity`` also its truncated depth, norm and random crops.
     Raises CheckpointError for unusable weights.
     """
@@ -62,13 +89,18 @@ def embed_patches(
             out.append(vectors.cpu())
         return torch.cat(out).view(len(indices), per_region, -1).to(torch.float16).numpy()
 
-    return embed_stores(
-        stores, "patch_vectors", vectors_key(weights, profile), encode, group, profile, where, progress, "patch vectors"
-    )
+    job = Embedding("patch_vectors", network_of(weights, profile), encode, group)
+    return embed_stores(stores, job, profile, where, key=key, progress=progress)
 
 
 def embed_resnet(
-    stores: Sequence[Path], weights: Path, profile: Profile, *, progress: bool = True, device: str | None = None
+    stores: Sequence[Path],
+    weights: Path,
+    profile: Profile,
+    *,
+    key: str | None = None,
+    progress: bool = True,
+    device: str | None = None,
 ) -> int:
     """Write ``resnet_vectors`` [M, P, 1024] float16 into each store; returns how many slides were computed.
 
@@ -86,8 +118,8 @@ def embed_resnet(
         return torch.cat(out).view(len(indices), per_region, -1).to(torch.float16).numpy()
 
     group = max(1, _PATCHES[where.type] // per_region)
-    key = weights_hash(weights)
-    return embed_stores(stores, "resnet_vectors", key, encode, group, profile, where, progress, "ResNet-50 vectors")
+    job = Embedding("resnet_vectors", weights_hash(weights), encode, group)
+    return embed_stores(stores, job, profile, where, key=key, progress=progress)
 
 
 def embed_regions(
@@ -97,6 +129,7 @@ def embed_regions(
     variant: Variant = "patreg",
     *,
     name: str | None = None,
+    key: str | None = None,
     progress: bool = True,
     device: str | None = None,
 ) -> int:
@@ -112,7 +145,6 @@ def embed_regions(
     where = _device(device)
     model.to(where)
     dataset = name or ("region_vectors" if variant == "patreg" else f"region_vectors_{variant}")
-    key = vectors_key(weights, profile)
     cached: dict[Path, np.ndarray] = {}
 
     def encode(store: Path, indices: list[int], pixels: np.ndarray) -> np.ndarray:
@@ -130,9 +162,9 @@ def embed_regions(
             vectors = torch.from_numpy(cached[store][indices]).float().to(where)
         return model.encode(images.to(where), vectors).float().cpu().numpy()
 
-    return embed_stores(
-        stores, dataset, key, encode, _REGIONS[where.type], profile, where, progress, dataset.replace("_", " ")
-    )
+    reads = "patch_vectors" if model.needs_patch_vectors else None
+    job = Embedding(dataset, network_of(weights, profile), encode, _REGIONS[where.type], reads)
+    return embed_stores(stores, job, profile, where, key=key, progress=progress)
 
 
 def _device(device: str | None) -> torch.device:
@@ -165,15 +197,18 @@ def _release_crop(images: Tensor, store: Path, indices: list[int]) -> Tensor:
 
 def embed_stores(
     stores: Sequence[Path],
-    dataset: str,
-    key: str,
-    encode: Callable[[Path, list[int], np.ndarray], np.ndarray],
-    group: int,
+    job: Embedding,
     profile: Profile,
     device: torch.device,
+    *,
+    key: str | None,
     progress: bool,
-    label: str,
 ) -> int:
+    """Write the vectors of a job into every store that lacks them; returns how many slides were computed.
+
+    key: of all that they depend on but the store itself (None: the network, every setting, the whole library).
+    """
+    key = key or whole_library(job.dataset, profile, {"network": job.network}).digest
     # Under torchrun each process takes every n-th slide.
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if world > 1 and not torch.distributed.is_initialized():
@@ -181,40 +216,34 @@ def embed_stores(
     todo, total = [], 0
     for path in list(map(Path, stores))[rank::world]:
         store = slide_store.SlideStore(path)
-        if not store.has_vectors(dataset, key):
-            todo.append(path)
-            total += len(store.coords)
+        own = derived(key, job.reads, store.vector_content)
+        if not store.has_vectors(job.dataset, own):
+            todo.append((path, own))
+            total += len(store)
     low = choose_precision(profile.compute, device) == "bf16-mixed"
+    label = job.dataset.replace("_", " ")
     bar = tqdm(total=total, desc=label, unit="region", disable=not progress or rank != 0, mininterval=1.0)
     with bar, torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
-        for path in todo:
-            vectors = _embed_slide(path, dataset, key, encode, group, profile, bar)
-            slide_store.write_vectors(path, dataset, vectors, weights=key)
-            _part_path(path, dataset).unlink(missing_ok=True)
+        for path, own in todo:
+            vectors = _embed_slide(path, job, own, profile, bar)
+            slide_store.write_vectors(path, job.dataset, vectors, weights=job.network, key=own)
+            _part_path(path, job.dataset).unlink(missing_ok=True)
     if world > 1 and torch.distributed.is_initialized():
         # What comes next reads all stores.
         torch.distributed.barrier()
     return len(todo)
 
 
-def _embed_slide(
-    path: Path,
-    dataset: str,
-    key: str,
-    encode: Callable[[Path, list[int], np.ndarray], np.ndarray],
-    group: int,
-    profile: Profile,
-    bar: tqdm[Any],
-) -> np.ndarray:
+def _embed_slide(path: Path, job: Embedding, key: str, profile: Profile, bar: tqdm[Any]) -> np.ndarray:
     coords = slide_store.SlideStore(path).coords
     count = len(coords)
     if not count:
         raise ValueError(f"{path}: holds no region, so there is nothing to embed; it should not be in the cohort")
     place = hashlib.sha256(np.ascontiguousarray(coords).tobytes()).hexdigest()[:8]
-    with _Part(_part_path(path, dataset), f"{key}-{place}", group) as part:
+    with _Part(_part_path(path, job.dataset), f"{key}-{place}", job.group) as part:
         bar.update(part.done)
-        for indices, pixels in _groups(path, range(part.done, count), group, profile.compute.workers):
-            part.add(encode(path, indices, pixels))
+        for indices, pixels in _groups(path, range(part.done, count), job.group, profile.compute.workers):
+            part.add(job.encode(path, indices, pixels))
             bar.update(len(indices))
         return part.vectors()
 

@@ -305,194 +305,255 @@ def fit(
     Raises NonFiniteLossError with slides and coordinates, CheckpointError for an unusable checkpoint,
     ValueError when the batch does not divide among the processes.
     """
-    settings = stage.settings
-    world, rank = fabric.world_size, fabric.global_rank
-    if settings.batch_size % world:
-        raise ValueError(f"{stage.name}: batch_size {settings.batch_size} does not divide among {world} processes")
-    share = settings.batch_size // world
-    rows = slice(rank * share, (rank + 1) * share)
-    bare = stage.model
+    if stage.settings.batch_size % fabric.world_size:
+        raise ValueError(
+            f"{stage.name}: batch_size {stage.settings.batch_size} does not divide among {fabric.world_size} processes"
+        )
     if compile_blocks:
-        for module in bare.modules():
+        for module in stage.model.modules():
             if type(module).__name__ == "Block":
                 module.compile()
-    optimizer = make_optimizer(bare, settings)
-    checkpoints = CheckpointFolder(folder, keep=keep)
-    restored = checkpoints.load(bare, optimizer, fingerprint=fingerprint) if resume else None
-    step, best = 0, math.inf
-    epoch_loss, epoch_count, log_loss, log_count = 0.0, 0, 0.0, 0
-    if restored is not None:
-        meta, stream_position = restored
-        step, best = meta["step"], meta["best"] if meta["best"] is not None else math.inf
-        epoch_loss, epoch_count = meta["epoch_loss"], meta["epoch_count"]
-        log_loss, log_count = meta["log_loss"], meta["log_count"]
-        stage.stream.load_state_dict(stream_position)
-        if rank == 0:
-            tqdm.write(f"{stage.name}: resuming at step {step} from {folder}", file=sys.stderr)
-    elif on_epoch is not None and rank == 0:
-        on_epoch(0, bare)
-    wrapped, optimizer = fabric.setup(bare, optimizer)
-    # Fabric moves the model to its device, but not what the optimiser remembers of each parameter.
-    for parameter, memory in optimizer.optimizer.state.items():
-        memory.update({key: item.to(parameter.device) for key, item in memory.items()})
-    per_epoch, accumulation = stage.steps_per_epoch, settings.accumulation
-    total = per_epoch * settings.epochs
-    micro = step * accumulation
-    pin = fabric.device.type == "cuda"
-
-    def endless() -> Iterator[Any]:
-        empty = 0
-        while True:
-            empty += 1
-            for batch in stage.stream:
-                if len(batch[stage.image_key]) in (settings.batch_size, share):
-                    empty = 0
-                    yield batch
-            # One empty pass is normal: resuming at the very end of an epoch.
-            if empty > 1:
-                raise ValueError(
-                    f"{stage.name}: fewer samples than one batch of {settings.batch_size}; use a smaller one"
-                )
-
-    source, counter = endless(), iter(range(micro, 2**62))
-
-    def make() -> tuple[Any, Any, Any]:
-        batch = next(source)
-        inputs = stage.prepare(batch, seed, next(counter), rows)
-        if pin:
-            inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
-        mine = rows if len(batch[stage.image_key]) == settings.batch_size else slice(None)
-        origin = {key: np.asarray(batch[key])[mine] for key in ("slide", "row", "coords") if key in batch}
-        return inputs, origin, stage.stream.state_dict()
-
-    log = Log(log_path, step, tensorboard=tensorboard) if rank == 0 else None
-    bar = tqdm(
-        total=total * settings.batch_size * accumulation,
-        initial=step * settings.batch_size * accumulation,
-        desc=stage.name,
-        unit="img",
-        unit_scale=True,
-        disable=not progress or rank != 0,
-        mininterval=1.0,
-    )
+    run = _Fit(stage, fabric, CheckpointFolder(folder, keep=keep), seed, fingerprint)
+    resumed = run.restore() if resume else False
+    if not resumed and on_epoch is not None and run.rank == 0:
+        on_epoch(0, run.bare)
+    run.set_up()
+    timing = _Timing(checkpoint_steps, checkpoint_minutes, log_every)
+    log = Log(log_path, run.step, tensorboard=tensorboard) if run.rank == 0 else None
+    bar = run.bar(progress)
     # Decoding and augmentation of the next batches overlap with the step; only this thread touches the model.
-    batches = _Batches(make, ahead=2)
-    recent: deque[tuple[Tensor, Any]] = deque()
-    saved_at = logged_at = time.perf_counter()
-    waited, since_log = 0.0, 0
-    stream_state: Any = None
-    wrapped.train()
-
-    def state() -> dict[str, Any]:
-        return {
-            "stage": stage.name,
-            "fingerprint": fingerprint,
-            "best": best if math.isfinite(best) else None,
-            "epoch_loss": epoch_loss,
-            "epoch_count": epoch_count,
-            "log_loss": log_loss,
-            "log_count": log_count,
-        }
-
-    def drain() -> None:
-        """Losses since the last look, checked; looking makes a GPU wait, so it happens at intervals."""
-        nonlocal epoch_loss, epoch_count, log_loss, log_count
-        own = [float(loss) for loss, _ in recent]
-        # Of all processes, so that the log is that of the whole batch and all of them stop together.
-        values = _means_over_processes(fabric, own)
-        bad = next((n for n, value in enumerate(values) if not math.isfinite(value)), None)
-        if bad is not None:
-            place = f"update {step - (len(values) - 1 - bad) // accumulation}"
-            if math.isfinite(own[bad]):
-                raise NonFiniteLossError(
-                    f"{stage.name}: loss {values[bad]} at {place}, in the share of another process"
-                )
-            origin = recent[bad][1]
-            raise NonFiniteLossError(
-                f"{stage.name}: loss {own[bad]} at {place}; batch: {_describe(origin, stage.slides)}"
-            )
-        recent.clear()
-        epoch_loss += sum(values)
-        epoch_count += len(values)
-        log_loss += sum(values)
-        log_count += len(values)
-
-    def save(best_so_far: bool = False) -> Path:
-        drain()
-        path = folder / f"step-{step:08d}.safetensors"
-        if rank == 0:
-            checkpoints.save(step, bare, optimizer.optimizer, stream_state, state(), best=best_so_far)
-        fabric.barrier()
-        return path
-
+    batches = _Batches(run.make_batches(), ahead=2)
     try:
         with _StopSignal() as stop:
-            while step < total:
-                rate = learning_rate(settings, step, per_epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                for part in range(accumulation):
-                    began = time.perf_counter()
-                    inputs, origin, stream_state = batches.next()
-                    waited += time.perf_counter() - began
-                    moved = {name: tensor.to(fabric.device, non_blocking=True) for name, tensor in inputs.items()}
-                    last = part == accumulation - 1
-                    with fabric.no_backward_sync(wrapped, enabled=not last):
-                        loss = stage.loss(wrapped, moved)
-                        fabric.backward(loss / accumulation if accumulation > 1 else loss)
-                    recent.append((loss.detach(), origin))
-                if settings.clip_norm is not None:
-                    fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                step += 1
-                since_log += 1
+            while run.step < run.total:
+                rate = run.update(batches)
                 if on_step is not None:
-                    on_step(step)
-                bar.update(settings.batch_size * accumulation)
-                end_of_epoch = step % per_epoch == 0
-                if step % log_every == 0 or step == total or end_of_epoch:
-                    drain()
-                    mean, now = log_loss / max(1, log_count), time.perf_counter()
-                    log_loss, log_count = 0.0, 0
-                    speed = since_log * settings.batch_size * accumulation / (now - logged_at)
+                    on_step(run.step)
+                bar.update(run.images_per_step)
+                if run.step % timing.log_every == 0 or run.step == run.total or run.ends_epoch:
+                    record = run.record(rate)
                     if log is not None:
-                        log.write(
-                            {
-                                "step": step,
-                                "epoch": step / per_epoch,
-                                "loss": mean,
-                                "learning_rate": rate,
-                                "images_per_second": round(speed, 2),
-                                "data_wait": round(waited / (now - logged_at), 4),
-                            }
-                        )
-                    bar.set_postfix(loss=f"{mean:.4f}", wait=f"{100 * waited / (now - logged_at):.0f}%", refresh=False)
-                    logged_at, waited, since_log = now, 0.0, 0
-                if end_of_epoch:
-                    average = epoch_loss / max(1, epoch_count)
-                    improved = average < best
-                    best = min(best, average)
-                    epoch_loss, epoch_count = 0.0, 0
-                    if on_epoch is not None and rank == 0:
-                        on_epoch(step // per_epoch, bare)
+                        log.write(record)
+                    bar.set_postfix(
+                        loss=f"{record['loss']:.4f}", wait=f"{100 * record['data_wait']:.0f}%", refresh=False
+                    )
+                if run.ends_epoch:
+                    improved = run.end_epoch()
+                    if on_epoch is not None and run.rank == 0:
+                        on_epoch(run.step // run.per_epoch, run.bare)
                     # The last one too: a crash before the weights are written then costs nothing.
-                    save(improved)
-                    saved_at = time.perf_counter()
-                due = checkpoint_steps is not None and step % checkpoint_steps == 0
-                due = due or time.perf_counter() - saved_at > 60 * checkpoint_minutes
-                due, interrupted = _agree(fabric, due, stop.received)
-                if interrupted and step < total:
-                    raise Interrupted(save())
-                if due and step < total:
-                    save()
-                    saved_at = time.perf_counter()
+                    run.save(improved)
+                    timing.saved()
+                due, interrupted = _agree(fabric, timing.due(run.step), stop.received)
+                if interrupted and run.step < run.total:
+                    raise Interrupted(run.save())
+                if due and run.step < run.total:
+                    run.save()
+                    timing.saved()
     finally:
         batches.close()
         bar.close()
         if log is not None:
             log.close()
-    return bare
+    return run.bare
+
+
+class _Timing:
+    """When to write a log line and a checkpoint."""
+
+    def __init__(self, checkpoint_steps: int | None, checkpoint_minutes: float, log_every: int) -> None:
+        self.checkpoint_steps, self.checkpoint_minutes = checkpoint_steps, checkpoint_minutes
+        self.log_every = log_every
+        self._saved_at = time.perf_counter()
+
+    def saved(self) -> None:
+        self._saved_at = time.perf_counter()
+
+    def due(self, step: int) -> bool:
+        by_steps = self.checkpoint_steps is not None and step % self.checkpoint_steps == 0
+        return by_steps or time.perf_counter() - self._saved_at > 60 * self.checkpoint_minutes
+
+
+class _Fit:
+    """The state of one pre-training run and what happens to it: update, record, end of an epoch, checkpoint."""
+
+    def __init__(
+        self, stage: Stage, fabric: Fabric, checkpoints: CheckpointFolder, seed: int, fingerprint: str
+    ) -> None:
+        self.stage, self.fabric, self.checkpoints = stage, fabric, checkpoints
+        self.seed, self.fingerprint = seed, fingerprint
+        self.rank, world = fabric.global_rank, fabric.world_size
+        self.bare = stage.model
+        self.model: Any = stage.model
+        self.optimizer: Any = make_optimizer(stage.model, stage.settings)
+        self.share = stage.settings.batch_size // world
+        self.rows = slice(self.rank * self.share, (self.rank + 1) * self.share)
+        self.per_epoch = stage.steps_per_epoch
+        self.total = self.per_epoch * stage.settings.epochs
+        self.images_per_step = stage.settings.batch_size * stage.settings.accumulation
+        self.step, self.best = 0, math.inf
+        self.epoch_loss, self.epoch_count, self.log_loss, self.log_count = 0.0, 0, 0.0, 0
+        self.stream_state: Any = None
+        self._recent: deque[tuple[Tensor, Any]] = deque()
+        self._logged_at, self._waited, self._since_log = time.perf_counter(), 0.0, 0
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last update was the last one of an epoch."""
+        return self.step % self.per_epoch == 0
+
+    def restore(self) -> bool:
+        """Go on from the newest checkpoint; False where there is none."""
+        restored = self.checkpoints.load(self.bare, self.optimizer, fingerprint=self.fingerprint)
+        if restored is None:
+            return False
+        meta, stream_position = restored
+        self.step, self.best = meta["step"], meta["best"] if meta["best"] is not None else math.inf
+        self.epoch_loss, self.epoch_count = meta["epoch_loss"], meta["epoch_count"]
+        self.log_loss, self.log_count = meta["log_loss"], meta["log_count"]
+        self.stage.stream.load_state_dict(stream_position)
+        if self.rank == 0:
+            tqdm.write(
+                f"{self.stage.name}: resuming at step {self.step} from {self.checkpoints.folder}", file=sys.stderr
+            )
+        return True
+
+    def set_up(self) -> None:
+        """Put model and optimiser on their device."""
+        self.model, self.optimizer = self.fabric.setup(self.bare, self.optimizer)
+        # Fabric moves the model to its device, but not what the optimiser remembers of each parameter.
+        for parameter, memory in self.optimizer.optimizer.state.items():
+            memory.update({key: item.to(parameter.device) for key, item in memory.items()})
+        self.model.train()
+
+    def bar(self, progress: bool) -> tqdm[Any]:
+        """Progress in images."""
+        return tqdm(
+            total=self.total * self.images_per_step,
+            initial=self.step * self.images_per_step,
+            desc=self.stage.name,
+            unit="img",
+            unit_scale=True,
+            disable=not progress or self.rank != 0,
+            mininterval=1.0,
+        )
+
+    def make_batches(self) -> Callable[[], tuple[Any, Any, Any]]:
+        """A function that gives the next prepared batch: inputs, where they come from, the stream's state after it."""
+        stage, size = self.stage, self.stage.settings.batch_size
+        source, counter = self._endless(), iter(range(self.step * stage.settings.accumulation, 2**62))
+        pin = self.fabric.device.type == "cuda"
+
+        def make() -> tuple[Any, Any, Any]:
+            batch = next(source)
+            inputs = stage.prepare(batch, self.seed, next(counter), self.rows)
+            if pin:
+                inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
+            mine = self.rows if len(batch[stage.image_key]) == size else slice(None)
+            origin = {key: np.asarray(batch[key])[mine] for key in ("slide", "row", "coords") if key in batch}
+            return inputs, origin, stage.stream.state_dict()
+
+        return make
+
+    def _endless(self) -> Iterator[Any]:
+        size, empty = self.stage.settings.batch_size, 0
+        while True:
+            empty += 1
+            for batch in self.stage.stream:
+                if len(batch[self.stage.image_key]) in (size, self.share):
+                    empty = 0
+                    yield batch
+            # One empty pass is normal: resuming at the very end of an epoch.
+            if empty > 1:
+                raise ValueError(f"{self.stage.name}: fewer samples than one batch of {size}; use a smaller one")
+
+    def update(self, batches: _Batches) -> float:
+        """One update of the weights from ``accumulation`` batches; returns its learning rate."""
+        settings, fabric = self.stage.settings, self.fabric
+        rate = learning_rate(settings, self.step, self.per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for part in range(settings.accumulation):
+            began = time.perf_counter()
+            inputs, origin, self.stream_state = batches.next()
+            self._waited += time.perf_counter() - began
+            moved = {name: tensor.to(fabric.device, non_blocking=True) for name, tensor in inputs.items()}
+            last = part == settings.accumulation - 1
+            with fabric.no_backward_sync(self.model, enabled=not last):
+                loss = self.stage.loss(self.model, moved)
+                fabric.backward(loss / settings.accumulation if settings.accumulation > 1 else loss)
+            self._recent.append((loss.detach(), origin))
+        if settings.clip_norm is not None:
+            fabric.clip_gradients(self.model, self.optimizer, max_norm=settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._since_log += 1
+        return rate
+
+    def record(self, rate: float) -> dict[str, Any]:
+        """One line of the log, and the counts begin anew."""
+        self._drain()
+        mean, now = self.log_loss / max(1, self.log_count), time.perf_counter()
+        self.log_loss, self.log_count = 0.0, 0
+        record = {
+            "step": self.step,
+            "epoch": self.step / self.per_epoch,
+            "loss": mean,
+            "learning_rate": rate,
+            "images_per_second": round(self._since_log * self.images_per_step / (now - self._logged_at), 2),
+            "data_wait": round(self._waited / (now - self._logged_at), 4),
+        }
+        self._logged_at, self._waited, self._since_log = now, 0.0, 0
+        return record
+
+    def end_epoch(self) -> bool:
+        """Whether the epoch that has just ended was the best so far."""
+        average = self.epoch_loss / max(1, self.epoch_count)
+        improved = average < self.best
+        self.best = min(self.best, average)
+        self.epoch_loss, self.epoch_count = 0.0, 0
+        return improved
+
+    def save(self, best_so_far: bool = False) -> Path:
+        """Write a checkpoint of this step."""
+        self._drain()
+        if self.rank == 0:
+            state = {
+                "stage": self.stage.name,
+                "fingerprint": self.fingerprint,
+                "best": self.best if math.isfinite(self.best) else None,
+                "epoch_loss": self.epoch_loss,
+                "epoch_count": self.epoch_count,
+                "log_loss": self.log_loss,
+                "log_count": self.log_count,
+            }
+            optimizer = self.optimizer.optimizer
+            self.checkpoints.save(self.step, self.bare, optimizer, self.stream_state, state, best=best_so_far)
+        self.fabric.barrier()
+        return self.checkpoints.folder / f"step-{self.step:08d}.safetensors"
+
+    def _drain(self) -> None:
+        """Losses since the last look, checked; looking makes a GPU wait, so it happens at intervals."""
+        own = [float(loss) for loss, _ in self._recent]
+        # Of all processes, so that the log is that of the whole batch and all of them stop together.
+        values = _means_over_processes(self.fabric, own)
+        bad = next((n for n, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            place = f"update {self.step - (len(values) - 1 - bad) // self.stage.settings.accumulation}"
+            if math.isfinite(own[bad]):
+                raise NonFiniteLossError(
+                    f"{self.stage.name}: loss {values[bad]} at {place}, in the share of another process"
+                )
+            origin = self._recent[bad][1]
+            raise NonFiniteLossError(
+                f"{self.stage.name}: loss {own[bad]} at {place}; batch: {_describe(origin, self.stage.slides)}"
+            )
+        self._recent.clear()
+        self.epoch_loss += sum(values)
+        self.epoch_count += len(values)
+        self.log_loss += sum(values)
+        self.log_count += len(values)
 
 
 def _agree(fabric: Fabric, due: bool, interrupted: bool) -> tuple[bool, bool]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +15,9 @@ from torch import nn
 from tqdm import tqdm
 
 from hcmae.config import Optimisation, Profile
+from hcmae.content import content_id
 from hcmae.files import atomic_path
+from hcmae.keys import Key, whole_library
 from hcmae.pretraining.checkpoint import (
     CheckpointError,
     load_state,
@@ -86,13 +86,15 @@ def pretrain_patch(
     progress: bool = True,
     stream: Stream | None = None,
     shards: int | None = None,
+    key: str | None = None,
     **options: Any,
 ) -> Path:
     """Pre-train MAE-Patch on all patches of these slide stores; returns ``out_dir/mae_patch.safetensors``.
 
-    Finished work with the same settings, seed and slides is kept and said so; an interrupted run goes on where it
-    stopped. shards: in how many equal parts the regions are read (None: one per process); the same number gives the
-    same batches on any number of processes that divides it. options: passed to ``loop.fit``.
+    Finished work with the same key is kept and said so; an interrupted run goes on where it stopped. key: of all that
+    the weights depend on (None: every setting, the content of the stores, the source of the library). shards: in how
+    many equal parts the regions are read (None: one per process); the same number gives the same batches on any number
+    of processes that divides it. options: passed to ``loop.fit``.
     Raises Interrupted (exit status 75), NonFiniteLossError, CheckpointError, ValueError for stores without regions.
     Source: section II-B.1, III-A.
     """
@@ -115,7 +117,7 @@ def pretrain_patch(
         seed,
         samples,
         image_key="images",
-        relevant={"mae": profile.mae_patch.model_dump(mode="json")},
+        key=key,
         resume=resume,
         progress=progress,
         options=options,
@@ -136,6 +138,7 @@ def pretrain_region(
     progress: bool = True,
     stream: Stream | None = None,
     shards: int | None = None,
+    key: str | None = None,
     **options: Any,
 ) -> Path:
     """Pre-train MAE-Region on all regions of these stores; returns ``out_dir/mae_region_<variant>.safetensors``.
@@ -168,19 +171,15 @@ def pretrain_region(
             reduce=profile.mae_region.reduce,
         )
 
-    relevant: dict[str, Any] = {"mae": profile.mae_region.model_dump(mode="json"), "reading": reading}
-    relevant["residual"] = profile.fidelity.region_residual
-    if start is not None:
-        relevant["start"] = weights_hash(start)
-
     def build() -> MAERegion:
         model = build_mae_region(profile, reading)
         if start is not None:
             _start_from(model, start)
         return model
 
+    training: dict[str, Any] = {"reading": reading, "start": weights_hash(start) if start is not None else None}
     if reading in ("q_enc_kv_patch", "prose"):
-        relevant["patch_weights"] = sorted(_vector_weights(stores))
+        training["patch_weights"] = sorted(_vector_weights(stores))
     return _pretrain(
         name or f"mae_region_{variant}",
         build,
@@ -191,7 +190,8 @@ def pretrain_region(
         seed,
         samples,
         image_key="regions",
-        relevant=relevant,
+        key=key,
+        training=training,
         resume=resume,
         progress=progress,
         options=options,
@@ -255,24 +255,17 @@ def _pretrain(
     samples: int,
     *,
     image_key: str,
-    relevant: dict[str, Any],
+    key: str | None,
     resume: bool,
     progress: bool,
     options: dict[str, Any],
+    training: dict[str, Any] | None = None,
 ) -> Path:
     final = out_dir / f"{name}.safetensors"
     slides = [Path(store).stem for store in stores]
-    relevant = {
-        **relevant,
-        "geometry": profile.geometry.model_dump(),
-        "network": profile.network.model_dump(),
-        "augment": profile.fidelity.augment,
-        "precision": profile.compute.precision,
-        "seed": seed,
-        "slides": sorted(slides),
-        "regions": _regions_hash(stores),
-    }
-    fingerprint = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+    # What a reader of the weights wants to know of their training.
+    described = {**(training or {}), "seed": seed, "slides": sorted(slides), "profile": profile.name}
+    fingerprint = key or _whole_key(name, profile, stores, described).digest
     if resume and final.exists() and read_metadata(final).get("fingerprint") == fingerprint:
         tqdm.write(f"{name}: {final.name} is up to date, nothing to do", file=sys.stderr)
         return final
@@ -307,7 +300,7 @@ def _pretrain(
         **options,
     )
     if fabric.global_rank == 0:
-        save_weights(final, model, {"fingerprint": fingerprint, "training": relevant})
+        save_weights(final, model, {"fingerprint": fingerprint, "training": described})
         for path in folder.glob("step-*.safetensors"):
             path.unlink()
     fabric.barrier()
@@ -351,13 +344,16 @@ def _count_regions(stores: Sequence[Path]) -> int:
     return total
 
 
-def _regions_hash(stores: Sequence[Path]) -> str:
-    """Hash of where all regions are: slides cut anew are another training set, even under the same names."""
-    digest = hashlib.sha256()
-    for path in sorted(map(Path, stores), key=lambda p: p.stem):
-        with h5py.File(path, "r") as handle:
-            digest.update(path.stem.encode() + np.asarray(handle["coords"]).tobytes())
-    return digest.hexdigest()[:16]
+def _whole_key(name: str, profile: Profile, stores: Sequence[Path], facts: dict[str, Any]) -> Key:
+    """For callers outside the road, who name no key: every setting, every store, the whole library."""
+    from hcmae.slides.store import SlideStore
+
+    inputs = {}
+    for path in stores:
+        store = SlideStore(path)
+        vectors = store.vector_content["patch_vectors"] if "patch_weights" in facts else None
+        inputs[Path(path).stem] = content_id([store.content, vectors])
+    return whole_library(name, profile, inputs, **facts)
 
 
 def _vector_weights(stores: Sequence[Path]) -> set[str]:

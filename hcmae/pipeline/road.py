@@ -1,0 +1,397 @@
+"""The road as a table: one row per step, from raw files to predictions.
+
+A row says what a step comes after, which settings and which source it reads, what else goes into its key, what it
+writes and how its work is done. The verbs of ``Run``, the command line, ``hcmae status`` and the test of the run graph
+all come from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from hcmae.config import ConfigError, Profile
+from hcmae.files import read_json
+from hcmae.keys import Key, Reads
+from hcmae.pipeline import work
+from hcmae.pipeline.stages import Stage
+from hcmae.pipeline.work import Options, Vectors
+
+if TYPE_CHECKING:
+    from hcmae.pipeline.run import Run
+
+Scope = Literal["cancer", "pool"]
+
+
+def _nothing(run: Run, options: Options) -> dict[str, Any]:
+    return {}
+
+
+def _no_suffix(run: Run, options: Options) -> str:
+    return ""
+
+
+def _none_left(run: Run, key: Key, options: Options) -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the road.
+
+    Args:
+        name, title: of the step; the title is one line for people.
+        after: steps whose results it reads.
+        reads: settings and source that are part of its key, by the profile's choices.
+        work: (run, key, options) -> None. It leaves alone what is done already under this key.
+        outputs: files that must be there when it is done.
+        inputs: what it reads from disk or from the steps before -> hash of its content.
+        facts: what it depends on beside the profile: seed, manifest, options.
+        pending: names of the units (slides, stores) that are not done under a key.
+        scope: once per cancer, or once for the pool of all cancers.
+        on_request: no step of the ordinary road; done only when asked for.
+        options: options of the work, with their defaults.
+        suffix: added to the name of the record, where one step is done in several ways side by side.
+    """
+
+    name: str
+    title: str
+    after: tuple[str, ...]
+    reads: Callable[[Profile], Reads]
+    work: Callable[[Run, Key, Options], None]
+    outputs: Callable[[Run, Options], Sequence[Path]]
+    inputs: Callable[[Run, Options], Mapping[str, str]] = _nothing
+    facts: Callable[[Run, Options], Mapping[str, Any]] = _nothing
+    pending: Callable[[Run, Key, Options], Sequence[str]] = _none_left
+    scope: Scope = "cancer"
+    on_request: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    suffix: Callable[[Run, Options], str] = _no_suffix
+
+    def key(self, run: Run, options: Options) -> Key:
+        """The key of this step for a run. Raises what reading its inputs raises (FileNotFoundError: not made yet)."""
+        reads = self.reads(run.profile)
+        name = self.name + self.suffix(run, options)
+        return reads.key(name, run.profile, self.inputs(run, options), **self.facts(run, options))
+
+    def folder(self, run: Run) -> Path:
+        """Where the step's record lies."""
+        if self.scope == "pool":
+            return run.pretrain_dir
+        # Raw data are shared by all runs that read them.
+        return run.root if self.name == "synthesise" else run.dir
+
+    def stage(self, run: Run, options: Options | None = None) -> Stage:
+        """The step's stage of a run: its key, its outputs and its units."""
+        chosen = {**self.options, **(options or {})}
+        key = self.key(run, chosen)
+        return Stage(self.folder(run), key, self.outputs(run, chosen), lambda: self.pending(run, key, chosen))
+
+
+def do(run: Run, name: str, *, say: Callable[[str], None] = print, **options: Any) -> bool:
+    """Do one step of a run unless it is done; returns True where work was done."""
+    step = ROAD[name]
+    stage = step.stage(run, options)
+    return stage.run(lambda: step.work(run, stage.key, {**step.options, **options}), say=say)
+
+
+def _fixed(*settings: str, code: tuple[str, ...]) -> Callable[[Profile], Reads]:
+    return lambda profile: Reads(settings, code)
+
+
+def _embed_step(
+    name: str,
+    title: str,
+    after: tuple[str, ...],
+    vectors: Vectors,
+    settings: tuple[str, ...],
+    code: tuple[str, ...],
+    **more: Any,
+) -> Step:
+    return Step(
+        name,
+        title,
+        after,
+        _fixed("geometry.region", "geometry.patch", "compute.precision", *settings, code=(*work.EMBEDDING, *code)),
+        vectors.work,
+        lambda run, _: [],
+        vectors.inputs,
+        pending=vectors.pending,
+        options={"progress": True},
+        **more,
+    )
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+_COHORT_CODE = tuple(f"hcmae.cohort.{name}" for name in ("barcodes", "clinical", "curate", "evidence", "local", "lock"))
+_MAE_PATCH_CODE = ("hcmae_core.mae_patch", *work.CORE_MAE)
+_MAE_REGION_CODE = ("hcmae_core.mae_region", "hcmae_core.attention", *work.CORE_MAE)
+_WORKERS = {"workers": 2}
+_PROGRESS = {"progress": True}
+
+STEPS = (
+    Step(
+        "synthesise",
+        "write the synthetic twin of a cancer",
+        (),
+        _fixed("geometry", "synthetic", code=("hcmae.synthetic.*",)),
+        work.write_twin,
+        lambda run, _: [run.root / "files.tsv", run.root / "truth.parquet"],
+        facts=work.twin_of,
+        pending=work.unwritten,
+        options=_WORKERS,
+    ),
+    Step(
+        "curate",
+        "decide who is in the cohort",
+        ("synthesise",),
+        _fixed(code=_COHORT_CODE),
+        work.curate_cohort,
+        lambda run, _: [run.dir / "cohort.parquet", run.dir / "flow.parquet"],
+        work.raw_files,
+        work.rules_of,
+        options={"slides": True},
+    ),
+    Step(
+        "slides",
+        "cut every slide into regions",
+        ("curate",),
+        work.slide_reads,
+        work.cut_slides,
+        lambda run, _: [run.dir / "slides.parquet"],
+        work.slide_list,
+        pending=work.unfinished_slides,
+        options={**_WORKERS, "strict": False, **_PROGRESS},
+    ),
+    Step(
+        "omics",
+        "read the omics tables of the cohort",
+        ("curate",),
+        _fixed(code=("hcmae.omics.readers",)),
+        work.read_omics_tables,
+        lambda run, _: [run.dir / "omics.h5mu"],
+        work.omics_files,
+        lambda run, _: {"source": run.source, "modalities": list(run.modalities)},
+    ),
+    Step(
+        "mae_patch",
+        "pre-train MAE-Patch on the pool",
+        ("slides",),
+        work.patch_reads,
+        work.train_patch,
+        lambda run, _: [run.patch_weights],
+        work.pool_contents,
+        work.seed_of,
+        scope="pool",
+        options=_PROGRESS,
+    ),
+    _embed_step(
+        "patch_vectors",
+        "write MAE-Patch's vectors",
+        ("slides", "mae_patch"),
+        work.PATCH_VECTORS,
+        work.EXTRACTION,
+        _MAE_PATCH_CODE,
+    ),
+    Step(
+        "mae_region_reg",
+        "pre-train MAE-Reg, MAE-Region without patch vectors",
+        ("slides",),
+        work.region_reads("reg"),
+        work.train_region("reg"),
+        lambda run, _: [run.region_weights("reg")],
+        work.pool_contents,
+        work.seed_of,
+        scope="pool",
+        options=_PROGRESS,
+    ),
+    _embed_step(
+        "region_vectors_reg",
+        "write MAE-Reg's vectors",
+        ("slides", "mae_region_reg"),
+        work.REGION_VECTORS_REG,
+        ("mae_region.reduce", "fidelity.extract_augment"),
+        _MAE_REGION_CODE,
+    ),
+    Step(
+        "mae_region_patreg",
+        "pre-train MAE-PatReg, MAE-Region with patch vectors",
+        ("patch_vectors", "mae_region_reg"),
+        work.region_reads("patreg"),
+        work.train_region("patreg"),
+        lambda run, _: [run.region_weights("patreg")],
+        work.patreg_inputs,
+        work.seed_of,
+        scope="pool",
+        options=_PROGRESS,
+    ),
+    _embed_step(
+        "region_vectors",
+        "write MAE-PatReg's vectors",
+        ("patch_vectors", "mae_region_patreg"),
+        work.REGION_VECTORS,
+        ("mae_region.reduce", "fidelity.extract_augment"),
+        _MAE_REGION_CODE,
+    ),
+    Step(
+        "dino_patch",
+        "pre-train HIPT's first stage on the pool",
+        ("slides",),
+        work.dino_reads("patch"),
+        work.train_dino("patch"),
+        lambda run, _: [run.dino_weights("patch")],
+        work.pool_contents,
+        work.seed_of,
+        scope="pool",
+        options=_PROGRESS,
+    ),
+    _embed_step(
+        "hipt_patch_vectors",
+        "write the vectors of HIPT's first stage",
+        ("slides", "dino_patch"),
+        work.HIPT_PATCH_VECTORS,
+        (),
+        ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt"),
+    ),
+    Step(
+        "dino_region",
+        "pre-train HIPT's second stage on the pool",
+        ("hipt_patch_vectors",),
+        work.dino_reads("region"),
+        work.train_dino("region"),
+        lambda run, _: [run.dino_weights("region")],
+        work.hipt_patches,
+        work.seed_of,
+        scope="pool",
+        options=_PROGRESS,
+    ),
+    _embed_step(
+        "region_vectors_hipt",
+        "write the vectors of HIPT's second stage",
+        ("hipt_patch_vectors", "dino_region"),
+        work.HIPT_REGION_VECTORS,
+        (),
+        ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt"),
+    ),
+    _embed_step(
+        "resnet_vectors",
+        "write the vectors of an ImageNet ResNet-50",
+        ("slides",),
+        work.RESNET_VECTORS,
+        (),
+        ("hcmae.pretraining.checkpoint", "hcmae_core.baselines.resnet"),
+        on_request=True,
+    ),
+    Step(
+        "nuclei",
+        "measure nuclei by hand-crafted features",
+        ("slides",),
+        _fixed("handcrafted", "geometry", code=("hcmae.slides.handcrafted", "hcmae.slides.regions")),
+        work.measure_nuclei,
+        lambda run, _: [],
+        facts=work.seed_of,
+        pending=work.unmeasured,
+        options={**_WORKERS, **_PROGRESS},
+    ),
+    Step(
+        "folds",
+        "deal the cohort into test folds",
+        ("curate",),
+        _fixed("survival.folds", code=("hcmae.cohort.splits",)),
+        work.deal_folds,
+        lambda run, options: [work.fold_path(run, options["repeats"])],
+        work.outcomes_of,
+        work.repeats_of,
+        options={"repeats": None},
+        suffix=work.fold_suffix,
+    ),
+)
+ROAD: Mapping[str, Step] = {step.name: step for step in STEPS}
+
+# What the command line calls by one name, and what notebooks do: which steps, in which order.
+VERBS: Mapping[str, tuple[str, ...]] = {
+    "synthesise": ("synthesise",),
+    "curate": ("curate",),
+    "slides": ("slides",),
+    "omics": ("omics",),
+    "pretrain": (
+        "mae_patch",
+        "patch_vectors",
+        "mae_region_reg",
+        "region_vectors_reg",
+        "mae_region_patreg",
+        "region_vectors",
+    ),
+    "embed": ("patch_vectors", "region_vectors_reg", "region_vectors", "hipt_patch_vectors", "region_vectors_hipt"),
+    "dino": ("dino_patch", "hipt_patch_vectors", "dino_region", "region_vectors_hipt"),
+    "resnet": ("resnet_vectors",),
+    "nuclei": ("nuclei",),
+    "survival": ("folds", "predictions"),
+}
+NOTEBOOKS: Mapping[str, tuple[str, ...]] = {
+    "02_cohort": VERBS["curate"],
+    "03_slides": VERBS["slides"],
+    "04_omics": VERBS["omics"],
+    "05_mae_patch": ("mae_patch", "patch_vectors"),
+    "06_mae_region": ("mae_region_reg", "region_vectors_reg", "mae_region_patreg", "region_vectors"),
+    "07_survival": VERBS["survival"],
+    "08_ablation": VERBS["survival"],
+    "09_comparison": VERBS["survival"],
+    "11_leaks": VERBS["survival"],
+}
+
+
+def steps_for(run: Run) -> list[Step]:
+    """The steps of a run in order: those of its source, without what is done only when asked for."""
+    skipped = {"synthesise"} if run.source != "synthetic" else set()
+    return [step for step in STEPS if step.name not in skipped and not step.on_request]
+
+
+def check_source(run: Run) -> None:
+    """Raise ConfigError where there are no raw data, with the command that brings them."""
+    if not run.root.is_dir():
+        hint = {
+            "synthetic": "call synthesise() first",
+            "gdc": f"run 'hcmae fetch {run.cancer}' first",
+            "local": "put slides/, rna.tsv, mirna.tsv, methylation.tsv and clinical.tsv there",
+        }
+        raise ConfigError(f"no raw data at {run.root}: {hint[run.source]}")
+
+
+def status(run: Run) -> pd.DataFrame:
+    """Every step of a run: [step, state, why, title].
+
+    A step whose forerunner is not done waits for it: whether it will have to be done again is known only then, since
+    it depends on what its inputs will hold.
+    """
+    rows, undone = [], dict[str, str]()
+    for step in steps_for(run):
+        state, why = _state(run, step)
+        waits = [name for name in step.after if name in undone]
+        if waits and state == "done":
+            state, why = "waits", f"for {', '.join(waits)}"
+        if state != "done":
+            undone[step.name] = state
+        rows.append((step.name, state, why, step.title))
+    return pd.DataFrame(rows, columns=["step", "state", "why", "title"])
+
+
+def _state(run: Run, step: Step) -> tuple[str, str]:
+    # Options that a step was called with and that are part of its key are taken from its record.
+    options = {name: value for name, value in _kept_settings(run, step).items() if name in step.options}
+    try:
+        found = step.stage(run, options).state()
+    except OSError as error:
+        # Its inputs are not there yet.
+        return "missing", str(error)
+    return found.kind, found.reason()
+
+
+def _kept_settings(run: Run, step: Step) -> Mapping[str, Any]:
+    path = step.folder(run) / "stages" / f"{step.name}{step.suffix(run, step.options)}.json"
+    return read_json(path).get("settings", {}) if path.exists() else {}

@@ -1,0 +1,407 @@
+"""How the work of each step is done, and what it reads: the functions behind the rows of ``road``.
+
+Imports of the work itself are inside its functions, so that looking at the road costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from hcmae.config import Profile
+from hcmae.content import content_id
+from hcmae.files import atomic_path
+from hcmae.keys import Key, Reads, derived
+
+if TYPE_CHECKING:
+    from hcmae.pipeline.run import Run
+
+Options = Mapping[str, Any]
+
+
+# --- raw data, cohort, omics ----------------------------------------------------------------------------------------
+
+
+def write_twin(run: Run, key: Key, options: Options) -> None:
+    from hcmae.synthetic import generate_cohort
+
+    generate_cohort(
+        run.manifest, run.profile, run.root, run.seed, null=run.is_null, workers=options["workers"], key=key.digest
+    )
+
+
+def unwritten(run: Run, key: Key, options: Options) -> Sequence[str]:
+    from hcmae.synthetic.generate import missing_files
+
+    return missing_files(run.root)
+
+
+def twin_of(run: Run, options: Options) -> Mapping[str, Any]:
+    return {
+        "manifest.synthetic": run.manifest.synthetic.model_dump(mode="json"),
+        "manifest.regions_per_slide": run.manifest.regions_per_slide,
+        "manifest.inclusion.min_days": run.manifest.inclusion.min_days,
+        "cancer": run.cancer,
+        "seed": run.seed,
+    }
+
+
+def curate_cohort(run: Run, key: Key, options: Options) -> None:
+    from hcmae.cohort.curate import curate
+    from hcmae.cohort.paths import relative_paths
+
+    cohort = curate(
+        run.manifest, run.source, run.root, seed=run.seed, modalities=run.modalities, slides=options["slides"]
+    )
+    _write_parquet(run.dir / "cohort.parquet", relative_paths(cohort.table, run.root))
+    _write_parquet(run.dir / "exclusions.parquet", cohort.exclusions)
+    _write_parquet(run.dir / "flow.parquet", cohort.flow)
+    for name, frame in (("exclusions", cohort.exclusions), ("choices", relative_paths(cohort.choices, run.root))):
+        with atomic_path(run.dir / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False)
+
+
+def raw_files(run: Run, options: Options) -> Mapping[str, str]:
+    from hcmae.cohort.curate import curate_inputs
+
+    return curate_inputs(run.source, run.root, run.modalities, options["slides"], run.manifest, run.contents)
+
+
+def rules_of(run: Run, options: Options) -> Mapping[str, Any]:
+    return {
+        "manifest.inclusion": run.manifest.inclusion.model_dump(mode="json"),
+        "source": run.source,
+        "modalities": list(run.modalities),
+        "slides": bool(options["slides"]),
+        "seed": run.seed,
+    }
+
+
+def read_omics_tables(run: Run, key: Key, options: Options) -> None:
+    from hcmae.omics.readers import read_omics
+
+    data = read_omics(run.cohort(), run.source, run.root)
+    with atomic_path(run.dir / "omics.h5mu") as temporary:
+        data.write(temporary)
+
+
+def omics_files(run: Run, options: Options) -> Mapping[str, str]:
+    from hcmae.omics.readers import omics_inputs
+
+    return omics_inputs(run.cohort(), run.source, run.root, run.modalities, run.contents)
+
+
+# --- slides ---------------------------------------------------------------------------------------------------------
+
+
+def slide_jobs(run: Run) -> list[tuple[str, Path, str]]:
+    """(slide path, store path, slide id) of every slide of the cohort."""
+    table = run.cohort().table
+    return [(row.slide_path, run.store_dir / f"{row.slide}.h5", row.slide) for row in table.itertuples()]
+
+
+def cut_slides(run: Run, key: Key, options: Options) -> None:
+    from hcmae.cohort.paths import write_locations
+    from hcmae.slides.batch import merge_outcomes, pending, process_slides
+
+    jobs, before = slide_jobs(run), run.slide_outcomes()
+    cut = (run.profile.geometry, run.profile.slides)
+    waiting = pending(jobs, before, *cut, contents=run.contents)
+    outcomes = process_slides(
+        waiting,
+        *cut,
+        workers=options["workers"],
+        strict=options["strict"],
+        progress=options["progress"],
+        contents=run.contents,
+    )
+    _write_parquet(run.dir / "slides.parquet", merge_outcomes(jobs, before, outcomes))
+    write_locations(run.store_dir, run.root, run.cohort().table)
+
+
+def unfinished_slides(run: Run, key: Key, options: Options) -> Sequence[str]:
+    from hcmae.slides.batch import pending
+
+    waiting = pending(
+        slide_jobs(run), run.slide_outcomes(), run.profile.geometry, run.profile.slides, contents=run.contents
+    )
+    return [f"slide {name}" for _, _, name in waiting]
+
+
+def slide_list(run: Run, options: Options) -> Mapping[str, str]:
+    table = run.cohort().table
+    if "slide" not in table.columns or table["slide"].isna().all():
+        raise FileNotFoundError(f"the cohort of {run.cancer} was curated without slides: curate with slides=True")
+    return {"slides of the cohort": content_id(sorted(table["slide"].astype(str)))}
+
+
+def slide_reads(profile: Profile) -> Reads:
+    from hcmae.slides.process import CODE
+
+    return Reads(("geometry", "slides"), CODE)
+
+
+# --- networks on images ---------------------------------------------------------------------------------------------
+
+CORE_MAE = ("hcmae_core.mae", "hcmae_core.transformer", "hcmae_core.pixels")
+_TRAINING = (
+    "hcmae.pretraining.pretrain",
+    "hcmae.pretraining.loop",
+    "hcmae.pretraining.augment",
+    "hcmae.slides.stream",
+    "hcmae.slides.regions",
+)
+EMBEDDING = ("hcmae.pretraining.embed", "hcmae.pretraining.augment", "hcmae.slides.regions")
+
+
+def pool_contents(run: Run, options: Options) -> dict[str, str]:
+    """Content of every store that the pool's networks are trained on."""
+    return {f"{other.cancer}/{path.stem}": store.content for other in run.pool() for path, store in _stores(other)}
+
+
+def pool_patches(run: Run, options: Options) -> dict[str, str]:
+    """The same with the patch vectors, for networks that read them. Raises FileNotFoundError where one lacks them."""
+    return {
+        f"{other.cancer}/{path.stem}": content_id([store.content, _vectors_of(store, "patch_vectors")])
+        for other in run.pool()
+        for path, store in _stores(other)
+    }
+
+
+def _stores(run: Run) -> Iterator[tuple[Path, Any]]:
+    from hcmae.slides.store import SlideStore
+
+    return ((path, SlideStore(path)) for path in run.stores())
+
+
+def _vectors_of(store: Any, name: str) -> str:
+    if name not in store.vector_content:
+        raise FileNotFoundError(f"{store.path} has no {name} yet: run the step that writes them first")
+    return store.vector_content[name]
+
+
+def seed_of(run: Run, options: Options) -> Mapping[str, Any]:
+    return {"seed": run.seed}
+
+
+def train_patch(run: Run, key: Key, options: Options) -> None:
+    from hcmae.pretraining.pretrain import pretrain_patch
+
+    weights = pretrain_patch(
+        run.pool_stores(),
+        run.profile,
+        run.pretrain_dir / "patch",
+        run.seed,
+        progress=options["progress"],
+        key=key.digest,
+    )
+    _copy(weights, run.patch_weights)
+
+
+def patch_reads(profile: Profile) -> Reads:
+    settings = ("geometry", "network", "mae_patch", "fidelity.augment", "compute.precision")
+    return Reads(settings, (*_TRAINING, "hcmae_core.mae_patch", *CORE_MAE))
+
+
+def starts_warm(profile: Profile, variant: str) -> bool:
+    """Whether MAE-Region of this variant goes on from MAE-Reg's weights."""
+    return variant == "patreg" and profile.fidelity.region_warm_start
+
+
+def region_reads(variant: str) -> Callable[[Profile], Reads]:
+    def reads(profile: Profile) -> Reads:
+        settings = ["geometry", "network", "mae_region", "fidelity.augment", "compute.precision"]
+        if not starts_warm(profile, variant):
+            settings.append("-mae_region.warm_epochs")
+        if variant == "patreg":
+            settings += ["fidelity.region_attention", "fidelity.region_residual", "fidelity.region_warm_start"]
+        code = (*_TRAINING, "hcmae_core.mae_region", "hcmae_core.attention", *CORE_MAE)
+        return Reads(tuple(settings), code)
+
+    return reads
+
+
+def train_region(variant: Literal["reg", "patreg"]) -> Callable[[Run, Key, Options], None]:
+    def work(run: Run, key: Key, options: Options) -> None:
+        from hcmae.pretraining.pretrain import pretrain_region
+
+        weights = pretrain_region(
+            run.pool_stores(),
+            run.profile,
+            run.pretrain_dir / f"region_{variant}",
+            run.seed,
+            variant=variant,
+            start=run.region_weights("reg") if starts_warm(run.profile, variant) else None,
+            progress=options["progress"],
+            key=key.digest,
+        )
+        _copy(weights, run.region_weights(variant))
+
+    return work
+
+
+def patreg_inputs(run: Run, options: Options) -> Mapping[str, str]:
+    reads_patches = run.profile.fidelity.region_attention in ("q_enc_kv_patch", "prose")
+    found = pool_patches(run, options) if reads_patches else pool_contents(run, options)
+    if starts_warm(run.profile, "patreg"):
+        found["MAE-Reg"] = run.contents.file(run.region_weights("reg"))
+    return found
+
+
+def train_dino(stage: Literal["patch", "region"]) -> Callable[[Run, Key, Options], None]:
+    def work(run: Run, key: Key, options: Options) -> None:
+        from hcmae.pretraining.dino import pretrain_dino
+
+        pretrain_dino(
+            stage,
+            run.pool_stores(),
+            run.profile,
+            run.pretrain_dir / "dino",
+            run.seed,
+            progress=options["progress"],
+            key=key.digest,
+        )
+
+    return work
+
+
+def dino_reads(stage: str) -> Callable[[Profile], Reads]:
+    def reads(profile: Profile) -> Reads:
+        own = getattr(profile.dino, stage)
+        settings = [f"dino.{stage}", "geometry", "compute.precision"]
+        # What the stage leaves open is the budget of the masked autoencoder of its level.
+        twin = f"mae_{stage}.optimisation"
+        settings += [f"{twin}.{name}" for name in ("epochs", "samples_per_epoch") if getattr(own, name) is None]
+        code = (
+            "hcmae.pretraining.dino", "hcmae.pretraining.crops", "hcmae.pretraining.loop", "hcmae.slides.stream",
+            "hcmae.slides.regions", "hcmae_core.dino", "hcmae_core.baselines.hipt",
+        )  # fmt: skip
+        return Reads(tuple(settings), code)
+
+    return reads
+
+
+def hipt_patches(run: Run, options: Options) -> Mapping[str, str]:
+    return {
+        f"{other.cancer}/{path.stem}": content_id([store.content, _vectors_of(store, "hipt_patch_vectors")])
+        for other in run.pool()
+        for path, store in _stores(other)
+    }
+
+
+# --- vectors of one cancer ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors that one network writes into the stores of a cancer: dataset, weights, and the function that does it."""
+
+    dataset: str
+    weights: Callable[[Run, Options], Path]
+    embed: str  # module.function below hcmae.pretraining
+    reads: str | None = None
+
+    def inputs(self, run: Run, options: Options) -> Mapping[str, str]:
+        """The weights; the stores are units."""
+        weights = self.weights(run, options)
+        if not weights.exists():
+            raise FileNotFoundError(f"{weights} is missing: run the step that trains it for profile {run.profile.name}")
+        return {"weights": run.contents.file(weights)}
+
+    def pending(self, run: Run, key: Key, options: Options) -> list[str]:
+        """Stores without these vectors."""
+        return [f"store {path.stem}" for path, store in _stores(run) if not self.done(store, key)]
+
+    def done(self, store: Any, key: Key) -> bool:
+        """Whether a store holds the vectors of this key (and, for a second level, of its present first level)."""
+        return store.has_vectors(self.dataset, derived(key.digest, self.reads, store.vector_content))
+
+    def work(self, run: Run, key: Key, options: Options) -> None:
+        """Write the vectors into every store that lacks them."""
+        module, _, function = self.embed.partition(".")
+        embed = getattr(importlib.import_module(f"hcmae.pretraining.{module}"), function)
+        chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"]}
+        if function == "embed_regions":
+            chosen["name"] = self.dataset
+        embed(run.stores(), self.weights(run, options), run.profile, **chosen)
+
+
+PATCH_VECTORS = Vectors("patch_vectors", lambda run, _: run.patch_weights, "embed.embed_patches")
+REGION_VECTORS_REG = Vectors("region_vectors_reg", lambda run, _: run.region_weights("reg"), "embed.embed_regions")
+REGION_VECTORS = Vectors(
+    "region_vectors", lambda run, _: run.region_weights("patreg"), "embed.embed_regions", "patch_vectors"
+)
+HIPT_PATCH_VECTORS = Vectors("hipt_patch_vectors", lambda run, _: run.dino_weights("patch"), "dino.embed_hipt_patches")
+HIPT_REGION_VECTORS = Vectors(
+    "region_vectors_hipt", lambda run, _: run.dino_weights("region"), "dino.embed_hipt_regions", "hipt_patch_vectors"
+)
+RESNET_VECTORS = Vectors("resnet_vectors", lambda run, options: Path(options["weights"]), "embed.embed_resnet")
+
+EXTRACTION = ("fidelity.extract_depth", "fidelity.extract_norm", "fidelity.extract_augment")
+
+
+def measure_nuclei(run: Run, key: Key, options: Options) -> None:
+    from hcmae.slides.handcrafted import measure_slides
+
+    measure_slides(
+        run.stores(), run.profile, seed=run.seed, workers=options["workers"], progress=options["progress"],
+        key=key.digest,
+    )  # fmt: skip
+
+
+def unmeasured(run: Run, key: Key, options: Options) -> Sequence[str]:
+    return [f"store {path.stem}" for path, store in _stores(run) if not store.has_vectors("handcrafted", key.digest)]
+
+
+# --- folds ----------------------------------------------------------------------------------------------------------
+
+
+def fold_path(run: Run, repeats: int | None) -> Path:
+    """Where the folds of so many repeats (None: the profile's) are kept."""
+    return run.dir / f"folds_{run.profile.survival.folds}x{repeats or run.profile.survival.repeats}.parquet"
+
+
+def fold_suffix(run: Run, options: Options) -> str:
+    """Folds of different numbers of repeats lie side by side."""
+    return fold_path(run, options["repeats"]).stem.removeprefix("folds")
+
+
+def deal_folds(run: Run, key: Key, options: Options) -> None:
+    from hcmae.cohort.splits import make_folds
+
+    table = run.cohort().table
+    frame = make_folds(
+        list(table.index),
+        table["time"].to_numpy(),
+        table["event"].to_numpy(),
+        run.profile.survival.folds,
+        options["repeats"] or run.profile.survival.repeats,
+        run.seed,
+    )
+    _write_parquet(fold_path(run, options["repeats"]), frame)
+
+
+def outcomes_of(run: Run, options: Options) -> Mapping[str, str]:
+    table = run.cohort().table
+    rows = [list(map(str, table.index)), table["time"].tolist(), np.asarray(table["event"]).tolist()]
+    return {"outcomes of the cohort": content_id(rows)}
+
+
+def repeats_of(run: Run, options: Options) -> Mapping[str, Any]:
+    return {"seed": run.seed, "repeats": options["repeats"] or run.profile.survival.repeats}
+
+
+def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        frame.to_parquet(temporary)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(source.read_bytes())
