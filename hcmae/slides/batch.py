@@ -42,7 +42,7 @@ from hcmae.slides.process import (
     tissue_of,
 )
 from hcmae.slides.reader import SlideError
-from hcmae.slides.store import SlideStore
+from hcmae.slides.store import store_key
 from hcmae.slides.tiff import TiffError, read_pages
 
 __all__ = [
@@ -203,10 +203,7 @@ def _store_key(path: Any) -> str | None:
 @lru_cache(maxsize=1 << 16)
 def _kept_key(path: str, *_: int) -> str | None:
     """Key that a store carries; asked again only where the file has changed."""
-    try:
-        return SlideStore(path).key
-    except (FileNotFoundError, ValueError):
-        return None
+    return store_key(path)
 
 
 # What a byte costs beside one of JPEG: decoding JPEG 2000 takes about ten times as long for a pixel.

@@ -223,6 +223,15 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
         _link_features(target)
 
 
+def store_key(path: str | Path) -> str | None:
+    """The key that a store carries, read alone, without its other attributes; None where there is no such store."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["key"]) if int(file.attrs.get("hcmae_format", 0)) == FORMAT else None
+    except (OSError, KeyError):
+        return None
+
+
 def verify_store(path: str | Path) -> list[str]:
     """Problems of a store, empty where it is sound: opens, shapes agree, numbers finite, squares on the slide."""
     try:
