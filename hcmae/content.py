@@ -36,6 +36,11 @@ class Contents:
         for path in (*known, *([self.memory] if self.memory else [])):
             self._records.update(_read_memory(Path(path)))
 
+    def reload(self) -> None:
+        """Take over what other processes have added to the memory."""
+        if self.memory is not None:
+            self._records.update(_read_memory(self.memory))
+
     def file(self, path: str | Path) -> str:
         """``algorithm:hexdigest`` of a file's bytes. Raises OSError where it cannot be read."""
         path = Path(path)

@@ -3,6 +3,9 @@
 A damaged tile costs its region, a damaged slide costs that slide, a crash costs the regions in flight: each finished
 region goes into a journal beside the store, and a second run continues from it. The store itself is written once, at
 the end, from the journal, so it has the same bytes however often the work was interrupted.
+
+A batch is done when each of its slides is: ``pending`` says which are not, ``process_slides`` cuts those, and
+``merge_outcomes`` puts what became of them in the table of all.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import lru_cache, partial
 from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import Any
@@ -24,13 +28,33 @@ import pandas as pd
 from tqdm import tqdm
 
 from hcmae.config import Geometry, SlideSettings
-from hcmae.slides.process import REASONS, SlideOutcome, process_slide, tissue_of
+from hcmae.content import Contents
+from hcmae.slides.mpp import load_mpp_table
+from hcmae.slides.process import (
+    REASONS,
+    UNREAD,
+    SlideOutcome,
+    mask_content,
+    mask_edited,
+    mask_path,
+    process_slide,
+    slide_key,
+    tissue_of,
+)
 from hcmae.slides.reader import SlideError
+from hcmae.slides.store import store_key
 from hcmae.slides.tiff import TiffError, read_pages
 
-__all__ = ["REASONS", "SlideOutcome", "process_slide", "process_slides", "summary", "tissue_of"]
-# --- the journal ----------------------------------------------------------------------------------------------------
-# --- many slides ----------------------------------------------------------------------------------------------------
+__all__ = [
+    "REASONS",
+    "SlideOutcome",
+    "merge_outcomes",
+    "pending",
+    "process_slide",
+    "process_slides",
+    "summary",
+    "tissue_of",
+]
 Job = tuple[Any, Any, str]
 
 
@@ -45,6 +69,7 @@ def process_slides(
     progress: bool = True,
     reader: str = "auto",
     geojson: bool = True,
+    contents: Contents | None = None,
 ) -> pd.DataFrame:
     """Cut many slides; jobs are (slide path, store path[, slide id]). One row per job, in the order of the jobs.
 
@@ -52,10 +77,10 @@ def process_slides(
     ``threads`` decode regions inside a slide (default: cores / workers). The slides that take longest go first: the
     bar's unit is a byte of JPEG, and a byte of JPEG 2000 counts for what it costs. ``strict`` raises SlideError at the
     first slide that fails or has no region; otherwise the columns status, reason and detail say it, and ``summary``
-    makes a table of them.
+    makes a table of them. ``contents``: the memory of hashes, which the workers add to.
     """
-    plan: list[Job] = [(item[0], item[1], str(item[2]) if len(item) > 2 else Path(item[0]).stem) for item in jobs]
-    threads = threads or max(1, (os.cpu_count() or 1) // max(1, workers))
+    plan = _jobs(jobs)
+    threads = threads or max(1, usable_cores() // max(1, workers))
     sizes = [decoding_cost(path) for path, _, _ in plan]
     order = sorted(range(len(plan)), key=lambda i: (-sizes[i], i))
     arguments = {"workers": threads, "reader": reader, "geojson": geojson}
@@ -66,7 +91,7 @@ def process_slides(
     )
     mpix, failed = 0.0, 0
     try:
-        for index, outcome in _run_all(plan, order, geometry, settings, arguments, workers):
+        for index, outcome in _run_all(plan, order, geometry, settings, arguments, workers, contents):
             results[index] = outcome
             mpix += outcome.mpix
             failed += outcome.status in ("failed", "empty")
@@ -81,10 +106,104 @@ def process_slides(
                 raise SlideError(outcome.reason, plan[index][0], detail)
     finally:
         bar.close()
+        if contents is not None:
+            contents.reload()
     frame = pd.DataFrame([asdict(results[i]) for i in range(len(plan))], columns=list(SlideOutcome.__annotations__))
     frame = frame.rename(columns={"slide_id": "slide"})
     frame["store"] = [str(store) for _, store, _ in plan]
     return frame
+
+
+def _jobs(jobs: Iterable[Sequence[Any]]) -> list[Job]:
+    return [(item[0], item[1], str(item[2]) if len(item) > 2 else Path(item[0]).stem) for item in jobs]
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use: a container or a cluster's job often has fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def pending(
+    jobs: Iterable[Sequence[Any]],
+    outcomes: pd.DataFrame | None,
+    geometry: Geometry,
+    settings: SlideSettings,
+    contents: Contents | None = None,
+    *,
+    reader: str = "auto",
+) -> list[Job]:
+    """The jobs that still need work, given what became of them before (``outcomes``; None: nothing has been done).
+
+    A slide needs work where it has no outcome, one that is not final, a store that is missing or made under another
+    key, or where its key is another than then: other settings, another entry of the table of resolutions, an edited
+    mask, other bytes, other code. A slide that cannot be read now, but was cut before, is taken to be what it was.
+    No slide is opened; with a memory of ``contents`` none is read. Raises ValueError for a table of resolutions that
+    cannot be used.
+    """
+    plan = _jobs(jobs)
+    known = contents if contents is not None else Contents()
+    before = _by_slide(outcomes)
+    table = load_mpp_table(settings.mpp_table)
+
+    def done(job: Job) -> bool:
+        path, store_path, name = job
+        row = before.get(name)
+        if row is None or not row["final"]:
+            return False
+        if row["status"] in ("ok", "skipped") and _store_key(store_path) != row["key"]:
+            return False
+        mask = mask_path(store_path)
+        # Whether a mask is edited is known by its content, so that a thousand of them need not be parsed.
+        edited = row["edited"] if mask_content(mask, known) == row["mask"] else mask_edited(mask)
+        key = partial(
+            slide_key, path, geometry, settings, slide_id=name, reader=reader, mask=mask if edited else None,
+            mpp_table=table, contents=known,
+        )  # fmt: skip
+        now = key()
+        if now.inputs["slide"] == UNREAD:
+            now = key(content=row["content"])
+        return now.digest == row["key"]
+
+    return [job for job in plan if not done(job)]
+
+
+def merge_outcomes(before: pd.DataFrame | None, after: pd.DataFrame, jobs: Iterable[Sequence[Any]]) -> pd.DataFrame:
+    """Outcomes of all jobs, in their order: from ``after`` where a slide was worked on, else from ``before``.
+
+    Slides that are no job any more are left out, and the stores are where the jobs say. Raises KeyError for a job
+    without outcome.
+    """
+    rows = {**_by_slide(before), **_by_slide(after)}
+    plan = _jobs(jobs)
+    missing = [name for _, _, name in plan if name not in rows]
+    if missing:
+        raise KeyError(f"slide {missing[0]} has no outcome: give process_slides every job that pending() names")
+    merged = pd.DataFrame([rows[name] for _, _, name in plan], columns=list(after.columns))
+    merged["store"] = [str(store) for _, store, _ in plan]
+    return merged
+
+
+def _by_slide(outcomes: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
+    """Rows by slide. Tables written before there was a key are no answer to what is done."""
+    if outcomes is None or not {"final", "key", "content", "mask", "edited"} <= set(outcomes.columns):
+        return {}
+    return {str(row["slide"]): row for row in outcomes.to_dict("records")}
+
+
+def _store_key(path: Any) -> str | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return _kept_key(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=1 << 16)
+def _kept_key(path: str, *_: int) -> str | None:
+    """Key that a store carries; asked again only where the file has changed."""
+    return store_key(path)
 
 
 # What a byte costs beside one of JPEG: decoding JPEG 2000 takes about ten times as long for a pixel.
@@ -119,15 +238,23 @@ def summary(outcomes: pd.DataFrame) -> pd.DataFrame:
     return rows.round({"mpix": 1, "seconds": 2})
 
 
+# The memory of hashes in a worker: thousands of lines, sent once and not with every slide.
+_worker_contents: Contents | None = None
+
+
 def _work(job: Job, geometry: Geometry, settings: SlideSettings, arguments: dict[str, Any]) -> SlideOutcome:
-    return process_slide(job[0], job[1], geometry, settings, slide_id=job[2], **arguments)
+    return process_slide(
+        job[0], job[1], geometry, settings, slide_id=job[2], **{"contents": _worker_contents, **arguments}
+    )
 
 
-def _quiet_worker() -> None:
+def _quiet_worker(contents: Contents | None) -> None:
     import warnings
 
     import cv2
 
+    global _worker_contents
+    _worker_contents = contents
     _die_with_parent()
 
     cv2.setNumThreads(1)
@@ -156,16 +283,17 @@ def _run_all(
     settings: SlideSettings,
     arguments: dict[str, Any],
     workers: int,
+    contents: Contents | None,
 ) -> Iterator[tuple[int, SlideOutcome]]:
     if workers <= 1 or len(plan) <= 1:
         for index in order:
-            yield index, _work(plan[index], geometry, settings, arguments)
+            yield index, _work(plan[index], geometry, settings, {**arguments, "contents": contents})
         return
     queue = deque(order)
     suspects: list[int] = []
     while queue:
         running: dict[Future[SlideOutcome], int] = {}
-        with _pool(min(workers, len(queue))) as pool:
+        with _pool(min(workers, len(queue)), contents) as pool:
             try:
                 while queue or running:
                     while queue and len(running) < 2 * workers:
@@ -182,14 +310,16 @@ def _run_all(
                 raise
     # A worker died and took the slides in flight with it: try each alone; the one that kills again is the culprit.
     for index in suspects:
-        with _pool(1) as pool:
+        with _pool(1, contents) as pool:
             try:
                 yield index, pool.submit(_work, plan[index], geometry, settings, arguments).result()
             except BrokenProcessPool:
                 detail = f"{plan[index][0]}: the process that read it died (damaged file or out of memory)"
-                yield index, SlideOutcome(plan[index][2], "failed", "crashed", 0, 0, 0.0, 0.0, detail)
+                yield index, SlideOutcome(plan[index][2], "failed", "crashed", 0, 0, 0.0, 0.0, detail, final=False)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _pool(workers: int, contents: Contents | None) -> ProcessPoolExecutor:
     # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker)
+    return ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker, initargs=(contents,)
+    )

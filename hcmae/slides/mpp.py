@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import fnmatch
+import io
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,26 +24,37 @@ _VENDOR_MPP = ("aperio.MPP", "MPP", "hamamatsu.XResolution.um", "tiff.MPP", "phi
 def load_mpp_table(table: str | Path | Mapping[str, float] | None) -> dict[str, float]:
     """File name or glob -> um/px, from a mapping or a CSV with columns ``slide`` and ``mpp``.
 
-    Raises ValueError naming file and column where the CSV cannot be used.
+    Raises ValueError naming file and column where the CSV cannot be read or used.
     """
     if table is None:
         return {}
     if isinstance(table, Mapping):
         return {str(key): float(value) for key, value in table.items()}
-    import csv
-
-    with open(table, newline="", encoding="utf-8") as handle:
-        rows = csv.DictReader(handle)
-        missing = {"slide", "mpp"} - set(rows.fieldnames or ())
-        if missing:
-            raise ValueError(f"{table}: column '{sorted(missing)[0]}' is missing; it needs the columns slide, mpp")
-        result = {}
-        for number, row in enumerate(rows, start=2):
-            try:
-                result[row["slide"]] = float(row["mpp"])
-            except ValueError:
-                raise ValueError(f"{table}: line {number}, column mpp: '{row['mpp']}' is not a number") from None
+    try:
+        text = Path(table).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{table}: the table of resolutions (mpp_table) cannot be read ({error})") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    missing = {"slide", "mpp"} - set(rows.fieldnames or ())
+    if missing:
+        raise ValueError(f"{table}: column '{sorted(missing)[0]}' is missing; it needs the columns slide, mpp")
+    result = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            result[row["slide"]] = float(row["mpp"])
+        except (TypeError, ValueError):
+            raise ValueError(f"{table}: line {number}, column mpp: '{row['mpp']}' is not a number") from None
     return result
+
+
+def table_entry(path: Path, table: Mapping[str, float]) -> tuple[str, float] | None:
+    """The first entry of a table that applies to a slide, by file name, name without suffix or glob; else None."""
+    for pattern, mpp in table.items():
+        if pattern in (path.name, path.stem) or (
+            {"*", "?", "["} & set(pattern) and fnmatch.fnmatch(path.name, pattern)
+        ):
+            return pattern, mpp
+    return None
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,9 @@ def resolve_mpp(
     value = _from_resolution(properties)
     if value is not None:
         return Resolution(value, "TIFF resolution", power)
-    for pattern, mpp in load_mpp_table(table).items():
-        if fnmatch.fnmatch(path.name, pattern) or path.stem == pattern:
-            return Resolution(mpp, f"table entry {pattern}", power)
+    entry = table_entry(path, load_mpp_table(table))
+    if entry is not None:
+        return Resolution(entry[1], f"table entry {entry[0]}", power)
     if power:
         assumed = Resolution(10.0 / power, f"assumed from {power:g}x objective", power)
     else:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from hcmae import __version__
 from hcmae.config import Geometry, SlideSettings
+from hcmae.content import Contents
+from hcmae.keys import Key, source_of
 from hcmae.slides.journal import Journal, StopError, journal_path, slide_lock
+from hcmae.slides.mpp import load_mpp_table, table_entry
 from hcmae.slides.reader import Slide, SlideError, TileError, open_slide
 from hcmae.slides.regions import (
     RegionPlan,
@@ -32,30 +35,50 @@ from hcmae.slides.store import SlideStore, StoreContents, import_coords, write_s
 from hcmae.slides.store_reading import ordered
 from hcmae.slides.tissue import Tissue, is_edited, read_geojson, segment, write_geojson
 
-# Every reason a slide can have for not being 'ok', and what it means.
-REASONS: dict[str, str] = {
+# What makes a store: a change in one of these cuts every slide anew. What runs many slides, or resumes one, does not
+# change what is cut and is not here.
+CODE = tuple(
+    f"hcmae.slides.{name}"
+    for name in ("handles", "mpp", "process", "reader", "regions", "store", "tiff", "tiles", "tissue")
+)
+# Stands for the content of a slide that cannot be read.
+UNREAD = "unread"
+
+# Reasons that follow from the content and the settings: the same slide comes out the same next time.
+_LASTING = {
     "up_to_date": "the store exists and was made from this file with these settings",
     "no_tissue": "segmentation found nothing that is large enough",
     "too_small": "the slide is smaller than one region",
     "no_region_passes": "there is tissue, but no square reaches the threshold",
-    "missing": "no such file",
-    "permission": "the file may not be read",
     "truncated": "the file ends before its last tile",
     "unreadable": "no reader can decode it",
     "unsupported": "a format that needs a reader which is not installed",
-    "changed": "the file was replaced while it was read",
     "too_many_bad_regions": "more damaged regions than max_bad_regions allows",
     "bad_mask": "the edited tissue mask or the coordinate file cannot be used",
+}
+# Reasons that may pass by themselves.
+_PASSING = {
+    "missing": "no such file",
+    "permission": "the file may not be read",
+    "changed": "the file was replaced while it was read",
     "locked": "another process is working on this slide",
     "disk_full": "no space left for the store",
     "crashed": "the process that read it died",
-    "error": "anything else; see detail",
+    "error": "anything else, see detail",
 }
+PASSING = frozenset(_PASSING)
+# Every reason a slide can have for not being 'ok', what it means, and which are tried again.
+REASONS: dict[str, str] = _LASTING | {name: f"{text}; the next run tries again" for name, text in _PASSING.items()}
 
 
 @dataclass(frozen=True)
 class SlideOutcome:
-    """What became of one slide. ``status``: ok, skipped, empty or failed; ``reason``: a key of REASONS or ''."""
+    """What became of one slide. ``status``: ok, skipped, empty or failed; ``reason``: a key of REASONS or ''.
+
+    ``final``: False where the same slide may come out otherwise next time (see PASSING). ``key``: digest of the key
+    that it was cut under, ``content``: hash of the slide, ``mask``: hash of the mask beside the store, which a person
+    has ``edited`` or not.
+    """
 
     slide_id: str
     status: str
@@ -71,6 +94,11 @@ class SlideOutcome:
     grid: int = 0
     four_point: int = 0
     resumed: int = 0
+    final: bool = True
+    key: str = ""
+    content: str = ""
+    mask: str = ""
+    edited: bool = False
 
 
 def tissue_of(slide: Slide, geometry: Geometry, settings: SlideSettings, mask: str | Path | None = None) -> Tissue:
@@ -80,6 +108,22 @@ def tissue_of(slide: Slide, geometry: Geometry, settings: SlideSettings, mask: s
         shape = (-(-slide.size[1] // downsample), -(-slide.size[0] // downsample))
         return read_geojson(mask, shape, downsample)
     return segment(slide.overview(downsample), downsample, settings.preset, remove_pen=settings.remove_pen)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One slide to cut and how."""
+
+    path: Path
+    store_path: Path
+    geometry: Geometry
+    settings: SlideSettings
+    name: str
+    workers: int
+    reader: str
+    coords_file: str | Path | None
+    geojson: bool
+    contents: Contents
 
 
 def process_slide(
@@ -93,134 +137,148 @@ def process_slide(
     reader: str = "auto",
     coords_file: str | Path | None = None,
     geojson: bool = True,
+    contents: Contents | None = None,
 ) -> SlideOutcome:
     """Cut one slide into regions and write its store; never raises for a bad slide, the outcome says what was wrong.
 
     Beside ``<name>.h5`` lie ``<name>.tissue.geojson`` and ``<name>.regions.geojson`` (level-0 pixels, for QuPath). Edit
     the tissue in QuPath, save it under the same name and run again: the edited mask is used. ``coords_file`` takes the
     corners from a file of CLAM, HIPT or TRIDENT instead of the grid. ``workers``: threads that decode regions.
+    ``contents``: the memory of hashes, so that a slide whose bytes are known is not read for its key again.
     """
     path, store_path = Path(path), Path(store_path)
     name = slide_id or path.stem
+    known = contents if contents is not None else Contents()
+    task = _Task(path, store_path, geometry, settings, name, workers, reader, coords_file, geojson, known)
     start = time.perf_counter()
+    identity: dict[str, Any] = {}
+
+    def outcome(status: str, reason: str, detail: str = "", **facts: Any) -> SlideOutcome:
+        seconds = round(time.perf_counter() - start, 4)
+        base = {"regions": 0, "bad_regions": 0, "mpix": 0.0, "final": reason not in PASSING} | facts | identity
+        return SlideOutcome(name, status, reason, seconds=seconds, detail=detail, **base)
+
     try:
         with slide_lock(store_path):
-            return _process(path, store_path, geometry, settings, name, workers, reader, coords_file, geojson, start)
+            status, reason, detail, facts = _process(task, identity)
+        return outcome(status, reason, detail, **facts)
     except StopError as stop:
-        return _outcome(name, stop.status, stop.reason, start, stop.detail, **stop.facts)
+        return outcome(stop.status, stop.reason, stop.detail, **stop.facts)
     except SlideError as error:
-        return _outcome(name, "failed", error.code, start, str(error))
+        return outcome("failed", error.code, str(error))
     except MemoryError:
-        return _outcome(name, "failed", "error", start, f"{path}: not enough memory for one region per worker")
+        return outcome("failed", "error", f"{path}: not enough memory for one region per worker")
     except OSError as error:
         # HDF5 reports the full disk in its text only. A limit on the size of a file ends a store as well.
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
-            return _outcome(
-                name, "failed", "disk_full", start, f"{store_path.parent}: {error.strerror or error}; free some space"
-            )
-        return _outcome(name, "failed", "error", start, f"{type(error).__name__}: {error}")
+            return outcome("failed", "disk_full", f"{store_path.parent}: {error.strerror or error}; free some space")
+        return outcome("failed", "error", f"{type(error).__name__}: {error}")
     except Exception as error:  # one slide must never stop the batch
-        return _outcome(name, "failed", "error", start, f"{type(error).__name__}: {error}")
+        return outcome("failed", "error", f"{type(error).__name__}: {error}")
 
 
-def _outcome(name: str, status: str, reason: str, start: float, detail: str = "", **facts: Any) -> SlideOutcome:
-    base = {"regions": 0, "bad_regions": 0, "mpix": 0.0} | facts
-    return SlideOutcome(name, status, reason, seconds=round(time.perf_counter() - start, 4), detail=detail, **base)
-
-
-def _process(
-    path: Path,
-    store_path: Path,
-    geometry: Geometry,
-    settings: SlideSettings,
-    name: str,
-    workers: int,
-    reader: str,
-    coords_file: str | Path | None,
-    geojson: bool,
-    start: float,
-) -> SlideOutcome:
-    mask_path = store_path.with_suffix(".tissue.geojson")
-    try:
-        edited = is_edited(mask_path)
-    except ValueError as error:
-        raise StopError("failed", "bad_mask", str(error)) from None
-    key = _settings_hash(path, geometry, settings, name, reader, mask_path if edited else None, coords_file)
+def _process(task: _Task, identity: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:
+    """Status, reason, detail and facts; ``identity`` is filled as soon as it is known, for failures too."""
+    path, store_path, mask = task.path, task.store_path, mask_path(task.store_path)
+    # The mask is hashed before it is looked at: an edit in between is then seen by the next run, not lost.
+    identity["mask"] = mask_content(mask, task.contents)
+    edited = mask_edited(mask)
+    table = load_mpp_table(task.settings.mpp_table)
+    before = _facts(path)
+    key = slide_key(
+        path,
+        task.geometry,
+        task.settings,
+        slide_id=task.name,
+        reader=task.reader,
+        mask=mask if edited else None,
+        coords_file=task.coords_file,
+        mpp_table=table,
+        contents=task.contents,
+    )
+    identity |= {"key": key.digest, "content": key.inputs["slide"], "edited": edited}
     fresh = _fresh_store(store_path, key)
     if fresh is not None:
         # Left by a process that was killed after the store was in place.
         journal_path(store_path).unlink(missing_ok=True)
-        return _outcome(
-            name,
-            "skipped",
-            "up_to_date",
-            start,
-            regions=len(fresh),
-            bad_regions=int(fresh.attrs["bad_regions"]),
-            reader=fresh.attrs["reader"],
-            mpp=float(fresh.attrs["mpp"]),
-            tissue_share=float(fresh.attrs["tissue_share"]),
-            grid=int(fresh.attrs["grid"]),
-            four_point=int(fresh.attrs["four_point"]),
-        )
-    with open_slide(path, mpp_table=settings.mpp_table, reader=reader) as slide:
+        facts: dict[str, Any] = {
+            "regions": len(fresh),
+            "bad_regions": int(fresh.attrs["bad_regions"]),
+            "reader": fresh.attrs["reader"],
+            "mpp": float(fresh.attrs["mpp"]),
+            "tissue_share": float(fresh.attrs["tissue_share"]),
+            "grid": int(fresh.attrs["grid"]),
+            "four_point": int(fresh.attrs["four_point"]),
+        }
+        return "skipped", "up_to_date", "", facts
+    with open_slide(path, mpp_table=table, reader=task.reader) as slide:
+        if slide.changed() or before != _facts(path):
+            raise SlideError("changed", path, "the file was replaced while it was opened; run again")
         try:
-            tissue = tissue_of(slide, geometry, settings, mask_path)
-            plan = _plan(slide, tissue, geometry, settings, coords_file)
+            tissue = tissue_of(slide, task.geometry, task.settings, mask)
+            plan = _plan(slide, tissue, task.geometry, task.settings, task.coords_file)
         except ValueError as error:
             raise StopError("failed", "bad_mask", str(error)) from None
-        facts: dict[str, Any] = {
+        facts = {
             "reader": slide.reader,
             "mpp": slide.mpp,
             "tissue_share": round(tissue.share, 5),
             "grid": plan.counts["grid"],
             "four_point": plan.counts["four_point"],
         }
-        if geojson and not edited:
-            write_geojson(tissue, mask_path, name=name)
+        if task.geojson and not edited:
+            write_geojson(tissue, mask, name=task.name)
+            identity["mask"] = mask_content(mask, task.contents)
         try:
-            _stop_if_empty(slide, tissue, plan, settings, facts)
+            _stop_if_empty(slide, tissue, plan, task.settings, facts)
         except StopError:
             # What other settings left there is no result of these.
             store_path.unlink(missing_ok=True)
             raise
-        coords = plan.coords
-        journal = Journal(journal_path(store_path), key, len(coords), geometry.thumbnail)
-        try:
-            done = journal.open()
-            todo = [i for i in range(len(coords)) if i not in done]
-            for index, thumb, cause in ordered(
-                lambda i: one_region(slide, i, coords[i], plan.side, geometry), todo, workers
-            ):
-                journal.add(index, thumb, cause)
-            if slide.changed():
-                journal.remove()
-                raise SlideError("changed", path, "the file was replaced while it was read; run again")
-            good = journal.good()
-            bad = len(coords) - len(good)
-            facts |= {"bad_regions": bad, "resumed": len(done), "mpix": len(todo) * plan.side**2 / 1e6}
-            if bad > settings.max_bad_regions * len(coords):
-                journal.remove()
-                store_path.unlink(missing_ok=True)
-                raise StopError(
-                    "failed",
-                    "too_many_bad_regions",
-                    f"{path}: {bad} of {len(coords)} regions are damaged ({journal.first_cause()}); "
-                    f"max_bad_regions allows {settings.max_bad_regions:.0%}",
-                    **facts,
-                )
-            kept_fraction = plan.fractions[plan.kept][good]
-            attrs = _attributes(slide, path, store_path, geometry, settings, name, key, plan, tissue, bad)
-            if geojson:
-                regions_path = store_path.with_suffix(".regions.geojson")
-                regions_geojson(regions_path, coords[good], plan.side, kept_fraction, name)
-            # Last, because a store that is there ends the work: whatever a kill leaves undone must come before it.
-            write_store(store_path, StoreContents(coords[good], journal.thumbnails(good), kept_fraction, attrs))
+        return _cut(task, slide, tissue, plan, key, facts)
+
+
+def _cut(
+    task: _Task, slide: Slide, tissue: Tissue, plan: RegionPlan, key: Key, facts: dict[str, Any]
+) -> tuple[str, str, str, dict[str, Any]]:
+    """The regions of a plan, by way of the journal into the store."""
+    path, store_path, coords, allowed = task.path, task.store_path, plan.coords, task.settings.max_bad_regions
+    journal = Journal(journal_path(store_path), key.digest, len(coords), task.geometry.thumbnail)
+    try:
+        done = journal.open()
+        todo = [i for i in range(len(coords)) if i not in done]
+        for index, thumb, cause in ordered(
+            lambda i: one_region(slide, i, coords[i], plan.side, task.geometry), todo, task.workers
+        ):
+            journal.add(index, thumb, cause)
+        if slide.changed():
             journal.remove()
-        finally:
-            journal.close()
+            raise SlideError("changed", path, "the file was replaced while it was read; run again")
+        good = journal.good()
+        bad = len(coords) - len(good)
+        facts |= {"bad_regions": bad, "resumed": len(done), "mpix": len(todo) * plan.side**2 / 1e6}
+        if bad > allowed * len(coords):
+            journal.remove()
+            store_path.unlink(missing_ok=True)
+            raise StopError(
+                "failed",
+                "too_many_bad_regions",
+                f"{path}: {bad} of {len(coords)} regions are damaged ({journal.first_cause()}); "
+                f"max_bad_regions allows {allowed:.0%}",
+                **facts,
+            )
+        kept_fraction = plan.fractions[plan.kept][good]
+        if task.geojson:
+            regions_path = store_path.with_suffix(".regions.geojson")
+            regions_geojson(regions_path, coords[good], plan.side, kept_fraction, task.name)
+        attrs = _attributes(task, slide, key, plan, tissue, bad)
+        # Last, because a store that is there ends the work: whatever a kill leaves undone must come before it.
+        write_store(store_path, StoreContents(coords[good], journal.thumbnails(good), kept_fraction, attrs))
+        journal.remove()
+    finally:
+        journal.close()
     detail = f"{bad} of {len(coords)} regions are damaged and left out" if bad else ""
-    return _outcome(name, "ok", "", start, detail, regions=len(good), **facts)
+    return "ok", "", detail, facts | {"regions": len(good)}
 
 
 def _plan(
@@ -275,52 +333,88 @@ def one_region(
     return index, thumbnail(region, geometry.thumbnail), ""
 
 
-def _settings_hash(
-    path: Path,
+def slide_key(
+    path: str | Path,
     geometry: Geometry,
     settings: SlideSettings,
-    name: str,
-    reader: str,
-    mask: Path | None,
-    coords_file: str | Path | None,
-) -> str:
-    """Hash of everything a store depends on: settings, the slide (size, first and last bytes), mask and coordinates."""
-    parts: list[Any] = [geometry.model_dump(mode="json"), settings.model_dump(mode="json"), name, reader, __version__]
-    for extra in (mask, coords_file):
-        parts.append(hashlib.sha256(Path(extra).read_bytes()).hexdigest() if extra else None)
+    *,
+    slide_id: str | None = None,
+    reader: str = "auto",
+    mask: str | Path | None = None,
+    coords_file: str | Path | None = None,
+    mpp_table: Mapping[str, float] | None = None,
+    contents: Contents | None = None,
+    content: str | None = None,
+) -> Key:
+    """The key of a slide's store, without opening the slide.
+
+    ``mask``: the mask beside the store where a person has edited it, else None. Of the table of resolutions only the
+    entry that applies to this slide counts; ``mpp_table`` is the settings' table where it has been read already.
+    ``content``: hash of the slide where it is known. A slide that cannot be read has a key too: opening it says what is
+    wrong. Raises ValueError for a table that cannot be used, OSError for a mask or coordinates that cannot be read.
+    """
+    path = Path(path)
+    known = contents if contents is not None else Contents()
+    entry = table_entry(path, load_mpp_table(settings.mpp_table) if mpp_table is None else mpp_table)
+    asked = {f"geometry.{name}": value for name, value in geometry.model_dump(mode="json").items()}
+    asked |= {f"slides.{name}": value for name, value in settings.model_dump(mode="json").items()}
+    # Where the table lies is nobody's concern.
+    asked |= {"slides.mpp_table": entry[1] if entry else None, "slide": slide_id or path.stem, "reader": reader}
+    if content is None:
+        try:
+            content = known.slide(path)
+        except OSError:
+            content = UNREAD
+    inputs = {"slide": content}
+    for name, extra in (("mask", mask), ("coordinates", coords_file)):
+        if extra is not None:
+            inputs[name] = known.file(extra)
+    return Key("slide", asked, inputs, source_of(CODE))
+
+
+def store_is_fresh(store_path: str | Path, key: Key) -> bool:
+    """True where a store is there, can be read and was made under this key."""
+    return _fresh_store(Path(store_path), key) is not None
+
+
+def mask_path(store_path: str | Path) -> Path:
+    """Where the tissue mask of a store lies."""
+    return Path(store_path).with_suffix(".tissue.geojson")
+
+
+def mask_edited(mask: str | Path) -> bool:
+    """True where a person has edited the mask; one that is no GeoJSON at all was not written by us either."""
     try:
-        with open(path, "rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            head = handle.read(1 << 16)
-            handle.seek(max(0, size - (1 << 16)))
-            parts += [size, hashlib.sha256(head + handle.read(1 << 16)).hexdigest()]
-    except OSError:
-        parts.append(None)  # open_slide says what is wrong
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return is_edited(mask)
+    except ValueError:
+        return True
 
 
-def _fresh_store(store_path: Path, key: str) -> SlideStore | None:
-    if not store_path.exists():
-        return None
+def mask_content(mask: str | Path, contents: Contents) -> str:
+    """Hash of a mask as it lies there, edited or not; '' where there is none."""
+    try:
+        return contents.file(mask)
+    except FileNotFoundError:
+        return ""
+
+
+def _fresh_store(store_path: Path, key: Key) -> SlideStore | None:
     try:
         store = SlideStore(store_path)
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return None
-    return store if store.attrs.get("settings_hash") == key else None
+    return store if store.key == key.digest else None
 
 
-def _attributes(
-    slide: Slide,
-    path: Path,
-    store_path: Path,
-    geometry: Geometry,
-    settings: SlideSettings,
-    name: str,
-    key: str,
-    plan: RegionPlan,
-    tissue: Tissue,
-    bad: int,
-) -> dict[str, Any]:
+def _facts(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _attributes(task: _Task, slide: Slide, key: Key, plan: RegionPlan, tissue: Tissue, bad: int) -> dict[str, Any]:
     import cv2
     import h5py
 
@@ -334,22 +428,24 @@ def _attributes(
         import simplejpeg
 
         versions["simplejpeg"] = simplejpeg.__version__
-    assert slide._stat is not None
+    path, folder = task.path.absolute(), task.store_path.absolute().parent
     return {
-        "slide_id": name,
-        "slide_path": path.absolute().as_posix(),
-        "slide_relative": Path(os.path.relpath(path.absolute(), store_path.absolute().parent)).as_posix(),
-        "slide_bytes": slide._stat.st_size,
+        "slide_id": task.name,
+        "slide_path": path.as_posix(),
+        "slide_relative": Path(os.path.relpath(path, folder)).as_posix(),
+        "slide_bytes": slide.file_bytes,
+        "slide_content": key.inputs["slide"],
         "width": slide.size[0],
         "height": slide.size[1],
         "mpp": slide.mpp,
         "mpp_source": slide.mpp_source,
         "objective_power": slide.objective_power or 0.0,
-        "geometry": json.dumps(geometry.model_dump(mode="json"), sort_keys=True),
-        "settings": json.dumps(settings.model_dump(mode="json"), sort_keys=True),
-        "settings_hash": key,
+        "geometry": json.dumps(task.geometry.model_dump(mode="json"), sort_keys=True),
+        "settings": json.dumps(task.settings.model_dump(mode="json"), sort_keys=True),
+        "key": key.digest,
+        "key_parts": json.dumps(key.record(), sort_keys=True),
         "side": plan.side,
-        "region_pixels": geometry.region,
+        "region_pixels": task.geometry.region,
         "reader": slide.reader,
         "reader_note": slide.note,
         "compression": slide.compression,

@@ -66,7 +66,7 @@ class Slide:
 
     ``size`` (width, height) of level 0; ``levels``; ``mpp`` micrometres per level-0 pixel with ``mpp_source`` saying
     where it comes from; ``objective_power`` or None; ``properties``; ``reader`` 'direct' or 'openslide' with ``note``
-    saying why; ``compression`` of level 0.
+    saying why; ``compression`` of level 0; ``stat`` of the file as it was opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,7 @@ class Slide:
         self._openslide = OpenSlideHandle(path)
         self._openslide_ok = True
         self._scratch = threading.local()
-        self._stat: os.stat_result | None = None
+        self.stat: os.stat_result | None = None
 
     def __repr__(self) -> str:
         w, h = self.size
@@ -98,6 +98,11 @@ class Slide:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file that was opened (of its first part, where a slide has several)."""
+        return self.stat.st_size if self.stat is not None else 0
 
     def close(self) -> None:
         """Give back the file descriptor and OpenSlide's handle."""
@@ -111,7 +116,7 @@ class Slide:
             now = os.stat(self.path)
         except OSError:
             return True
-        was = self._stat
+        was = self.stat
         return was is None or (now.st_ino, now.st_size, now.st_mtime_ns) != (was.st_ino, was.st_size, was.st_mtime_ns)
 
     # --- pixels -------------------------------------------------------------------------------------------------
@@ -323,7 +328,7 @@ def open_slide(
     try:
         with open(path, "rb") as handle:
             head = handle.read(16)
-            slide._stat = os.fstat(handle.fileno())
+            slide.stat = os.fstat(handle.fileno())
     except FileNotFoundError:
         raise SlideError("missing", path, "no such file; was the download deleted or renamed?") from None
     except PermissionError:
@@ -390,7 +395,7 @@ def _open_with_openslide(slide: Slide, why: str) -> None:
 
 def _read_tags(slide: Slide) -> tuple[bool, str]:
     """Tile tables of the pyramid from the TIFF tags. Raises SlideError(truncated) where the file ends too early."""
-    length = slide._stat.st_size if slide._stat else 0
+    length = slide.file_bytes
     try:
         pages = pyramid_pages(read_pages(slide.path))
     except TiffEndsEarlyError as error:
@@ -548,9 +553,3 @@ def _quiet_read(slide: Slide, x: int, y: int, w: int, h: int, level: int) -> NDA
     except Exception:
         return None
     return out.astype(np.int16)
-
-
-# --- streams and colours --------------------------------------------------------------------------------------------
-
-
-# --- micrometres per pixel ----------------------------------------------------------------------------------------

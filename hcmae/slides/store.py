@@ -5,12 +5,17 @@ Layout: ``coords`` [M, 2] int32 (level-0 x, y), ``thumbnails`` [M, T, T, 3] uint
 it. The file is written whole under another name and renamed; nothing in it depends on the time of day, so equal input
 gives equal bytes. ``coords`` carries the attributes CLAM and TRIDENT look for, and ``features`` points to the region
 vectors, so that their users can open a store as it is.
+
+Two attributes say what a store is: ``key`` how it was asked for (settings, slide, mask, code), with its parts in
+``key_parts``; ``content`` what it holds. What is computed from a store depends on the second only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,7 @@ from numpy.typing import NDArray
 
 from hcmae.config import Geometry
 from hcmae.files import atomic_path
+from hcmae.slides.locations import located_slide
 from hcmae.slides.reader import Slide, SlideError, open_slide
 
 __all__ = ["SlideStore", "export_features", "import_coords", "verify_store", "write_store", "write_vectors"]
@@ -43,11 +49,13 @@ class SlideStore:
             with h5py.File(self.path, "r") as file:
                 self.attrs: dict[str, Any] = {key: _plain(value) for key, value in file.attrs.items()}
                 self.regions: int = int(file["coords"].shape[0])
-                self.vector_weights: dict[str, str] = {
-                    name: str(item.attrs.get("weights", ""))
+                vectors = {
+                    name: item.attrs
                     for name, item in file.items()
                     if isinstance(item, h5py.Dataset) and name not in (*_BASE, "features") and "weights" in item.attrs
                 }
+                self.vector_weights: dict[str, str] = {name: str(a["weights"]) for name, a in vectors.items()}
+                self._vector_content: dict[str, str] = {name: str(a.get("content", "")) for name, a in vectors.items()}
         except (OSError, KeyError) as error:
             raise ValueError(f"{self.path}: not a slide store ({error}); delete it and cut the slide again") from error
         if self.attrs.get("hcmae_format") != FORMAT:
@@ -75,13 +83,46 @@ class SlideStore:
         return int(self.attrs["side"])
 
     @property
+    def key(self) -> str:
+        """Digest of what the store was made from and how; '' for one whose key cannot be compared any more."""
+        return str(self.attrs.get("key", ""))
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """The parts of the key by kind (settings, inputs, code); empty for stores written before there was a key."""
+        return dict(json.loads(self.attrs.get("key_parts", "{}")))
+
+    @property
+    def content(self) -> str:
+        """Hash of what is computed from: coords, thumbnails, side, geometry and the slide's bytes.
+
+        Not of how it was asked for: settings that lead to the same regions give the same content.
+        """
+        kept = self.attrs.get("content")
+        if kept is not None:
+            return str(kept)
+        return _store_content(self.attrs, self.coords, [self.thumbnails])
+
+    @property
+    def vector_content(self) -> dict[str, str]:
+        """Vector dataset -> hash of its numbers (bytes, shape, type); of a store written before, computed now."""
+        for name, kept in self._vector_content.items():
+            if not kept:
+                self._vector_content[name] = array_content(self._read(name))
+        return dict(self._vector_content)
+
+    @property
     def slide_path(self) -> Path:
-        """The slide itself: where it was, or at the same place relative to the store if both were moved."""
+        """The slide itself: at its place relative to the store, else where it was, else where the pipeline's
+        ``where.json`` beside the store says; where it was, if it is nowhere.
+        """
         first = Path(self.attrs["slide_path"])
-        if first.exists():
-            return first
-        moved = self.path.parent / self.attrs["slide_relative"]
-        return moved if moved.exists() else first
+        # Without following links: that is how the relative path was made.
+        beside = Path(os.path.normpath(self.path.absolute().parent / self.attrs["slide_relative"]))
+        for found in (beside, first):
+            if found.exists():
+                return found
+        return located_slide(self.path.parent, self.slide_id) or first
 
     @property
     def coords(self) -> NDArray[np.int32]:
@@ -113,8 +154,7 @@ class SlideStore:
         path = self.slide_path
         slide = open_slide(path, check=False, reader="auto" if self.attrs["reader"] == "direct" else "openslide",
                            mpp_table={path.name: float(self.attrs["mpp"])})  # fmt: skip
-        assert slide._stat is not None
-        if slide._stat.st_size != int(self.attrs["slide_bytes"]):
+        if slide.file_bytes != int(self.attrs["slide_bytes"]):
             slide.close()
             raise SlideError(
                 "changed", path, f"is not the file that {self.path.name} was cut from; cut the slide again"
@@ -137,15 +177,25 @@ class StoreContents:
 
 
 def write_store(path: str | Path, contents: StoreContents) -> None:
-    """Write a store without vectors, atomically; equal contents give equal bytes."""
+    """Write a store without vectors, atomically; equal contents give equal bytes.
+
+    Vectors of an older store at ``path`` that holds the same content are kept: they would come out the same.
+    """
     attrs = dict(contents.attrs)
+    coords, thumbs = np.asarray(contents.coords, np.int32), contents.thumbnails
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        _create(file, "coords", np.asarray(contents.coords, np.int32), _coords_attrs(attrs))
-        thumbs = contents.thumbnails
+        _create(file, "coords", coords, _coords_attrs(attrs))
         dataset = file.create_dataset("thumbnails", shape=thumbs.shape, dtype=np.uint8, track_times=False)
-        for start in range(0, len(thumbs), 64):
-            dataset[start : start + 64] = thumbs[start : start + 64]
+
+        def blocks() -> Iterator[NDArray[np.uint8]]:
+            for start in range(0, len(thumbs), 64):
+                block = np.asarray(thumbs[start : start + 64], np.uint8)
+                dataset[start : start + 64] = block
+                yield block
+
+        attrs["content"] = _store_content(attrs, coords, blocks())
         _create(file, "tissue_fraction", np.asarray(contents.tissue_fraction, np.float32), {})
+        _keep_vectors(Path(path), file, attrs["content"])
         for key in sorted(attrs):
             file.attrs[key] = attrs[key]
         file.attrs["hcmae_format"] = FORMAT
@@ -168,10 +218,18 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
                 target.attrs[key] = source.attrs[key]
             for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
                 source.copy(source[item], target, item)
-        _create(target, name, np.ascontiguousarray(array), {"weights": weights})
-        # A link is asked for as a link: as an object it does not exist while its target is missing.
-        if "region_vectors" in target and target.get("features", getlink=True) is None:
-            target["features"] = h5py.SoftLink("/region_vectors")
+        array = np.ascontiguousarray(array)
+        _create(target, name, array, {"weights": weights, "content": array_content(array)})
+        _link_features(target)
+
+
+def store_key(path: str | Path) -> str | None:
+    """The key that a store carries, read alone, without its other attributes; None where there is no such store."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["key"]) if int(file.attrs.get("hcmae_format", 0)) == FORMAT else None
+    except (OSError, KeyError):
+        return None
 
 
 def verify_store(path: str | Path) -> list[str]:
@@ -265,6 +323,43 @@ def _coords_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
         "level0_height": size[1],
         "savetodir": "",
     }
+
+
+def array_content(array: NDArray[Any]) -> str:
+    """Hash of an array: type, shape and bytes."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.blake2b(f"{array.dtype.str} {array.shape}\n".encode(), digest_size=16)
+    digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _store_content(attrs: Mapping[str, Any], coords: NDArray[np.int32], thumbnails: Iterable[NDArray[np.uint8]]) -> str:
+    # Stores written before kept the size of their slide and no hash of it.
+    slide = str(attrs.get("slide_content") or f"{int(attrs['slide_bytes'])} bytes")
+    head = json.dumps([json.loads(attrs["geometry"]), int(attrs["side"]), slide], sort_keys=True)
+    digest = hashlib.blake2b(head.encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(coords, dtype="<i4").data)
+    for block in thumbnails:
+        digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
+
+
+def _keep_vectors(path: Path, target: h5py.File, content: str) -> None:
+    try:
+        before = SlideStore(path)
+    except (FileNotFoundError, ValueError):
+        return
+    if before.vector_weights and before.content == content:
+        with h5py.File(path, "r") as source:
+            for name in sorted(before.vector_weights):
+                source.copy(source[name], target, name)
+        _link_features(target)
+
+
+def _link_features(file: h5py.File) -> None:
+    # A link is asked for as a link: as an object it does not exist while its target is missing.
+    if "region_vectors" in file and file.get("features", getlink=True) is None:
+        file["features"] = h5py.SoftLink("/region_vectors")
 
 
 def _create(file: h5py.File, name: str, array: NDArray[Any], attrs: Mapping[str, Any]) -> None:

@@ -146,7 +146,7 @@ class RegionSource:
         s, r = (int(v) for v in self.index[number])
         store, pixels = self.stores[s], self.geometry.region
         x, y = (int(v) for v in self.coords[s][r])
-        key = (store.slide_id, store.attrs["slide_bytes"], x, y, store.side, pixels)
+        key = (store.slide_id, store.attrs.get("slide_content", store.attrs["slide_bytes"]), x, y, store.side, pixels)
         if self.cache is not None and (found := self.cache.get(key, pixels)) is not None:
             return found
         region = read_region(self._slide(s), x, y, store.side, pixels)
