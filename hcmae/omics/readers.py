@@ -81,10 +81,18 @@ def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
             parts[modality] = _FROM_FILES[modality](paths, list(table.index))
     if not parts:
         raise OmicsFormatError("the cohort names no omics file; curate it with at least one modality")
-    mudata.set_options(pull_on_update=False)
+    quiet_mudata()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return mudata.MuData(parts)
+
+
+def quiet_mudata() -> None:
+    """Tell MuData 0.3 not to copy columns between modalities; from 0.4 on it does not, and cannot be told."""
+    import mudata
+
+    if hasattr(mudata, "set_options"):
+        mudata.set_options(pull_on_update=False)
 
 
 def _locate(path: Path, root: Path) -> Path:

@@ -172,7 +172,7 @@ class Run:
 
     def omics(self) -> mudata.MuData:
         """The stored MuData; raises FileNotFoundError naming the step to run."""
-        from hcmae.omics.readers import read_h5mu
+        from hcmae.omics.kept import read_h5mu
 
         path = self.dir / "omics.h5mu"
         if not path.exists():
@@ -276,12 +276,11 @@ class Run:
         """Everything a survival method may need, in memory."""
         from dataclasses import replace
 
-        from hcmae.omics.readers import read_normals
+        from hcmae.omics.kept import read_normals
         from hcmae.survival.data import load_inputs
 
-        data = load_inputs(
-            self.cohort().table, self.store_dir, self.omics(), max_regions=self.profile.fidelity.max_regions
-        )
+        limit = self.profile.fidelity.max_regions
+        data = load_inputs(self.cohort().table, self.store_dir, self.omics(), max_regions=limit)
         if self.profile.omics.contrast != "tumour_normal":
             return data
         return replace(data, normals=read_normals(self.root, list(self.omics().mod)))

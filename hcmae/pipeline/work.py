@@ -121,7 +121,7 @@ def cut_slides(run: Run, key: Key, options: Options) -> None:
         progress=options["progress"],
         contents=run.contents,
     )
-    _write_parquet(run.dir / "slides.parquet", merge_outcomes(jobs, before, outcomes))
+    _write_parquet(run.dir / "slides.parquet", merge_outcomes(before, outcomes, jobs))
     write_locations(run.store_dir, run.root, run.cohort().table)
 
 

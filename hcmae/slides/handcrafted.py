@@ -329,18 +329,25 @@ def measure_slide(store: Path, profile: Profile, seed: int = 0) -> NDArray[np.fl
 
 
 def measure_slides(
-    stores: Sequence[Path], profile: Profile, *, seed: int = 0, workers: int = 1, progress: bool = True
+    stores: Sequence[Path],
+    profile: Profile,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+    key: str | None = None,
 ) -> int:
     """Write ``handcrafted`` [M, F] (equal rows) into every store that lacks it; returns how many slides were measured.
 
     What is undefined (a slide without nuclei) is written as 0; ``load_handcrafted`` turns it back into NaN.
 
-    A slide that is done is not measured again unless settings, seed or the library changed. Raises what the reader
-    raises for a broken slide, with its path.
+    key: of all that the features depend on (None: their settings and the seed); a slide that holds features of this
+    key is not measured again. Raises what the reader raises for a broken slide, with its path.
     """
     from hcmae.slides.store import SlideStore
 
-    key = settings_key(profile.handcrafted, seed)
+    made_by = settings_key(profile.handcrafted, seed)
+    key = key or made_by
     waiting = [Path(store) for store in stores if not SlideStore(store).has_vectors(DATASET, key)]
     bar = tqdm(total=len(waiting), desc="hand-crafted features", unit="slide", disable=not progress, mininterval=1.0)
     with bar:
@@ -350,20 +357,20 @@ def measure_slides(
             with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
                 jobs = [(store, profile, seed) for store in waiting]
                 for store, row in zip(waiting, pool.map(_measure_one, jobs, chunksize=4), strict=True):
-                    _write(store, row, key)
+                    _write(store, row, made_by, key)
                     bar.update()
         else:
             for store in waiting:
-                _write(store, measure_slide(store, profile, seed), key)
+                _write(store, measure_slide(store, profile, seed), made_by, key)
                 bar.update()
     return len(waiting)
 
 
-def _write(store: Path, row: NDArray[np.float32], key: str) -> None:
+def _write(store: Path, row: NDArray[np.float32], made_by: str, key: str) -> None:
     from hcmae.slides.store import SlideStore, write_vectors
 
     rows = np.repeat(np.nan_to_num(row, nan=0.0, posinf=0.0, neginf=0.0)[None], len(SlideStore(store)), axis=0)
-    write_vectors(store, DATASET, rows, weights=key)
+    write_vectors(store, DATASET, rows, weights=made_by, key=key)
 
 
 def _measure_one(job: tuple[Path, Profile, int]) -> NDArray[np.float32]:

@@ -55,6 +55,8 @@ class SlideStore:
                     if isinstance(item, h5py.Dataset) and name not in (*_BASE, "features") and "weights" in item.attrs
                 }
                 self.vector_weights: dict[str, str] = {name: str(a["weights"]) for name, a in vectors.items()}
+                # Vectors written before there were keys are kept under the network that made them.
+                self.vector_keys: dict[str, str] = {n: str(a.get("key", a["weights"])) for n, a in vectors.items()}
                 self._vector_content: dict[str, str] = {name: str(a.get("content", "")) for name, a in vectors.items()}
         except (OSError, KeyError) as error:
             raise ValueError(f"{self.path}: not a slide store ({error}); delete it and cut the slide again") from error
@@ -145,9 +147,9 @@ class SlideStore:
             raise KeyError(f"{self.path}: no '{name}'; it has {sorted(self.vector_weights) or 'no vectors'}")
         return self._read(name, indices)
 
-    def has_vectors(self, name: str, weights: str) -> bool:
-        """True where the vectors exist and were made by the weights with this hash."""
-        return self.vector_weights.get(name) == weights
+    def has_vectors(self, name: str, key: str) -> bool:
+        """True where the vectors exist and are kept under this key."""
+        return self.vector_keys.get(name) == key
 
     def open_slide(self) -> Slide:
         """The slide this store was cut from. Not self-checked again. Raises SlideError where it is gone or changed."""
@@ -201,8 +203,10 @@ def write_store(path: str | Path, contents: StoreContents) -> None:
         file.attrs["hcmae_format"] = FORMAT
 
 
-def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str) -> None:
-    """Add or replace a vector dataset [M, ...] and note the hash of the weights that made it; atomic.
+def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str, key: str | None = None) -> None:
+    """Add or replace a vector dataset [M, ...] and note the network that made it and the key it is kept under; atomic.
+
+    key: of all that the vectors depend on (None: the network alone).
 
     The file is copied and renamed: a crash leaves the store as it was. Raises ValueError for a wrong number of rows.
     """
@@ -219,7 +223,7 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
             for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
                 source.copy(source[item], target, item)
         array = np.ascontiguousarray(array)
-        _create(target, name, array, {"weights": weights, "content": array_content(array)})
+        _create(target, name, array, {"weights": weights, "key": key or weights, "content": array_content(array)})
         _link_features(target)
 
 
