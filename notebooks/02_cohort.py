@@ -115,7 +115,7 @@ cohort.flow
 
 # %% mystnb={"image": {"alt": "CONSORT-style flow diagram: patients remaining after each rule and those who left, with the reason"}}
 figure = plots.plot_consort(cohort.flow, cohort.exclusions, title=cancer)
-run.save_figure("consort", figure)
+plots.style.save(figure, run.dir / "figures" / "consort.svg")
 figure
 
 # %% [markdown]

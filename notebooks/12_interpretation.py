@@ -48,6 +48,7 @@ from hcmae.interpretation import interpret, overlay
 from hcmae.slides.store import SlideStore
 from hcmae.survival.cross_validate import train_models
 from hcmae.survival.fold import fold_omics
+from hcmae.synthetic.truth import read_regions
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
 first = folds[(folds["repeat"] == 0) & (folds["fold"] == 0)]
@@ -74,7 +75,7 @@ corners = {
     p: SlideStore(run.store_dir / f"{table.loc[p, 'slide']}.h5").coords
     for p in (a.patient for a in attention)
 }
-truth = run.truth_regions()
+truth = read_regions(run.root)
 planted = None
 if truth is not None:
     planted = interpret.planted_regions(truth, corners, run.profile.geometry.region)

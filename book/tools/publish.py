@@ -42,7 +42,7 @@ _CELL_METADATA = ("tags", "mystnb", "slideshow", "render", "editable")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PROGRESS = re.compile(r"\d+%\||\d+(\.\d+)?\s*(it|s)/(s|it)|\b\w+/s\]|\[\d+:\d\d<")
 # What a stage says of itself: seconds and "up to date" depend on what ran before, not on the notebook.
-_STAGE = re.compile(r"^\w+: (done in [\d.]+ s|up to date, skipped( \(\w+\))?)$")
+_STAGE = re.compile(r"^\w+: (done in [\d.]+ s|up to date, skipped( \(\w+\))?|again, because .*)$")
 _MACHINE_PATH = re.compile(r"(?<![\w.])/(?:[^\s:'\"/]+/)+(?=site-packages/|hcmae_core/|hcmae/|notebooks/)")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 # pandas gives each styled table a random name; without the class the theme takes it for something without a dark side.

@@ -80,7 +80,8 @@ def generate_cohort(
     ``null``: the same pictures and omics, but a hazard that depends on nothing. Same seed and settings give the same
     bytes, whatever the number of workers; an interrupted call continues with the patients that are not written yet, and
     a finished one returns at once. ``key``: of all that the bytes depend on beside the settings (the source of this
-    package); a cohort of another key is written anew. Returns ``out_dir``. Raises ValueError when ``out_dir`` holds something else.
+    package); a cohort of another key is written anew. Returns ``out_dir``. Raises ValueError when ``out_dir`` holds
+    something else.
     """
     out_dir = Path(out_dir)
     settings = _settings(manifest, profile, seed, null)
@@ -154,9 +155,8 @@ def _finished(out_dir: Path, settings: dict[str, Any]) -> bool:
 def missing_files(out_dir: Path) -> list[str]:
     """Files of a written cohort that are gone or cut short: those of its lock, its clinical records, its truth."""
     lock = pd.read_csv(out_dir / "files.tsv", sep="\t", dtype=str)
-    gone = [
-        name for name in ("clinical.json", "truth.parquet", "truth_regions.parquet") if not (out_dir / name).exists()
-    ]
+    beside = ("clinical.json", "truth.parquet", "truth_regions.parquet")
+    gone = [name for name in beside if not (out_dir / name).exists()]
     for modality, file_id, filename, size in lock[["modality", "id", "filename", "size"]].itertuples(index=False):
         path = out_dir / modality / file_id / filename
         if not path.exists() or path.stat().st_size != int(size):
