@@ -68,7 +68,7 @@ def curate_cohort(run: Run, key: Key, options: Options) -> None:
 
 
 def raw_files(run: Run, options: Options) -> Mapping[str, str]:
-    from hcmae.cohort.curate import curate_inputs
+    from hcmae.cohort.inputs import curate_inputs
 
     return curate_inputs(run.source, run.root, run.modalities, options["slides"], run.manifest, run.contents)
 
