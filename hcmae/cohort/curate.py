@@ -283,12 +283,6 @@ def other_readings(
     return pd.DataFrame(rows, columns=["reading", "patients", "deaths", "difference"])
 
 
-# ---------------------------------------------------------------- evidence: lock
-
-
-# ---------------------------------------------------------------- evidence: a user's own folder
-
-
 # ---------------------------------------------------------------- small parts
 
 

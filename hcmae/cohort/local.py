@@ -13,6 +13,7 @@ from hcmae.cohort.barcodes import (
 )
 from hcmae.cohort.evidence import SLIDE_SUFFIXES, Candidate, CurationError, Evidence, open_text, slide_barcode
 from hcmae.config import MODALITIES
+from hcmae.content import files_below, slide_bytes
 from hcmae.files import read_json
 
 
@@ -113,19 +114,25 @@ def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evide
         path = local_file(root, modality, mapping)
         patients = table_patients(path, mapping.get(modality, {}).get("patient"))
         size = path.stat().st_size
-        candidates[modality] = {p: [Candidate(str(path.resolve()), p, size, None)] for p in patients}
+        candidates[modality] = {p: [Candidate(str(path.absolute()), p, size, None)] for p in patients}
     if slides:
-        candidates["slides"] = _local_slides(root / "slides", outcomes, named_slides)
+        candidates["slides"] = _local_candidates(root / "slides", outcomes, named_slides)
     return Evidence(outcomes, candidates)
 
 
-def _local_slides(folder: Path, patients: Iterable[str], named: Mapping[str, str]) -> dict[str, list[Candidate]]:
-    """Slides by patient: the one the clinical table names, else files whose names begin with the patient's."""
+def local_slides(folder: Path) -> list[Path]:
+    """The slides below a folder, behind links too, sorted. Raises CurationError where there is no folder or slide."""
     if not folder.is_dir():
         raise CurationError(f"{folder} is missing: put the slides there, or curate with slides=False")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in SLIDE_SUFFIXES)
+    files = sorted(path for path in files_below(folder) if path.suffix.lower() in SLIDE_SUFFIXES)
     if not files:
         raise CurationError(f"{folder}: no slide with one of the suffixes {', '.join(SLIDE_SUFFIXES)}")
+    return files
+
+
+def _local_candidates(folder: Path, patients: Iterable[str], named: Mapping[str, str]) -> dict[str, list[Candidate]]:
+    """Slides by patient: the one the clinical table names, else files whose names begin with the patient's."""
+    files = local_slides(folder)
     by_name = {p.name: p for p in files} | {p.stem: p for p in files}
     by_patient: dict[str, list[Path]] = {}
     known = set(patients)
@@ -143,6 +150,6 @@ def _local_slides(folder: Path, patients: Iterable[str], named: Mapping[str, str
             paths = []
         if paths:
             found[patient] = [
-                Candidate(str(p.resolve()), p.stem, p.stat().st_size, slide_barcode(p.name, "")) for p in paths
+                Candidate(str(p.absolute()), p.stem, slide_bytes(p), slide_barcode(p.name, "")) for p in paths
             ]
     return found

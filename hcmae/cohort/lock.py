@@ -65,12 +65,12 @@ def safe_name(name: str) -> bool:
 
 
 def lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], slides: bool) -> Evidence:
-    from_xena = [m for m in modalities if m in manifest.files and manifest.files[m].source == "xena"]
-    wanted = {*modalities, *(["slides"] if slides else [])} - set(from_xena)
+    matrices = from_xena(manifest, modalities)
+    wanted = {*modalities, *(["slides"] if slides else [])} - set(matrices)
     candidates: dict[str, dict[str, list[Candidate]]] = {name: {} for name in wanted}
     if wanted:
         lock = read_lock(root / "files.tsv")
-        base = root.resolve()
+        base = root.absolute()  # links stay: a data folder that moves takes them along
         for file_id, name, size, sample, case, modality in lock[
             ["id", "filename", "size", "sample", "case", "modality"]
         ].itertuples(index=False):
@@ -84,21 +84,37 @@ def lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], sli
                     "resolve the manifest again"
                 )
             candidates[modality].setdefault(case, []).append(Candidate(path, sample, size, barcode))
-    for modality in from_xena:
+    for modality in matrices:
         candidates[modality] = _xena_candidates(root, manifest, modality)
     return Evidence(clinical.read_clinical_json(root / "clinical.json"), candidates, need_barcode=True)
 
 
-def _xena_candidates(root: Path, manifest: Manifest, modality: str) -> dict[str, list[Candidate]]:
+def from_xena(manifest: Manifest, modalities: Sequence[str]) -> list[str]:
+    """The modalities that a manifest takes from a matrix of the Xena hub."""
+    return [m for m in modalities if m in manifest.files and manifest.files[m].source == "xena"]
+
+
+def xena_matrix(root: Path, manifest: Manifest, modality: str) -> Path:
+    """The matrix of a modality. Raises CurationError where the manifest names none, or it has not been fetched."""
     dataset = manifest.files[modality].xena_dataset
     if not dataset or not safe_name(dataset):
         raise CurationError(f"manifest {manifest.cancer}: files.{modality} has source xena but no usable xena_dataset")
     path = next((p for p in (root / "xena" / f"{dataset}.gz", root / "xena" / dataset) if p.exists()), None)
     if path is None:
         raise CurationError(f"{root / 'xena' / dataset}[.gz] is missing: run hcmae fetch {manifest.cancer} first")
+    return path
+
+
+def xena_header(path: Path) -> list[str]:
+    """First line of a matrix: its samples are all that curation reads of it."""
     with open_text(path) as handle:
-        header = handle.readline().rstrip("\r\n").split("\t")[1:]
+        return handle.readline().rstrip("\r\n").split("\t")
+
+
+def _xena_candidates(root: Path, manifest: Manifest, modality: str) -> dict[str, list[Candidate]]:
+    path = xena_matrix(root, manifest, modality)
+    header = xena_header(path)[1:]
     found: dict[str, list[Candidate]] = {}
     for sample in header:
-        found.setdefault(patient_id(sample), []).append(Candidate(str(path.resolve()), sample, 0, barcode_of(sample)))
+        found.setdefault(patient_id(sample), []).append(Candidate(str(path.absolute()), sample, 0, barcode_of(sample)))
     return found

@@ -23,6 +23,7 @@ from hcmae.cohort.barcodes import patient_id
 from hcmae.cohort.evidence import CurationError, open_text
 from hcmae.cohort.local import local_mapping, patient_column
 from hcmae.config import MODALITIES
+from hcmae.content import Contents, content_id
 
 if TYPE_CHECKING:
     import anndata
@@ -95,8 +96,34 @@ def quiet_mudata() -> None:
         mudata.set_options(pull_on_update=False)
 
 
+def omics_inputs(cohort: Cohort, source: str, root: str | Path, contents: Contents) -> dict[str, str]:
+    """What :func:`read_omics` reads -> hash of it: the patients and their samples in order, and every file's content.
+
+    'missing' stands for a modality with a file that is not there: reading it says which.
+    """
+    table, base = cohort.table, Path(root)
+    found = {"patients": content_id([str(patient) for patient in table.index])}
+    if source == "local" and (base / "columns.json").exists():
+        found["columns.json"] = contents.file(base / "columns.json")
+    for modality in MODALITIES:
+        column = f"{modality}_path"
+        if column not in table.columns or table[column].isna().all():
+            continue
+        samples = table.get(f"{modality}_sample", pd.Series(table.index, index=table.index))
+        try:
+            paths = [_locate(Path(path), base) for path in table[column].dropna()]
+            hashes = {path: contents.file(path) for path in dict.fromkeys(paths)}
+        except (OmicsFormatError, OSError):
+            found[modality] = "missing"
+            continue
+        found[modality] = content_id([[hashes[path] for path in paths], [str(sample) for sample in samples]])
+    return found
+
+
 def _locate(path: Path, root: Path) -> Path:
     """The file itself, or the same file below ``root`` after the data folder has moved."""
+    if not path.is_absolute() and (root / path).exists():
+        return root / path
     if path.exists():
         return path
     for depth in (3, 2, 1):

@@ -94,7 +94,7 @@ def read_omics_tables(run: Run, key: Key, options: Options) -> None:
 def omics_files(run: Run, options: Options) -> Mapping[str, str]:
     from hcmae.omics.readers import omics_inputs
 
-    return omics_inputs(run.cohort(), run.source, run.root, run.modalities, run.contents)
+    return omics_inputs(run.cohort(), run.source, run.root, run.contents)
 
 
 # --- slides ---------------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def slide_jobs(run: Run) -> list[tuple[str, Path, str]]:
 
 
 def cut_slides(run: Run, key: Key, options: Options) -> None:
-    from hcmae.cohort.paths import write_locations
     from hcmae.slides.batch import merge_outcomes, pending, process_slides
+    from hcmae.slides.locations import write_locations
 
     jobs, before = slide_jobs(run), run.slide_outcomes()
     cut = (run.profile.geometry, run.profile.slides)

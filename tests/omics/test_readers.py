@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import os
 import random
 import subprocess
 import sys
@@ -19,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hcmae.cohort.curate import Cohort
+from hcmae.content import Contents
 from hcmae.omics.readers import (
     OmicsFormatError,
+    omics_inputs,
     read_local_table,
     read_mirna_counts,
     read_omics,
@@ -387,3 +391,44 @@ def test_ten_thousand_malformed_lines(name: str, tmp_path: Path) -> None:
             values = result[0] if name == "xena" else result.to_numpy()
             assert not np.isinf(values).any()
     assert refused > 300
+
+
+# --- what is read, as hashes ----------------------------------------------------------------------------------------
+
+
+def test_inputs_follow_the_content_the_patients_and_their_order(tmp_path: Path) -> None:
+    places = [tmp_path / "rna" / f"id{i}" for i in range(3)]
+    for place in places:
+        place.mkdir(parents=True)
+    files = [_write(place / f"{i}.tsv", _star({"ENSG1.1": i})) for i, place in enumerate(places)]
+    cohort = _cohort(rna=files)
+
+    def inputs(chosen: Cohort = cohort) -> dict[str, str]:
+        return omics_inputs(chosen, "gdc", tmp_path, Contents())
+
+    first = inputs()
+    assert set(first) == {"patients", "rna"}
+    os.utime(files[0], (1, 1))
+    assert inputs() == first
+    turned = dataclasses.replace(cohort, table=cohort.table.iloc[::-1])
+    assert {name for name in first if inputs(turned)[name] != first[name]} == {"patients", "rna"}
+    swapped = cohort.table.assign(rna_path=cohort.table["rna_path"].tolist()[::-1])
+    assert inputs(dataclasses.replace(cohort, table=swapped))["rna"] != first["rna"]
+    relative = cohort.table.assign(rna_path=[f"rna/id{i}/{i}.tsv" for i in range(3)])
+    assert inputs(dataclasses.replace(cohort, table=relative)) == first
+    assert read_omics(dataclasses.replace(cohort, table=relative), "gdc", tmp_path)["rna"].X[2, 0] == 2
+    _write(files[1], _star({"ENSG1.1": 7}))  # the same size
+    assert inputs()["rna"] != first["rna"]
+    files[1].unlink()
+    assert inputs()["rna"] == "missing"
+
+
+def test_inputs_of_a_users_tables_are_those_tables_and_their_mapping(tmp_path: Path) -> None:
+    table = _write(tmp_path / "mirna.tsv", "patient\ta\nP0\t1\nP1\t2\n")
+    cohort = _cohort(mirna=[table, table])
+    first = omics_inputs(cohort, "local", tmp_path, Contents())
+    assert set(first) == {"patients", "mirna"}
+    _write(tmp_path / "columns.json", '{"mirna": {"patient": "patient"}}')
+    assert set(omics_inputs(cohort, "local", tmp_path, Contents())) == {"patients", "mirna", "columns.json"}
+    _write(table, "patient\ta\nP0\t1\nP1\t3\n")
+    assert omics_inputs(cohort, "local", tmp_path, Contents())["mirna"] != first["mirna"]

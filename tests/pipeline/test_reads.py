@@ -103,7 +103,7 @@ def _leaves(section: Settings) -> list[str]:
     return found
 
 
-@pytest.fixture()
+@pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch, project: Run) -> Recorder:
     recorder = Recorder(project.profile)
     plain_get, plain_copy = Settings.__getattribute__, Settings.model_copy
@@ -175,4 +175,3 @@ def test_steps_read_what_they_declare(project: Run, recorder: Recorder) -> None:
         assert not unread, f"{name} declares settings that it never reads"
         code = set(source_of((*reads.code, *CARRIERS, *(PIXELS if name not in ("slides",) else ()))))
         assert recorder.modules <= code, f"{name} runs modules that are in no key"
-
