@@ -218,8 +218,8 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
         raise ValueError(f"'{name}' is part of the store and cannot be replaced by vectors")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as target:
         with h5py.File(path, "r") as source:
-            for key in sorted(source.attrs):
-                target.attrs[key] = source.attrs[key]
+            for attribute in sorted(source.attrs):
+                target.attrs[attribute] = source.attrs[attribute]
             for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
                 source.copy(source[item], target, item)
         array = np.ascontiguousarray(array)
