@@ -31,7 +31,7 @@ PACKAGES = {Path(str(package.__file__)).parent: package.__name__ for package in 
 # What carries results and does not make them. Pixels come through the reader: a change there shows in the content of
 # the stores, which every step after them has in its key.
 CARRIERS = (
-    "hcmae", "hcmae.config", "hcmae.content", "hcmae.files", "hcmae.keys", "hcmae.manifest", "hcmae.processes",
+    "hcmae", "hcmae.config", "hcmae.content", "hcmae.files", "hcmae.keys", "hcmae.manifest",
     "hcmae.pipeline.*", "hcmae.cohort.paths", "hcmae.slides.store", "hcmae.slides.store_reading",
     "hcmae.slides.locations", "hcmae.slides.journal", "hcmae.slides.batch", "hcmae.pretraining.logs",
     "hcmae.pretraining.checkpoint", "hcmae.omics.kept",
@@ -156,6 +156,7 @@ UNDER_A_CHOICE = {
 
 def test_steps_read_what_they_declare(project: Run, recorder: Recorder) -> None:
     run = project
+    problems = []
     for name in ("curate", "slides", "omics", "mae_patch", "patch_vectors", "mae_region_reg", "region_vectors_reg",
                  "mae_region_patreg", "region_vectors", "dino_patch", "hipt_patch_vectors", "dino_region",
                  "region_vectors_hipt", "nuclei", "folds"):  # fmt: skip
@@ -170,8 +171,14 @@ def test_steps_read_what_they_declare(project: Run, recorder: Recorder) -> None:
         stage.write(0.0)
         reads = step.reads(run.profile)
         declared = set(pick(run.profile, reads.settings))
-        assert recorder.settings - set(NEUTRAL) <= declared, f"{name} reads settings that are in no key"
+        hidden = recorder.settings - set(NEUTRAL) - declared
+        if hidden:
+            problems.append(f"{name} reads settings that are in no key: {sorted(hidden)}")
         unread = declared - recorder.settings - set(UNDER_A_CHOICE)
-        assert not unread, f"{name} declares settings that it never reads"
-        code = set(source_of((*reads.code, *CARRIERS, *(PIXELS if name not in ("slides",) else ()))))
-        assert recorder.modules <= code, f"{name} runs modules that are in no key"
+        if unread:
+            problems.append(f"{name} declares settings that it never reads: {sorted(unread)}")
+        pixels = () if name == "slides" else PIXELS
+        strange = recorder.modules - set(source_of((*reads.code, *CARRIERS, *pixels)))
+        if strange:
+            problems.append(f"{name} runs modules that are in no key: {sorted(strange)}")
+    assert not problems, "\n".join(problems)
