@@ -144,6 +144,19 @@ def test_store_carries_its_key_and_the_parts(slides: list[Path], tmp_path: Path)
     assert not store_is_fresh(path, key)
 
 
+def test_changed_coordinates_cut_anew(slides: list[Path], tmp_path: Path) -> None:
+    path, corners = tmp_path / "a.h5", tmp_path / "corners.h5"
+
+    def cut(x: int) -> str:
+        with h5py.File(corners, "w", track_order=False) as file:
+            file.create_dataset("coords", data=np.array([[x, 128]], np.int64), track_times=False)
+        return process_slide(slides[0], path, GEOMETRY, SETTINGS, coords_file=corners).status
+
+    assert [cut(128), cut(128), cut(129)] == ["ok", "skipped", "ok"]
+    assert SlideStore(path).coords.tolist() == [[129, 128]]
+    assert process_slide(slides[0], path, GEOMETRY, SETTINGS).status == "ok"  # back to the grid
+
+
 def test_store_written_before_there_were_keys_loads_and_is_cut_anew(slides: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     process_slide(slides[0], path, GEOMETRY, SETTINGS)
