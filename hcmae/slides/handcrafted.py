@@ -32,7 +32,6 @@ from skimage.segmentation import clear_border, relabel_sequential, watershed
 from tqdm import tqdm
 
 from hcmae.config import HandcraftedSettings, Profile
-from hcmae.keys import source_of
 
 Image = NDArray[np.uint8]
 Channels = dict[str, NDArray[np.float64]]
@@ -291,9 +290,8 @@ def measure_patches(patches: Image, settings: HandcraftedSettings) -> NDArray[np
 
 
 def settings_key(settings: HandcraftedSettings, seed: int) -> str:
-    """What stored features depend on: settings, seed, the code here and the version of the measuring library."""
-    code = source_of((__name__,))
-    text = json.dumps([settings.model_dump(mode="json"), seed, code, version("cp_measure")], sort_keys=True)
+    """What stored features depend on: settings, seed, version of the measuring library."""
+    text = json.dumps([settings.model_dump(mode="json"), seed, version("cp_measure")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -337,8 +335,8 @@ def measure_slides(
 
     What is undefined (a slide without nuclei) is written as 0; ``load_handcrafted`` turns it back into NaN.
 
-    A slide that is done is not measured again unless settings, seed, code or the library changed. Raises what the
-    reader raises for a broken slide, with its path.
+    A slide that is done is not measured again unless settings, seed or the library changed. Raises what the reader
+    raises for a broken slide, with its path.
     """
     from hcmae.slides.store import SlideStore
 

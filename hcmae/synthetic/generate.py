@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from hcmae.config import MODALITIES, Profile
 from hcmae.files import atomic_path, file_hash, read_json, write_json, write_text
-from hcmae.keys import source_of
 from hcmae.manifest import Manifest
 from hcmae.synthetic import omics_files
 from hcmae.synthetic.clinical_files import case_record
@@ -32,8 +31,8 @@ from hcmae.synthetic.latent import (
 )
 from hcmae.synthetic.slide_writer import plan_slide, write_slide
 
-# The code that writes a cohort: stored cohorts by other code are made anew.
-CODE = ("hcmae.synthetic.*",)
+# Raise it when the generator writes something else: stored cohorts of an older version are then made anew.
+VERSION = 2
 LOCK_COLUMNS = ("id", "filename", "md5", "size", "state", "sample", "case", "modality", "release")
 RELEASE = "synthetic"
 SUFFIX = {
@@ -123,6 +122,7 @@ def generate_cohort(
 def _settings(manifest: Manifest, profile: Profile, seed: int, null: bool) -> dict[str, Any]:
     """Everything that decides the bytes written."""
     return {
+        "version": VERSION,
         "cancer": "NULL" if null else manifest.cancer,
         "twin_of": manifest.cancer,
         "seed": seed,
@@ -135,8 +135,7 @@ def _settings(manifest: Manifest, profile: Profile, seed: int, null: bool) -> di
 
 
 def _fingerprint(settings: dict[str, Any]) -> str:
-    """Of the settings and of the code that writes: a cohort by other code is another one."""
-    return hashlib.sha256(json.dumps([settings, source_of(CODE)], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _finished(out_dir: Path, settings: dict[str, Any]) -> bool:
