@@ -34,7 +34,8 @@ BETA_FILES, BETA_ROWS = 700, 450_000
 
 def bundles(folder: Path, latency: float, count: int) -> dict[str, float]:
     """Seconds for ``count`` small files one by one and in bundles of 100, and the median ratio per hundred."""
-    from hcmae.gdc.client import GDCClient, RemoteFile
+    from hcmae.gdc.client import GDCClient
+    from hcmae.gdc.transfer import RemoteFile, download, download_bundle
     from tests.support.gdc_server import generated
 
     server = subprocess.Popen(
@@ -58,12 +59,12 @@ def bundles(folder: Path, latency: float, count: int) -> dict[str, float]:
             single, bundled = [], []
             for i in range(0, count, 100):
                 start = time.perf_counter()
-                failures = client.download_bundle(many[i : i + 100])
+                failures = download_bundle(client, many[i : i + 100])
                 bundled.append(time.perf_counter() - start)
                 assert not failures, failures
                 start = time.perf_counter()
                 for file in one[i : i + 100]:
-                    client.download(file)
+                    download(client, file)
                 single.append(time.perf_counter() - start)
         assert all(a.target.read_bytes() == b.target.read_bytes() for a, b in zip(one, many, strict=True))
     finally:

@@ -45,9 +45,6 @@ READERS: dict[str, tuple[str, str]] = {
 }
 
 
-# --- slides for benchmarks and tests ----------------------------------------------------------------------------------
-
-
 # --- one reader, in its own process -----------------------------------------------------------------------------------
 
 
@@ -112,19 +109,20 @@ def _open_reader(name: str, path: str) -> tuple[tuple[int, int], Callable[[int, 
 
 
 def _tile_streams(path: str) -> tuple[list[bytes], int, int]:
-    from hcmae.slides.reader import open_slide
-    from hcmae.slides.tiles import jpeg_stream
+    from hcmae.slides.tiff import read_pages
+    from hcmae.slides.tiles import jpeg_stream, pyramid_pages, tile_table
 
-    slide = open_slide(path, reader="direct")
-    table = slide._tables[0]
-    assert slide._file is not None
-    area = (slide.size[0] // REGION * REGION, slide.size[1] // REGION * REGION)
+    page = pyramid_pages(read_pages(path))[0]
+    table, why = tile_table(page, page)
+    if table is None:
+        raise ValueError(f"{path}: {why}")
+    columns = table.level.width // REGION * REGION // table.level.tile_width
+    rows = table.level.height // REGION * REGION // table.level.tile_height
     streams = []
-    for row in range(area[1] // table.level.tile_height):
-        for column in range(area[0] // table.level.tile_width):
-            i = row * table.columns + column
-            data = slide._file.read(int(table.offsets[i]), int(table.counts[i]))
-            streams.append(jpeg_stream(data, table.tables, table.ycbcr))
+    with open(path, "rb") as file:
+        for i in (row * table.columns + column for row in range(rows) for column in range(columns)):
+            file.seek(int(table.offsets[i]))
+            streams.append(jpeg_stream(file.read(int(table.counts[i])), table.tables, table.ycbcr))
     return streams, table.level.tile_width, table.level.tile_height
 
 

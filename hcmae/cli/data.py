@@ -28,114 +28,111 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     manifest_app = typer.Typer(no_args_is_help=True, help="What a cancer's manifest means on the server today.")
     app.add_typer(manifest_app, name="manifest")
+    manifest_app.command("resolve")(resolve_command)
+    app.command("fetch")(fetch_command)
+    app.command("verify")(verify_command)
 
-    @manifest_app.command("resolve")
-    def resolve_command(
-        cancer: Annotated[str, typer.Argument(help="Cancer, e.g. LIHC.")],
-        out: Annotated[
-            Path | None, typer.Option(help="File to write (default: data_manifests/lock/CANCER.tsv).")
-        ] = None,
-        cache: Annotated[Path, typer.Option(help="Answers of queries are kept here, by release.")] = Path(
-            "data/gdc/cache"
-        ),
-        url: Annotated[str | None, _URL] = None,
-    ) -> None:
-        """Ask the server which files the manifest means, and write them with size and md5 into the lock."""
-        from hcmae.gdc import fetch
-        from hcmae.manifest import load_manifest
 
-        manifest = load_manifest(cancer)
-        with _errors(), _client(url=url, cache=cache) as client:
-            lock = fetch.resolve(manifest, client)
-            path = out or _lock_path(cancer)
-            before = _earlier(path)
-            fetch.write_lock(lock, path)
-            summary = lock.groupby("modality", sort=False).agg(
-                files=("id", "size"), patients=("case", "nunique"), bytes=("size", "sum")
-            )
-            print(summary.to_string())
-            size = _bytes(int(lock["size"].sum()))
-            print(f"{path}: {len(lock)} files, {size}, {client.release}; commit this file")
-            if before is not None:
-                old, new = set(before["id"]), set(lock["id"])
-                since = ", ".join(sorted(set(before["release"]))) or "no release"
-                print(f"since the earlier lock ({since}): {len(new - old)} files are new, {len(old - new)} are gone")
+def resolve_command(
+    cancer: Annotated[str, typer.Argument(help="Cancer, e.g. LIHC.")],
+    out: Annotated[Path | None, typer.Option(help="File to write (default: data_manifests/lock/CANCER.tsv).")] = None,
+    cache: Annotated[Path, typer.Option(help="Answers of queries are kept here, by release.")] = Path("data/gdc/cache"),
+    url: Annotated[str | None, _URL] = None,
+) -> None:
+    """Ask the server which files the manifest means, and write them with size and md5 into the lock."""
+    from hcmae.gdc import fetch
+    from hcmae.manifest import load_manifest
 
-    @app.command("fetch")
-    def fetch_command(
-        cancer: Annotated[str, typer.Argument(help="Cancer, e.g. LIHC.")],
-        what: Annotated[str, typer.Option(help="Comma-separated parts to fetch.")] = _WHAT,
-        limit: Annotated[int | None, typer.Option(min=1, help="Only the first N patients who have everything.")] = None,
-        smallest: Annotated[
-            int | None, typer.Option(min=1, help="Only the N patients with the smallest slides.")
-        ] = None,
-        one_slide: Annotated[bool, typer.Option(help="Only the slide that curation draws for each patient.")] = False,
-        seed: Annotated[int, typer.Option(help="Seed of that draw; use the one of your runs.")] = 0,
-        dry_run: Annotated[bool, typer.Option(help="Print counts, bytes and time, and stop.")] = False,
-        workers: Annotated[int, typer.Option(min=1, max=8, help="Connections at a time.")] = 4,
-        rate: Annotated[float, typer.Option(min=0.001, help="MB per second assumed by the estimate.")] = 10.0,
-        strict: Annotated[bool, typer.Option(help="Stop at the first file that cannot be had.")] = False,
-        mirror_first: Annotated[bool, typer.Option(help="Ask the S3 mirror before the GDC.")] = False,
-        lock_file: Annotated[Path | None, typer.Option(help="Lock (default: data_manifests/lock/CANCER.tsv).")] = None,
-        data_dir: Annotated[Path, _DATA] = Path("data"),
-        url: Annotated[str | None, _URL] = None,
-        mirror: Annotated[str | None, _MIRROR] = None,
-        xena: Annotated[str | None, _XENA] = None,
-    ) -> None:
-        """Fetch what the lock lists; continues where it stopped, and fetches nothing twice."""
-        from hcmae.cohort.lock import read_lock
-        from hcmae.gdc import fetch
-        from hcmae.manifest import load_manifest
+    manifest = load_manifest(cancer)
+    with _errors(), _client(url=url, cache=cache) as client:
+        lock = fetch.resolve(manifest, client)
+        path = out or _lock_path(cancer)
+        before = _earlier(path)
+        fetch.write_lock(lock, path)
+        summary = lock.groupby("modality", sort=False).agg(
+            files=("id", "size"), patients=("case", "nunique"), bytes=("size", "sum")
+        )
+        print(summary.to_string())
+        size = _bytes(int(lock["size"].sum()))
+        print(f"{path}: {len(lock)} files, {size}, {client.release}; commit this file")
+        if before is not None:
+            old, new = set(before["id"]), set(lock["id"])
+            since = ", ".join(sorted(set(before["release"]))) or "no release"
+            print(f"since the earlier lock ({since}): {len(new - old)} files are new, {len(old - new)} are gone")
 
-        manifest, root = load_manifest(cancer), data_dir / "gdc" / cancer
-        parts = tuple(p.strip() for p in what.split(",") if p.strip())
-        with _errors():
-            path = lock_file or _lock_path(cancer)
-            if not path.exists():
-                raise fetch.FetchError(f"{path} is missing: run 'hcmae manifest resolve {cancer}' first")
-            lock = read_lock(path)
-            choice: dict[str, Any] = {
-                "what": parts, "limit": limit, "smallest": smallest, "one_slide": one_slide, "seed": seed
-            }  # fmt: skip
-            made = fetch.plan(manifest, lock, root, **choice)
-            table = made.table(rate * 1e6)
-            table["bytes"] = [_bytes(b) for b in table["bytes"]]
-            table["hours"] = [_time(3600 * h) for h in table["hours"]]
-            print(table.rename(columns={"bytes": "size", "hours": "time"}).to_string(index=False))
-            extra = [*(["clinical records"] if made.clinical else []), *(f"Xena {name}" for _, name in made.xena)]
-            print(f"already there: {made.present} files; also: {', '.join(extra) or 'nothing'}; time at {rate:g} MB/s")
-            fetch.check_space(made, root)
-            if dry_run:
-                return
-            with _client(url=url, mirror=mirror, xena=xena, cache=data_dir / "gdc" / "cache") as client:
-                report = fetch.fetch(
-                    manifest, lock, root, client, workers=workers, strict=strict, mirror_first=mirror_first, **choice
-                )  # fmt: skip
-        print(f"{root}: {report.fetched} files, {_bytes(report.bytes)} in {_time(report.seconds)}")
-        if len(report.failures):
-            print(report.failures.to_string(index=False))
-            print(f"{len(report.failures)} files could not be had, see {root / 'failures.tsv'}", file=sys.stderr)
-            raise typer.Exit(1)
 
-    @app.command("verify")
-    def verify_command(
-        cancer: Annotated[str, typer.Argument(help="Cancer, e.g. LIHC.")],
-        remove: Annotated[bool, typer.Option(help="Delete wrong files, so that the next fetch brings them.")] = False,
-        workers: Annotated[int, typer.Option(min=1, help="Files read at a time.")] = 2,
-        data_dir: Annotated[Path, _DATA] = Path("data"),
-    ) -> None:
-        """Check size and md5 of every fetched file again; exit status 1 where one is wrong."""
-        from hcmae.gdc import fetch
-        from hcmae.manifest import load_manifest
+def fetch_command(
+    cancer: Annotated[str, typer.Argument(help="Cancer, e.g. LIHC.")],
+    what: Annotated[str, typer.Option(help="Comma-separated parts to fetch.")] = _WHAT,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N patients who have everything.")] = None,
+    smallest: Annotated[int | None, typer.Option(min=1, help="Only the N patients with the smallest slides.")] = None,
+    one_slide: Annotated[bool, typer.Option(help="Only the slide that curation draws for each patient.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of that draw; use the one of your runs.")] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Print counts, bytes and time, and stop.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=8, help="Connections at a time.")] = 4,
+    rate: Annotated[float, typer.Option(min=0.001, help="MB per second assumed by the estimate.")] = 10.0,
+    strict: Annotated[bool, typer.Option(help="Stop at the first file that cannot be had.")] = False,
+    mirror_first: Annotated[bool, typer.Option(help="Ask the S3 mirror before the GDC.")] = False,
+    lock_file: Annotated[Path | None, typer.Option(help="Lock (default: data_manifests/lock/CANCER.tsv).")] = None,
+    data_dir: Annotated[Path, _DATA] = Path("data"),
+    url: Annotated[str | None, _URL] = None,
+    mirror: Annotated[str | None, _MIRROR] = None,
+    xena: Annotated[str | None, _XENA] = None,
+) -> None:
+    """Fetch what the lock lists; continues where it stopped, and fetches nothing twice."""
+    from hcmae.cohort.lock import read_lock
+    from hcmae.gdc import fetch
+    from hcmae.manifest import load_manifest
 
-        with _errors():
-            result = fetch.verify(data_dir / "gdc" / load_manifest(cancer).cancer, workers=workers, remove=remove)
-        print(result.groupby(["modality", "status"], sort=False).size().to_string())
-        wrong = result[result["status"].str.startswith("wrong")]
-        if len(wrong):
-            print(wrong.to_string(index=False), file=sys.stderr)
-            print("fetch again" if remove else "run 'verify --remove', then fetch again", file=sys.stderr)
-            raise typer.Exit(1)
+    manifest, root = load_manifest(cancer), data_dir / "gdc" / cancer
+    parts = tuple(p.strip() for p in what.split(",") if p.strip())
+    with _errors():
+        path = lock_file or _lock_path(cancer)
+        if not path.exists():
+            raise fetch.FetchError(f"{path} is missing: run 'hcmae manifest resolve {cancer}' first")
+        lock = read_lock(path)
+        choice: dict[str, Any] = {
+            "what": parts, "limit": limit, "smallest": smallest, "one_slide": one_slide, "seed": seed
+        }  # fmt: skip
+        made = fetch.plan(manifest, lock, root, **choice)
+        table = made.table(rate * 1e6)
+        table["bytes"] = [_bytes(b) for b in table["bytes"]]
+        table["hours"] = [_time(3600 * h) for h in table["hours"]]
+        print(table.rename(columns={"bytes": "size", "hours": "time"}).to_string(index=False))
+        extra = [*(["clinical records"] if made.clinical else []), *(f"Xena {name}" for _, name in made.xena)]
+        print(f"already there: {made.present} files; also: {', '.join(extra) or 'nothing'}; time at {rate:g} MB/s")
+        fetch.check_space(made, root)
+        if dry_run:
+            return
+        with _client(url=url, mirror=mirror, xena=xena, cache=data_dir / "gdc" / "cache") as client:
+            report = fetch.fetch(
+                manifest, lock, root, client, workers=workers, strict=strict, mirror_first=mirror_first, **choice
+            )  # fmt: skip
+    print(f"{root}: {report.fetched} files, {_bytes(report.bytes)} in {_time(report.seconds)}")
+    if len(report.failures):
+        print(report.failures.to_string(index=False))
+        print(f"{len(report.failures)} files could not be had, see {root / 'failures.tsv'}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def verify_command(
+    cancer: Annotated[str, typer.Argument(help="Cancer, e.g. LIHC.")],
+    remove: Annotated[bool, typer.Option(help="Delete wrong files, so that the next fetch brings them.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Files read at a time.")] = 2,
+    data_dir: Annotated[Path, _DATA] = Path("data"),
+) -> None:
+    """Check size and md5 of every fetched file again; exit status 1 where one is wrong."""
+    from hcmae.gdc import fetch
+    from hcmae.manifest import load_manifest
+
+    with _errors():
+        result = fetch.verify(data_dir / "gdc" / load_manifest(cancer).cancer, workers=workers, remove=remove)
+    print(result.groupby(["modality", "status"], sort=False).size().to_string())
+    wrong = result[result["status"].str.startswith("wrong")]
+    if len(wrong):
+        print(wrong.to_string(index=False), file=sys.stderr)
+        print("fetch again" if remove else "run 'verify --remove', then fetch again", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _lock_path(cancer: str) -> Path:

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -28,11 +28,11 @@ from hcmae.cohort.curate import drawn_slides, slide_rules
 from hcmae.cohort.evidence import Candidate, slide_barcode
 from hcmae.cohort.lock import LOCK_COLUMNS, read_lock, safe_name
 from hcmae.config import MODALITIES
+from hcmae.content import MEMORY_NAME, Contents
 from hcmae.files import atomic_path, file_hash, read_json, write_json
+from hcmae.gdc.client import UUID, GDCClient, GDCError, Interrupted, and_filter
+from hcmae.gdc.transfer import RemoteFile, download, download_bundle, download_xena, xena_size
 from hcmae.manifest import Inclusion, Manifest
-
-if TYPE_CHECKING:
-    from hcmae.gdc.client import GDCClient, GDCError, RemoteFile
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +104,8 @@ def resolve(manifest: Manifest, client: GDCClient) -> pd.DataFrame:
         filters = {"cases.project.project_id": manifest.project, "access": "open", **query.filters}
         if modality == "methylation":
             filters["platform"] = list(manifest.inclusion.methylation_platforms)
-        from hcmae.gdc.client import and_filter
-
         hits = client.search("files", and_filter(filters), _FILE_FIELDS)
-        found = [row for hit in hits if (row := _lock_row(hit, modality, query.filters)) is not None]
+        found = [row for hit in hits if (row := lock_row(hit, modality, query.filters)) is not None]
         if not found:
             raise FetchError(
                 f"{manifest.cancer}: the query for {modality} finds no file ({len(hits)} hits); the server's "
@@ -128,9 +126,7 @@ def write_lock(lock: pd.DataFrame, path: str | Path) -> None:
         lock.to_csv(temporary, sep="\t", index=False, lineterminator="\n")
 
 
-def _lock_row(hit: Mapping[str, Any], modality: str, filters: Mapping[str, Any]) -> dict[str, Any] | None:
-    from hcmae.gdc.client import UUID
-
+def lock_row(hit: Mapping[str, Any], modality: str, filters: Mapping[str, Any]) -> dict[str, Any] | None:
     file_id = str(hit.get("file_id") or hit.get("id") or "").lower()
     name, size, md5 = hit.get("file_name"), hit.get("file_size"), str(hit.get("md5sum") or "").lower()
     if not UUID.fullmatch(file_id) or not isinstance(name, str) or not safe_name(name):
@@ -213,8 +209,6 @@ def plan(
     ``smallest``): of each patient only the slide that curation draws with ``seed``. Clinical records of another lock's
     release are fetched again. Raises FetchError for an unknown modality, and where nothing is asked for.
     """
-    from hcmae.gdc.client import RemoteFile
-
     unknown = sorted(set(what) - set(WHAT))
     if unknown:
         raise FetchError(f"unknown --what '{unknown[0]}': choose among {', '.join(WHAT)}")
@@ -344,9 +338,9 @@ def fetch(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FetchError(f"{root}: cannot be made ({error.strerror}); choose another --data-dir") from error
-    with _only_one(root), _disk_errors(root):
+    with only_one(root), _disk_errors(root):
         made = plan(manifest, lock, root, what=what, limit=limit, smallest=smallest, one_slide=one_slide, seed=seed)
-        made.xena_bytes = sum(client.xena_size(name) or 0 for _, name in made.xena)
+        made.xena_bytes = sum(xena_size(client, name) or 0 for _, name in made.xena)
         check_space(made, root)
         write_lock(lock, root / "files.tsv")
         if made.clinical:
@@ -359,8 +353,9 @@ def fetch(
         failures: dict[str, GDCError] = {}
         with _bar(made, progress, manifest.cancer) as bump:
             for _, dataset in made.xena:
-                _note_xena(client.download_xena(dataset, root / "xena", bump))
-            jobs = _jobs(made.files, client, bump, mirror_first=mirror_first, bundles=bundles)
+                _note_xena(download_xena(client, dataset, root / "xena", bump))
+            memory = Contents(root / MEMORY_NAME)
+            jobs = _jobs(made.files, client, bump, memory, mirror_first=mirror_first, bundles=bundles)
             _work(jobs, workers, failures, client, strict)
         table = _failure_table(failures, lock)
         if len(table):
@@ -375,8 +370,6 @@ def fetch(
 
 def fetch_clinical(manifest: Manifest, root: Path, client: GDCClient) -> int:
     """Fetch a project's clinical records as ``clinical.json``; returns their number. Raises GDCError, ClinicalError."""
-    from hcmae.gdc.client import and_filter
-
     hits = client.search("cases", and_filter({"project.project_id": manifest.project}), FIELDS)
     read_hits(hits)  # refuse now what curation could not read
     write_json(root / "clinical.json", hits)
@@ -390,11 +383,15 @@ def _jobs(
     files: Iterable[RemoteFile],
     client: GDCClient,
     bump: Callable[[int], None],
+    memory: Contents,
     *,
     mirror_first: bool,
     bundles: bool,
 ) -> Iterator[Job]:
-    """Bundles first: they are short, and what is small is needed first."""
+    """Bundles first: they are short, and what is small is needed first.
+
+    The md5 of a file that has come goes into ``memory``, so that nobody reads a verified slide again.
+    """
     alone: list[RemoteFile] = []
     batch: list[RemoteFile] = []
     batches: list[list[RemoteFile]] = []
@@ -411,26 +408,30 @@ def _jobs(
         batches.append(batch)
 
     def single(file: RemoteFile) -> dict[str, GDCError]:
-        from hcmae.gdc.client import GDCError, Interrupted
-
         try:
-            client.download(file, bump, mirror_first=mirror_first)
+            download(client, file, bump, mirror_first=mirror_first)
         except Interrupted:
             raise
         except GDCError as error:
             return {file.id: error}
+        memory.remember(file.target, f"md5:{file.md5}")
         return {}
 
+    def bundle(group: Sequence[RemoteFile]) -> dict[str, GDCError]:
+        failures = download_bundle(client, group, bump)
+        for file in group:
+            if file.id not in failures:
+                memory.remember(file.target, f"md5:{file.md5}")
+        return failures
+
     for group in batches:
-        yield lambda group=group: client.download_bundle(group, bump)  # type: ignore[misc]
+        yield lambda group=group: bundle(group)  # type: ignore[misc]
     for file in alone:
         yield lambda file=file: single(file)  # type: ignore[misc]
 
 
 def _work(jobs: Iterator[Job], workers: int, failures: dict[str, GDCError], client: GDCClient, strict: bool) -> None:
     """Run jobs, at most ``workers`` at a time; an interrupt lets the threads end within a block."""
-    from hcmae.gdc.client import Interrupted
-
     running: set[Future[dict[str, GDCError]]] = set()
     client.stop.clear()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fetch")
@@ -518,7 +519,7 @@ def _disk_errors(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _only_one(root: Path) -> Iterator[None]:
+def only_one(root: Path) -> Iterator[None]:
     """Keep a second fetch away from the same folder; the lock goes with the process, however it ends."""
     with open(root / ".fetch.lock", "w") as handle:
         try:
@@ -561,10 +562,12 @@ def verify(root: str | Path, *, workers: int = 2, remove: bool = False, progress
 
     Xena's matrices follow with an empty id, checked against what they were when they came. ``status``: 'ok', 'not
     fetched', 'wrong size' or 'wrong md5'. ``remove`` deletes wrong files, so that the next fetch brings them again.
-    Raises CurationError where the lock is missing or unreadable.
+    What was found goes into the memory of hashes, so that a slide that was verified is not read again. Raises
+    CurationError where the lock is missing or unreadable.
     """
     root = Path(root)
     lock = read_lock(root / "files.tsv")
+    memory = Contents(root / MEMORY_NAME)
 
     notes = _read_xena_notes(root / "xena").assign(id="", modality="xena", case="")
 
@@ -576,7 +579,10 @@ def verify(root: str | Path, *, workers: int = 2, remove: bool = False, progress
         if path.stat().st_size != size:
             status = "wrong size"
         else:
-            status = "ok" if file_hash(path, algorithm="md5") == md5 else "wrong md5"
+            found = file_hash(path, algorithm="md5")
+            # The wrong one too: a disk that forgets bits does not change a date.
+            memory.remember(path, f"md5:{found}")
+            status = "ok" if found == md5 else "wrong md5"
         if remove and status != "ok":
             os.unlink(path)
         return status

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from hcmae.config import Geometry, SlideSettings
 from hcmae.content import Contents
+from hcmae.keys import Key
 from hcmae.slides.mpp import load_mpp_table
 from hcmae.slides.process import (
     REASONS,
@@ -42,7 +43,7 @@ from hcmae.slides.process import (
     tissue_of,
 )
 from hcmae.slides.reader import SlideError
-from hcmae.slides.store import store_key
+from hcmae.slides.store import SlideStore, store_key
 from hcmae.slides.tiff import TiffError, read_pages
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "process_slides",
     "summary",
     "tissue_of",
+    "why_pending",
 ]
 Job = tuple[Any, Any, str]
 
@@ -142,31 +144,72 @@ def pending(
     No slide is opened; with a memory of ``contents`` none is read. Raises ValueError for a table of resolutions that
     cannot be used.
     """
-    plan = _jobs(jobs)
+    return [job for job, why in _verdicts(jobs, outcomes, geometry, settings, contents, reader) if why]
+
+
+def why_pending(
+    jobs: Iterable[Sequence[Any]],
+    outcomes: pd.DataFrame | None,
+    geometry: Geometry,
+    settings: SlideSettings,
+    contents: Contents | None = None,
+    *,
+    reader: str = "auto",
+) -> dict[str, list[str]]:
+    """Slide -> why it needs work, for those that :func:`pending` names; which setting, input or code has changed."""
+    verdicts = _verdicts(jobs, outcomes, geometry, settings, contents, reader)
+    return {job[2]: why for job, why in verdicts if why}
+
+
+def _verdicts(
+    jobs: Iterable[Sequence[Any]],
+    outcomes: pd.DataFrame | None,
+    geometry: Geometry,
+    settings: SlideSettings,
+    contents: Contents | None,
+    reader: str,
+) -> Iterator[tuple[Job, list[str]]]:
+    """Each job with the reasons why it needs work; none where it is done."""
     known = contents if contents is not None else Contents()
     before = _by_slide(outcomes)
     table = load_mpp_table(settings.mpp_table)
-
-    def done(job: Job) -> bool:
+    for job in _jobs(jobs):
         path, store_path, name = job
         row = before.get(name)
-        if row is None or not row["final"]:
-            return False
-        if row["status"] in ("ok", "skipped") and _store_key(store_path) != row["key"]:
-            return False
+        if row is None:
+            yield job, ["not cut yet"]
+            continue
+        if not row["final"]:
+            yield job, [REASONS.get(row["reason"], "not finished")]
+            continue
         mask = mask_path(store_path)
         # Whether a mask is edited is known by its content, so that a thousand of them need not be parsed.
         edited = row["edited"] if mask_content(mask, known) == row["mask"] else mask_edited(mask)
-        key = partial(
+        key_now = partial(
             slide_key, path, geometry, settings, slide_id=name, reader=reader, mask=mask if edited else None,
             mpp_table=table, contents=known,
         )  # fmt: skip
-        now = key()
-        if now.inputs["slide"] == UNREAD:
-            now = key(content=row["content"])
-        return now.digest == row["key"]
+        key = key_now()
+        if key.inputs["slide"] == UNREAD:
+            key = key_now(content=row["content"])
+        kept = _store_key(store_path) if row["status"] in ("ok", "skipped") else row["key"]
+        if kept is None:
+            yield job, ["the store is missing"]
+        elif key.digest != kept:
+            yield job, _changes(key, store_path, kept)
+        elif key.digest != row["key"]:
+            yield job, ["cut by somebody else since"]
+        else:
+            yield job, []
 
-    return [job for job in plan if not done(job)]
+
+def _changes(key: Key, store_path: Any, kept: str) -> list[str]:
+    try:
+        parts = SlideStore(store_path).key_parts
+    except (FileNotFoundError, ValueError):
+        parts = {}
+    # A slide without regions has no store that could tell.
+    return key.changes(parts) if parts.get("key") == kept else ["settings, slide, mask or code have changed"]
 
 
 def merge_outcomes(before: pd.DataFrame | None, after: pd.DataFrame, jobs: Iterable[Sequence[Any]]) -> pd.DataFrame:
@@ -185,7 +228,7 @@ def merge_outcomes(before: pd.DataFrame | None, after: pd.DataFrame, jobs: Itera
     return merged
 
 
-def _by_slide(outcomes: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
+def _by_slide(outcomes: pd.DataFrame | None) -> dict[str, dict[Any, Any]]:
     """Rows by slide. Tables written before there was a key are no answer to what is done."""
     if outcomes is None or not {"final", "key", "content", "mask", "edited"} <= set(outcomes.columns):
         return {}

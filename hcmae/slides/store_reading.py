@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hcmae.slides.reader import Slide
 from hcmae.slides.regions import read_region
+from hcmae.slides.store import SlideStore
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -26,8 +27,6 @@ def iter_regions(
     At most ``workers`` + 1 regions are in memory. ``slide``: an open slide to use instead of the store's. Raises
     SlideError where the slide has gone, TileError where it is damaged.
     """
-    from hcmae.slides.store import SlideStore
-
     store = SlideStore(store_path)
     coords, side, pixels = store.coords, store.side, store.geometry.region
     chosen = range(len(coords)) if indices is None else [int(i) for i in indices]

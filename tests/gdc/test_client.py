@@ -25,7 +25,8 @@ from hcmae.cohort.curate import curate
 from hcmae.cohort.evidence import CurationError
 from hcmae.cohort.lock import LOCK_COLUMNS, read_lock
 from hcmae.config import CANCERS
-from hcmae.gdc import fetch
+from hcmae.content import MEMORY_NAME, Contents
+from hcmae.gdc import fetch, transfer
 from hcmae.gdc.client import GDCClient, GDCError
 from hcmae.manifest import Manifest, load_manifest
 from hcmae.omics.readers import read_omics
@@ -288,19 +289,50 @@ def test_a_disk_that_fills_up_on_the_way(
     client: GDCClient, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, root = fetch.resolve(manifest, client), tmp_path / "LIHC"
-    write, left = GDCClient._stream, iter(range(3))
+    write, left = transfer.stream, iter(range(3))
 
-    def full(self: GDCClient, url: str, *rest: Any, **more: Any) -> None:
+    def full(client: GDCClient, url: str, *rest: Any, **more: Any) -> None:
         if next(left, None) is None:
             raise OSError(errno.ENOSPC, "No space left on device", str(root / "some.part"))
-        write(self, url, *rest, **more)
+        write(client, url, *rest, **more)
 
-    monkeypatch.setattr(GDCClient, "_stream", full)
+    monkeypatch.setattr(transfer, "stream", full)
     with pytest.raises(fetch.FetchError, match=r"some\.part: No space left.*what is complete stays"):
         fetch.fetch(manifest, lock, root, client, bundles=False, workers=1, progress=False)
-    monkeypatch.setattr(GDCClient, "_stream", write)
+    monkeypatch.setattr(transfer, "stream", write)
     assert set(fetch.verify(root, progress=False)["status"]) == {"ok", "not fetched"}
     assert fetch.fetch(manifest, lock, root, client, progress=False).fetched == len(lock) - 3
+
+
+def test_verified_files_are_not_read_for_their_hash_again(
+    client: GDCClient, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, root = fetch.resolve(manifest, client), tmp_path / "LIHC"
+    fetch.fetch(manifest, lock, root, client, progress=False)
+    sums = {root / m / i / n: f"md5:{s}" for i, n, m, s in lock[["id", "filename", "modality", "md5"]].to_numpy()}
+
+    def remembered() -> dict[Path, str]:
+        contents = Contents(tmp_path / "run.jsonl", known=[root / MEMORY_NAME])
+        with monkeypatch.context() as patch:
+            patch.setattr("hcmae.content.file_hash", lambda path, **_: "read")
+            return {path: contents.file(path) for path in sums}
+
+    assert remembered() == sums
+    # One by one as well, and by verifying what came before there was a memory.
+    alone = tmp_path / "alone"
+    fetch.fetch(manifest, lock, alone, client, bundles=False, progress=False)
+    assert len((alone / MEMORY_NAME).read_text().splitlines()) == len(lock)
+    (root / MEMORY_NAME).unlink()
+    fetch.verify(root, progress=False)
+    assert remembered() == sums
+    # Bits that a disk forgets change no date: verify sees them, and so does whoever asks for the hash.
+    rotten = next(path for path in sums if path.parent.parent.name == "slides")
+    stat = rotten.stat()
+    rotten.write_bytes(rotten.read_bytes()[:-1] + b"?")
+    os.utime(rotten, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert remembered() == sums
+    assert (fetch.verify(root, progress=False)["status"] == "wrong md5").sum() == 1
+    assert [path for path, found in remembered().items() if found != sums[path]] == [rotten]
 
 
 def test_clinical_records_follow_the_release_of_the_lock(
@@ -343,7 +375,7 @@ def test_files_without_a_barcode_could_be_normal_tissue(
 
 def test_two_fetches_do_not_meet(client: GDCClient, manifest: Manifest, tmp_path: Path) -> None:
     lock = fetch.resolve(manifest, client)
-    with fetch._only_one(tmp_path), pytest.raises(fetch.FetchError, match="another fetch"):
+    with fetch.only_one(tmp_path), pytest.raises(fetch.FetchError, match="another fetch"):
         fetch.fetch(manifest, lock, tmp_path, client, progress=False)
 
 
@@ -507,7 +539,7 @@ def test_kill_9_of_the_command_and_the_same_command_again(server: StandIn, tmp_p
     shutil.copytree(repo / "data_manifests", tmp_path / "data_manifests", ignore=lambda *_: ["lock"])
     settings = {**os.environ, "HCMAE_GDC_URL": server.url, "HCMAE_MIRROR_URL": ""}
     # Slides as large as these must count as large.
-    code = "from hcmae.cohort import fetch; fetch.ALONE_BYTES = 100_000; from hcmae.cli import app; app()"
+    code = "from hcmae.gdc import fetch; fetch.ALONE_BYTES = 100_000; from hcmae.cli import app; app()"
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", code, *arguments]
@@ -609,7 +641,7 @@ def test_real_mirna_files_verify_against_their_manifest(shared_data: Path) -> No
 
 
 def test_real_files_come_through_a_bundle(shared_data: Path, tmp_path: Path) -> None:
-    from hcmae.gdc.client import RemoteFile
+    from hcmae.gdc.transfer import RemoteFile, download_bundle
 
     with StandIn() as server:
         files = []
@@ -620,7 +652,7 @@ def test_real_files_come_through_a_bundle(shared_data: Path, tmp_path: Path) -> 
             target = tmp_path / entry.id / entry.name
             files.append(RemoteFile(entry.id, entry.md5, len(entry.content), target, entry.name))
         with GDCClient(url=server.url, mirror="") as client:
-            assert client.download_bundle(files) == {}
+            assert download_bundle(client, files) == {}
     assert len(files) == 9
     assert sum(1 for _ in tmp_path.rglob("annotations.txt")) == 3
 
@@ -640,7 +672,7 @@ def test_real_answers_are_understood(shared_data: Path, server: StandIn, client:
     whole["data"]["pagination"]["total"] = 2
     hits = client.search("files", {}, ["file_name"], page=2)
     assert [h["access"] for h in hits] == ["controlled", "controlled"]
-    row = fetch._lock_row({**hits[0], "md5sum": "0" * 32}, "slides", {})
+    row = fetch.lock_row({**hits[0], "md5sum": "0" * 32}, "slides", {})
     assert row is None, "a controlled file never enters a lock"
     server.faults = [Fault("", path="/cases", change=lambda _: answers["Search_and_Retrieval_013_hits"], times=2)]
     cases = client.search("cases", {}, ["submitter_id"])

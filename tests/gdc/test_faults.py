@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from hcmae.gdc.client import GDCClient, GDCError, Interrupted, RefusedError, RemoteFile, and_filter
+from hcmae.gdc.client import GDCClient, GDCError, Interrupted, RefusedError, and_filter
+from hcmae.gdc.transfer import RemoteFile, download, download_bundle, download_xena
 from tests.support.gdc_server import Entry, Fault, StandIn
 
 SIZE = 300_000
@@ -87,14 +88,14 @@ MENDED = {
 
 
 @pytest.mark.parametrize("name", MENDED)
-def test_single_file_ends_right(name: str, server: StandIn, client: GDCClient, tmp_path: Path) -> None:
+def test_single_file_ends_right(name: str, server: StandIn, tmp_path: Path) -> None:
     fault, requests = MENDED[name]
     entry = server.add(_content(), "slide.svs")
     file = _remote(entry, tmp_path / "in")
     server.faults = [Fault(**vars(fault))]
     seen: list[int] = []
-    client._http.timeout = 0.5 if fault.kind == "hang" else 3.0
-    client.download(file, seen.append)
+    with _client(server, timeout=0.5 if fault.kind == "hang" else 3.0) as client:
+        download(client, file, seen.append)
     assert file.target.read_bytes() == entry.content
     assert sum(seen) == SIZE
     assert len(server.requests("/data/")) == requests
@@ -119,7 +120,7 @@ def test_a_partial_file_is_continued(name: str, server: StandIn, client: GDCClie
     file.part.parent.mkdir(parents=True)
     file.part.write_bytes(entry.content[:120_000])
     server.faults = [Fault(**vars(fault))] if fault else []
-    client.download(file)
+    download(client, file)
     assert file.target.read_bytes() == entry.content
     notes = server.requests("/data/")
     assert len(notes) == requests
@@ -143,7 +144,7 @@ def test_a_strange_partial_file_does_no_harm(
     file = _remote(entry, tmp_path)
     file.part.parent.mkdir(parents=True)
     file.part.write_bytes(part)
-    client.download(file)
+    download(client, file)
     assert file.target.read_bytes() == entry.content
     assert server.sent() == sent
 
@@ -176,7 +177,7 @@ def test_single_file_ends_in_a_clear_error(name: str, server: StandIn, tmp_path:
     server.faults = [Fault(**vars(fault))]
     attempts = 1 if fault.kind == "drip" else 4
     with _client(server, attempts=attempts) as client, pytest.raises(GDCError, match=message) as caught:
-        client.download(file)
+        download(client, file)
     assert f"/data/{entry.id}" in str(caught.value)
     assert not file.target.exists()
     if fault.kind == "status" and fault.status < 500:
@@ -188,7 +189,7 @@ def test_progress_that_is_lost_again_is_no_progress(server: StandIn, client: GDC
     entry = server.add(_content(), "slide.svs")
     server.faults = [f for _ in range(50) for f in (Fault("reset", at=100_000), Fault("refuse_range"))]
     with pytest.raises(GDCError, match="given up"):
-        client.download(_remote(entry, tmp_path))
+        download(client, _remote(entry, tmp_path))
     assert len(server.requests("/data/")) < 12
 
 
@@ -197,7 +198,7 @@ def test_the_mirror_is_the_second_source(server: StandIn, tmp_path: Path) -> Non
     server.faults = [Fault("reset", path="/data/", at=100_000), Fault("status", path="/data/", times=99)]
     file = _remote(entry, tmp_path)
     with _client(server, mirror=server.mirror_url) as client:
-        client.download(file)
+        download(client, file)
     assert file.target.read_bytes() == entry.content
     # The mirror continues what the server began.
     assert server.requests("/mirror/")[0].range == "bytes=100000-"
@@ -209,7 +210,7 @@ def test_wrong_bytes_of_the_mirror_are_refused_too(server: StandIn, tmp_path: Pa
     server.faults = [Fault("corrupt", path="/mirror", at=3, times=99)]
     file = _remote(entry, tmp_path)
     with _client(server, mirror=server.mirror_url) as client, pytest.raises(RefusedError, match="404"):
-        client.download(file)
+        download(client, file)
     assert not file.target.exists()
 
 
@@ -223,7 +224,7 @@ def test_retry_after_is_waited_for_within_reason(
     waits: list[float] = []
     with _client(server, longest_wait=3.0 if told == "3" else 0.1) as client:
         monkeypatch.setattr(client.stop, "wait", lambda seconds: waits.append(seconds))
-        client.download(_remote(entry, tmp_path))
+        download(client, _remote(entry, tmp_path))
     assert len(waits) == 1
     assert least <= waits[0] <= most
 
@@ -242,7 +243,7 @@ def test_no_server_at_all(tmp_path: Path) -> None:
         GDCClient(url="http://127.0.0.1:9", mirror="", attempts=2, longest_wait=0.01) as client,
         pytest.raises(GDCError, match="no answer"),
     ):
-        client.download(file)
+        download(client, file)
 
 
 def test_stopping_keeps_the_partial_file(server: StandIn, tmp_path: Path) -> None:
@@ -258,11 +259,11 @@ def test_stopping_keeps_the_partial_file(server: StandIn, tmp_path: Path) -> Non
             server.released.set()
 
     with client, pytest.raises(Interrupted):
-        client.download(file, progress)
+        download(client, file, progress)
     assert not file.target.exists()
     with _client(server) as again:
         server.pause_at = None
-        again.download(file)
+        download(again, file)
     assert file.target.read_bytes() == entry.content
 
 
@@ -294,7 +295,7 @@ def test_bundle_ends_right(name: str, server: StandIn, client: GDCClient, tmp_pa
     files = [_remote(e, tmp_path) for e in entries]
     server.faults = [Fault(**vars(fault))] if fault else []
     seen: list[int] = []
-    assert client.download_bundle(files, seen.append) == {}
+    assert download_bundle(client, files, seen.append) == {}
     assert [f.target.read_bytes() for f in files] == [e.content for e in entries]
     assert sum(seen) == sum(f.size for f in files)
     notes = server.requests("/data")
@@ -308,7 +309,7 @@ def test_bundle_ends_right(name: str, server: StandIn, client: GDCClient, tmp_pa
 def test_plain_tar_is_understood(server: StandIn, client: GDCClient, tmp_path: Path) -> None:
     entries = _small(server)
     server.bundle_format = "tar"
-    assert client.download_bundle([_remote(e, tmp_path) for e in entries]) == {}
+    assert download_bundle(client, [_remote(e, tmp_path) for e in entries]) == {}
     assert all(_remote(e, tmp_path).target.read_bytes() == e.content for e in entries)
 
 
@@ -320,7 +321,7 @@ def test_one_refused_file_does_not_cost_the_others(
     entries = _small(server)
     server.refused = {entries[5].id: status}
     server.name_refused = named
-    failures = client.download_bundle([_remote(e, tmp_path) for e in entries])
+    failures = download_bundle(client, [_remote(e, tmp_path) for e in entries])
     assert list(failures) == [entries[5].id]
     assert str(status) in str(failures[entries[5].id])
     for i, entry in enumerate(entries):
@@ -331,7 +332,7 @@ def test_left_out_and_broken_members_are_asked_for_alone(server: StandIn, client
     entries = _small(server)
     server.left_out = {entries[2].id}
     server.broken_members = {entries[7].id}
-    assert client.download_bundle([_remote(e, tmp_path) for e in entries]) == {}
+    assert download_bundle(client, [_remote(e, tmp_path) for e in entries]) == {}
     assert all(_remote(e, tmp_path).target.read_bytes() == e.content for e in entries)
     assert not _leftovers(tmp_path)
 
@@ -340,7 +341,7 @@ def test_evil_members_write_nothing(server: StandIn, client: GDCClient, tmp_path
     entries = _small(server)
     server.evil_members = True
     folder = tmp_path / "a" / "b"
-    assert client.download_bundle([_remote(e, folder) for e in entries]) == {}
+    assert download_bundle(client, [_remote(e, folder) for e in entries]) == {}
     written = {p for p in tmp_path.rglob("*") if p.is_file()}
     assert written == {_remote(e, folder).target for e in entries}
     assert not any(p.is_symlink() for p in written)
@@ -351,7 +352,7 @@ def test_a_bundle_that_never_comes_is_reported_for_each_file(
 ) -> None:
     entries = _small(server, 3)
     server.faults = [Fault("status", times=99)]
-    failures = client.download_bundle([_remote(e, tmp_path) for e in entries])
+    failures = download_bundle(client, [_remote(e, tmp_path) for e in entries])
     assert set(failures) == {e.id for e in entries}
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
@@ -364,7 +365,7 @@ def test_the_mirror_stands_behind_bundles(fault: str, server: StandIn, tmp_path:
     else:
         server.faults = [Fault("status", times=99)]
     with _client(server, mirror=server.mirror_url) as client:
-        assert client.download_bundle([_remote(e, tmp_path) for e in entries]) == {}
+        assert download_bundle(client, [_remote(e, tmp_path) for e in entries]) == {}
     assert all(_remote(e, tmp_path).target.read_bytes() == e.content for e in entries)
     assert len(server.requests("/mirror")) == (1 if fault == "refused" else 5)
 
@@ -373,7 +374,7 @@ def test_a_mirror_that_is_down_as_well_is_not_asked_for_every_file(server: Stand
     entries = _small(server, 30)
     server.faults = [Fault("status", times=99), Fault("status", path="/mirror", times=99)]
     with _client(server, mirror=server.mirror_url) as client:
-        assert len(client.download_bundle([_remote(e, tmp_path) for e in entries])) == 30
+        assert len(download_bundle(client, [_remote(e, tmp_path) for e in entries])) == 30
     assert len(server.requests("/mirror")) == 4, "the tries of one file"
 
 
@@ -383,14 +384,15 @@ _CHILD = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from hcmae.gdc.client import GDCClient, RemoteFile
+    from hcmae.gdc.client import GDCClient
+    from hcmae.gdc.transfer import RemoteFile, download, download_bundle
     url, folder, *files = sys.argv[1:]
     files = [RemoteFile(i, m, int(s), Path(folder) / i / n, n) for i, m, s, n in (f.split(",") for f in files)]
     client = GDCClient(url=url, mirror="")
     if len(files) == 1:
-        client.download(files[0])
+        download(client, files[0])
     else:
-        client.download_bundle(files)
+        download_bundle(client, files)
     """
 )
 
@@ -423,7 +425,7 @@ def test_kill_9_in_the_middle_of_a_download(server: StandIn, client: GDCClient, 
     assert 0 < have < SIZE
     assert entry.content.startswith(file.part.read_bytes())
     server.pause_at = None
-    client.download(file)
+    download(client, file)
     assert file.target.read_bytes() == entry.content
     assert server.log[-1].sent == SIZE - have
     assert server.log[-1].range == f"bytes={have}-"
@@ -439,11 +441,11 @@ def test_kill_9_in_the_middle_of_a_bundle(server: StandIn, client: GDCClient, tm
     # What is half unpacked lies under another name, and goes also where the rest comes file by file.
     assert all(hashlib.md5(f.target.read_bytes()).hexdigest() == f.md5 for f in complete)
     for leftover in tmp_path.rglob(".*.bundle"):
-        client.download(next(f for f in files if f.id in leftover.name))
+        download(client, next(f for f in files if f.id in leftover.name))
         assert not leftover.exists()
     server.pause_bundle_at = None
     rest = [f for f in files if not f.present()]
-    assert client.download_bundle(rest) == {}
+    assert download_bundle(client, rest) == {}
     assert sorted(server.log[-1].body["ids"]) == sorted(f.id for f in rest)
     assert [f.target.read_bytes() for f in files] == [e.content for e in entries]
     assert not _leftovers(tmp_path)
@@ -460,12 +462,12 @@ def _matrix() -> bytes:
 def test_xena_packed_or_plain(packed: bool, server: StandIn, client: GDCClient, tmp_path: Path) -> None:
     name = "TCGA-LIHC.star_counts.tsv"
     server.xena = {f"{name}.gz": gzip.compress(_matrix())} if packed else {name: _matrix()}
-    path = client.download_xena(name, tmp_path)
+    path = download_xena(client, name, tmp_path)
     assert path.name == (f"{name}.gz" if packed else name)
     assert (gzip.decompress(path.read_bytes()) if packed else path.read_bytes()) == _matrix()
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
     requests = len(server.log)
-    assert client.download_xena(name, tmp_path) == path
+    assert download_xena(client, name, tmp_path) == path
     assert len(server.log) == requests
 
 
@@ -477,19 +479,19 @@ def test_xena_continues_the_same_version_only(server: StandIn, client: GDCClient
         Fault("status", path="/xena", method="GET", times=9),
     ]
     with pytest.raises(GDCError):
-        client.download_xena(name, tmp_path)
+        download_xena(client, name, tmp_path)
     assert (tmp_path / "m.tsv.gz.part").stat().st_size == 90_000
     server.faults = []
     second = gzip.compress(random.Random(2).randbytes(200_000))
     server.xena = {"m.tsv.gz": second}
-    assert client.download_xena(name, tmp_path).read_bytes() == second
+    assert download_xena(client, name, tmp_path).read_bytes() == second
     assert server.log[-1].range is None
 
 
 def test_xena_broken_gzip_is_refused(server: StandIn, client: GDCClient, tmp_path: Path) -> None:
     server.xena = {"m.tsv.gz": gzip.compress(_matrix())[:-20]}
     with pytest.raises(GDCError, match="broken gzip"):
-        client.download_xena("m.tsv", tmp_path)
+        download_xena(client, "m.tsv", tmp_path)
     assert not (tmp_path / "m.tsv.gz").exists()
 
 
@@ -586,7 +588,7 @@ def test_status_of_a_service_that_is_down(server: StandIn, client: GDCClient) ->
 
 def test_manners(server: StandIn, client: GDCClient, tmp_path: Path) -> None:
     file = _remote(server.add(_content(1000), "a.txt"), tmp_path)
-    client.download(file)
+    download(client, file)
     client.search("files", {}, ["file_name"])
     for note in server.log:
         assert note.headers["user-agent"].startswith("hcmae-core/") if "user-agent" in note.headers else True
@@ -602,17 +604,17 @@ def test_a_token_goes_neither_to_open_data_nor_to_another_host_nor_into_messages
     (tmp_path / "token").write_text(secret + "\n")
     file = _remote(server.add(_content(1000), "a.txt"), tmp_path)
     with caplog.at_level("DEBUG"), _client(server, token_file=tmp_path / "token") as client:
-        client.download(file)
+        download(client, file)
         assert not any(secret in str(n.headers) for n in server.log)
         server.faults = [Fault("redirect")]
         file.target.unlink()
-        client.download(file, controlled=True)
+        download(client, file, controlled=True)
         assert file.target.read_bytes() == _content(1000)
         told = [n for n in server.requests("/data") if secret in str(n.headers)]
         assert [n.host for n in told] == [f"127.0.0.1:{server.port}"]
         server.faults = [Fault("status", status=403, body=b'{"message": "Your token is invalid or expired."}')]
         with pytest.raises(RefusedError) as caught:
-            client.download(file)
+            download(client, file)
     assert secret not in str(caught.value)
     assert secret not in caplog.text
     assert secret not in repr(client)
@@ -622,7 +624,7 @@ def test_tokens_that_cannot_be_read_are_named_not_shown(server: StandIn, tmp_pat
     for content in (b"", b"\xff\xfe"):
         (tmp_path / "token").write_bytes(content)
         with _client(server, token_file=tmp_path / "token") as client, pytest.raises(GDCError, match="token file"):
-            client._token()
+            client.token()
 
 
 def test_fault_suite_is_wide_enough() -> None:

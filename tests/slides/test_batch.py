@@ -456,6 +456,7 @@ def test_a_crashing_process_costs_one_slide(slide: Path, tmp_path: Path, monkeyp
     frame = process_slides(jobs, GEOMETRY, SETTINGS, workers=2, progress=False)
     assert frame["status"].tolist() == ["ok", "failed", "ok"], frame[["status", "reason", "detail"]].to_dict()
     assert frame["reason"].tolist()[1] == "crashed"
+    assert frame["final"].tolist() == [True, False, True]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hcmae.config import Geometry, SlideSettings
 from hcmae.content import Contents
 from hcmae.slides import batch, journal, process
-from hcmae.slides.batch import merge_outcomes, pending, process_slides
+from hcmae.slides.batch import merge_outcomes, pending, process_slides, why_pending
 from hcmae.slides.process import PASSING, REASONS, process_slide, slide_key, store_is_fresh
 from hcmae.slides.store import SlideStore, array_content, write_vectors
 from tests.support.twin_slides import paint, write_twin
@@ -53,6 +53,11 @@ class Batch:
     @property
     def jobs(self) -> list[tuple[Path, Path, str]]:
         return [(path, self.folder / f"{path.stem}.h5", path.stem) for path in self.slides]
+
+    def why(self) -> dict[str, list[str]]:
+        """Slides that need work, and why."""
+        before = pd.read_parquet(self.folder.parent / "slides.parquet")
+        return why_pending(self.jobs, before, GEOMETRY, self.settings, Contents(self.folder.parent / ".contents.jsonl"))
 
     def __call__(self) -> list[str]:
         """One call of the step; returns the slides that were worked on."""
@@ -137,6 +142,19 @@ def test_store_carries_its_key_and_the_parts(slides: list[Path], tmp_path: Path)
     assert not store_is_fresh(tmp_path / "none.h5", key)
     path.write_bytes(path.read_bytes()[:3000])
     assert not store_is_fresh(path, key)
+
+
+def test_changed_coordinates_cut_anew(slides: list[Path], tmp_path: Path) -> None:
+    path, corners = tmp_path / "a.h5", tmp_path / "corners.h5"
+
+    def cut(x: int) -> str:
+        with h5py.File(corners, "w", track_order=False) as file:
+            file.create_dataset("coords", data=np.array([[x, 128]], np.int64), track_times=False)
+        return process_slide(slides[0], path, GEOMETRY, SETTINGS, coords_file=corners).status
+
+    assert [cut(128), cut(128), cut(129)] == ["ok", "skipped", "ok"]
+    assert SlideStore(path).coords.tolist() == [[129, 128]]
+    assert process_slide(slides[0], path, GEOMETRY, SETTINGS).status == "ok"  # back to the grid
 
 
 def test_store_written_before_there_were_keys_loads_and_is_cut_anew(slides: list[Path], tmp_path: Path) -> None:
@@ -235,6 +253,7 @@ def test_corrected_table_of_resolutions_cuts_the_slides_it_names(slides: list[Pa
     step = Batch(slides, tmp_path / "run" / "slides", SETTINGS.model_copy(update={"mpp_table": str(table)}))
     step()
     table.write_text("slide,mpp\nP0.svs,0.50\n*.svs,0.25\n")
+    assert step.why() == {"P0": ["setting slides.mpp_table: 0.25 -> 0.5"]}
     assert step() == ["P0"]
     assert step.outcomes["mpp"].tolist() == [0.5, 0.25, 0.25]
     moved = tmp_path / "elsewhere.csv"
@@ -254,6 +273,7 @@ def test_edited_mask_cuts_that_slide_alone(slides: list[Path], tmp_path: Path) -
     drawn = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": square}, "properties": {}}
     mask = step.folder / "P1.tissue.geojson"
     mask.write_text(json.dumps({"type": "FeatureCollection", "features": [drawn]}))
+    assert step.why() == {"P1": ["input mask: new"]}
     assert step() == ["P1"]
     assert SlideStore(step.folder / "P1.h5").attrs["tissue_source"] == "edited"
     assert step.outcomes["regions"].tolist() == [before[0], 4, before[2]]
@@ -282,6 +302,7 @@ def test_locked_slide_is_done_by_the_next_call(slides: list[Path], tmp_path: Pat
         step()
         assert step.outcomes["reason"].tolist() == ["", "locked", ""]
         assert step.outcomes["final"].tolist() == [True, False, True]
+    assert step.why() == {"P1": [REASONS["locked"]]}
     assert step() == ["P1"]
     assert step.outcomes["status"].tolist() == ["ok", "ok", "ok"]
 
@@ -306,10 +327,12 @@ def test_deleted_store_is_made_again_it_alone(slides: list[Path], tmp_path: Path
     store = step.folder / "P2.h5"
     whole = store.read_bytes()
     store.unlink()
+    assert step.why() == {"P2": ["the store is missing"]}
     assert step() == ["P2"]
     assert store.read_bytes() == whole
     # One made by hand under other settings is not what this batch asks for.
     process_slide(slides[0], step.folder / "P0.h5", GEOMETRY, SETTINGS.model_copy(update={"min_tissue": 0.9}))
+    assert step.why() == {"P0": ["setting slides.min_tissue: 0.9 -> 0.5"]}
     assert step() == ["P0"]
     assert step() == []
 
@@ -319,6 +342,7 @@ def test_repaired_slide_of_the_same_size_is_cut_again(slides: list[Path], tmp_pa
     step = Batch(slides, tmp_path / "run" / "slides")
     step()
     swapped_bytes(slides[1])
+    assert step.why() == {"P1": ["input slide: changed"]}
     assert step() == ["P1"]
     os.utime(slides[1])  # another date, the same bytes
     assert step() == []
@@ -344,6 +368,7 @@ def test_changed_code_cuts_every_slide(slides: list[Path], tmp_path: Path, monke
     step()
     real = process.source_of
     monkeypatch.setattr(process, "source_of", lambda names: real(names) | {"hcmae.slides.tissue": "edited"})
+    assert step.why() == {name: ["code hcmae.slides.tissue: changed"] for name in ("P0", "P1")}
     assert step() == ["P0", "P1"]
     assert step() == []
 
@@ -381,6 +406,7 @@ def test_reasons_that_pass_are_tried_again_and_no_others(slides: list[Path], tmp
     assert step.outcomes["reason"].tolist() == ["", "truncated"]
     assert step() == []
     slides[1].write_bytes(whole)
+    assert list(step.why()) == ["P1"]
     assert step() == ["P1"]
     assert step.outcomes["status"].tolist() == ["ok", "ok"]
 
