@@ -158,9 +158,16 @@ class Run:
         return list(self.patient_stores().values())
 
     def patient_stores(self) -> dict[str, Path]:
-        """The store of each patient who has one, in the order of the cohort's table."""
+        """The store of each patient whose slide was cut, in the order of the cohort's table.
+
+        A store that lies there while its slide's last outcome is none (now truncated, say) is not one of them.
+        """
+        outcomes = self.slide_outcomes()
+        if outcomes.empty:
+            return {}
+        cut = set(outcomes.loc[outcomes["status"].isin(["ok", "skipped"]) & (outcomes["regions"] > 0), "slide"])
         slides = self.cohort().table["slide"]
-        paths = {str(patient): self.store_dir / f"{slide}.h5" for patient, slide in slides.items()}
+        paths = {str(patient): self.store_dir / f"{slide}.h5" for patient, slide in slides.items() if slide in cut}
         return {patient: path for patient, path in paths.items() if path.exists()}
 
     # --- molecules ----------------------------------------------------------------------------------------------
