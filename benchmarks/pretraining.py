@@ -35,6 +35,7 @@ from hcmae.files import write_json
 from hcmae.pretraining.loop import cpu_has_bf16
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from hcmae_core.transformer import has_tiles
 
 MEMORY = {
@@ -112,8 +113,8 @@ class LightlyMAE(nn.Module):
 
 def normalise(images: Tensor) -> Tensor:
     """What a peer's loader does: channels first, float, ImageNet units."""
-    mean = torch.tensor([0.485, 0.456, 0.406], device=images.device)
-    std = torch.tensor([0.229, 0.224, 0.225], device=images.device)
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device)
+    std = torch.tensor(IMAGENET_STD, device=images.device)
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 

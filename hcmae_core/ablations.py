@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hcmae_core.attention import AttentionPool, CrossAttention, InputScale, Transformer
 from hcmae_core.hcmae import HCMAE, OmicsProjection, RiskHead, RiskKind, SlideTokens, check_bag
+from hcmae_core.transformer import init_weights
 
 Tokens = Literal["patch", "region_reg", "region"]
 
@@ -79,7 +80,7 @@ class HierarchicalBag(nn.Module):
         # Keys are region vectors here, so they enter at the Transformer's width.
         self.widen = nn.Identity() if vector_dim == dim else nn.Linear(vector_dim, dim)
         self.slide = SlideTokens(thumbnail, dim, slide_positions)
-        self.cross = CrossAttention(dim, None, dropout)
+        self.cross = CrossAttention(dim, None, dropout).apply(init_weights)
         self.slide_transformer = Transformer(dim, depth, heads, mlp_ratio, dropout)
         self.slide_pool = AttentionPool(dim)
         self.risk = RiskHead(dim, risk_head, dropout)

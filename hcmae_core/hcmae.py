@@ -17,10 +17,9 @@ from hcmae_core.attention import (
     InputScale,
     Transformer,
     index_positions,
-    masked_softmax,
-    sincos_positions,
 )
 from hcmae_core.pixels import ThumbnailEmbedding
+from hcmae_core.transformer import init_weights, slide_positions
 
 RiskKind = Literal["scaled_sigmoid", "sigmoid", "linear"]
 
@@ -76,7 +75,7 @@ class SlideTokens(nn.Module):
         real = self.norm(self.embed(thumbnails[mask]))
         if self.with_positions:
             places = index_positions(mask) if positions is None else positions
-            real = real + sincos_positions(places[mask], real.shape[-1]).to(real.dtype)
+            real = real + slide_positions(places[mask], real.shape[-1]).to(real.dtype)
         tokens = real.new_zeros(*mask.shape, real.shape[-1])
         tokens[mask] = real
         return tokens
@@ -120,7 +119,7 @@ class HCMAE(nn.Module):
         self.omics_map = OmicsProjection(omics_features, dim, modalities, omics_projection == "shared", omics_dropout)
         self.vectors = InputScale(vector_dim)
         self.slide = SlideTokens(thumbnail, dim, slide_positions)
-        self.cross = CrossAttention(dim, vector_dim, dropout)
+        self.cross = CrossAttention(dim, vector_dim, dropout).apply(init_weights)
         self.slide_transformer = Transformer(dim, depth, heads, mlp_ratio, dropout)
         self.omics_transformer = Transformer(dim, depth, heads, mlp_ratio, dropout)
         self.slide_pool = AttentionPool(dim)
@@ -163,20 +162,3 @@ def check_bag(vectors: Tensor, mask: Tensor) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-__all__ = [
-    "HCMAE",
-    "AttentionPool",
-    "CrossAttention",
-    "InputScale",
-    "OmicsProjection",
-    "RiskHead",
-    "SlideTokens",
-    "ThumbnailEmbedding",
-    "Transformer",
-    "count_parameters",
-    "index_positions",
-    "masked_softmax",
-    "sincos_positions",
-]

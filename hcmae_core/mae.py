@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcmae_core.pixels import PixelEmbedding, PixelHead
-from hcmae_core.transformer import Block, attention, sincos_positions
+from hcmae_core.transformer import Block, attention, grid_positions
 
 
 class MaskedOutput(NamedTuple):
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = PixelHead(width, pixels)
-        self.register_buffer("positions", sincos_positions(width, side))
+        self.register_buffer("positions", grid_positions(width, side))
 
     def forward(self, x: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Encoded tokens [B, (1 +) Lv, D] to vectors of the masked tokens [B, Lm, width], ready for the head."""
@@ -138,7 +138,7 @@ class TokenEncoder(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(dim)) if class_token else None
         self.blocks = nn.ModuleList([Block(dim, heads, mlp_ratio) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.register_buffer("positions", sincos_positions(dim, side))
+        self.register_buffer("positions", grid_positions(dim, side))
 
     @property
     def extra(self) -> int:

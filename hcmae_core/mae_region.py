@@ -7,27 +7,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from hcmae_core.attention import CrossAttention
 from hcmae_core.mae import Decoder, MaskedOutput, TokenEncoder, random_order, take_tokens
 from hcmae_core.pixels import split_tokens
 from hcmae_core.transformer import init_weights
 
 Reading = Literal["q_enc_kv_patch", "eq4", "prose", "none"]
-
-
-class RegionCrossAttention(nn.Module):
-    """Single-head attention with weights d x d and scale 1 / sqrt(d) (Eq. 4): no output map, no residual, no norm."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-
-    def forward(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [B, L, D] over context [B, K, D]: mixed values [B, L, D] and the weights [B, L, K]."""
-        scores = (self.query(query) * query.shape[-1] ** -0.5) @ self.key(context).transpose(1, 2)
-        weights = scores.float().softmax(dim=-1)
-        return weights.to(scores.dtype) @ self.value(context), weights
 
 
 class MAERegion(nn.Module):
@@ -80,7 +65,7 @@ class MAERegion(nn.Module):
         self.encoder = TokenEncoder(
             pixels, self.side, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, class_token=class_token
         )
-        self.cross = RegionCrossAttention(dim) if attention != "none" else None
+        self.cross = CrossAttention(dim) if attention != "none" else None
         self.decoder = Decoder(
             dim,
             self.side,
@@ -124,7 +109,7 @@ class MAERegion(nn.Module):
         query = tokens if self.reading == "q_enc_kv_patch" else embedded
         context = tokens if self.reading == "eq4" else vectors
         assert context is not None
-        mixed, weights = self.cross(query, context)
+        mixed, weights = self.cross(query, context, context)
         if self.residual:
             mixed = mixed + tokens
         # The class token, where there is one, bypasses the attention, as in the release.

@@ -1,11 +1,8 @@
-"""Building blocks of both masked autoencoders: positions, attention, blocks, and pixels in and out of tokens.
-
-Pixels stay uint8 until the two places that need numbers, the embedding of visible tokens and the loss on masked
-tokens. Both are written as one linear map worked through in slices of pixels, so that neither the normalised image
-nor the full prediction exists in memory.
-"""
+"""What every Transformer of the book is made of: position codes, attention by device and length, pre-norm blocks."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +27,7 @@ def explicit_attention_keys() -> dict[torch.dtype, int]:
 EXPLICIT_ATTENTION_KEYS = explicit_attention_keys()
 
 
-def sincos_positions(dim: int, side: int) -> Tensor:
+def grid_positions(dim: int, side: int) -> Tensor:
     """Fixed 2-D sine-cosine position codes [side * side, dim], rows first; half codes the row, half the column.
 
     Raises ValueError when dim is not a multiple of 4. Source: He et al. 2022 (MAE), after Vaswani et al. 2017.
@@ -45,6 +42,20 @@ def sincos_positions(dim: int, side: int) -> Tensor:
     columns = code[None, :, :].expand(side, side, -1)
     # Columns first: the order of the reference implementation, so that its weights fit.
     return torch.cat([columns, rows], dim=-1).reshape(side * side, dim).float()
+
+
+def slide_positions(positions: Tensor, dim: int) -> Tensor:
+    """Sine-cosine codes of places on a slide [..., 2] -> [..., dim]; half of it for x, half for y.
+
+    Positions are in units of one region, so that neighbours differ by one.
+    Raises ValueError when dim is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"dim must be a multiple of 4 for two axes of sine and cosine, not {dim}")
+    steps = torch.arange(dim // 4, device=positions.device, dtype=torch.float32)
+    frequency = torch.exp(-math.log(10000.0) * steps / (dim // 4))
+    angle = positions.float().unsqueeze(-1) * frequency
+    return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

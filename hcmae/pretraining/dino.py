@@ -38,13 +38,14 @@ from hcmae.pretraining.logs import Log
 from hcmae.pretraining.loop import NonFiniteLossError, choose_precision, parameter_groups
 from hcmae_core.baselines.hipt import vit_patch, vit_region
 from hcmae_core.dino import DINO, clip_each, cosine_value, health
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 StageName = Literal["patch", "region"]
 
 PATCH_VECTORS = "hipt_patch_vectors"
 REGION_VECTORS = "region_vectors_hipt"
-_MEAN = torch.tensor((0.485, 0.456, 0.406))
-_STD = torch.tensor((0.229, 0.224, 0.225))
+_MEAN = torch.tensor(IMAGENET_MEAN)
+_STD = torch.tensor(IMAGENET_STD)
 
 
 def build_backbone(profile: Profile, stage: StageName, *, drop_path: float = 0.0) -> VisionTransformer:

@@ -20,9 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hcmae_core.baselines.parts import expect, expect_mask
-
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def correlation_loss(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
@@ -126,8 +124,8 @@ class DeepCorrSurvCosine(nn.Module):
             flat = self.convolutions(torch.zeros(1, 3, size, size)).numel()
         self.image = nn.Sequential(self.convolutions, nn.Flatten(), nn.Linear(flat, out), nn.ReLU())
         self.molecular = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, out), nn.ReLU())
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, thumbnails: Tensor, molecular: Tensor, mask: Tensor | None = None) -> Tensor:
         molecular = expect("molecular features", molecular, None, self.features)

@@ -14,11 +14,12 @@ from hcmae_core.ablations import (
     build,
     release_hierarchical,
 )
-from hcmae_core.attention import CrossAttention, InputScale, masked_softmax, sincos_positions
+from hcmae_core.attention import CrossAttention, InputScale, masked_softmax
 from hcmae_core.baselines.abmil import GatedAttentionMIL
 from hcmae_core.hcmae import HCMAE, RiskHead, count_parameters
 from hcmae_core.losses import cox_loss
 from hcmae_core.pixels import ThumbnailEmbedding
+from hcmae_core.transformer import init_weights, slide_positions
 
 SIZES = {"vector_dim": 24, "thumbnail": 8, "omics_features": 10}
 TRANSFORMER = {"dim": 24, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
@@ -121,7 +122,7 @@ def test_shared_projection_cannot_tell_the_omics_apart() -> None:
 
 def test_cross_attention_is_equation_7() -> None:
     torch.manual_seed(0)
-    cross = CrossAttention(6).double()
+    cross = CrossAttention(6).apply(init_weights).double()
     q, k, v = (torch.randn(1, n, 6, dtype=torch.float64) for n in (3, 4, 4))
     crossed, weights = cross(q, k, v, torch.ones(1, 4, dtype=torch.bool))
     logits = (q @ cross.query.weight.T) @ (k @ cross.key.weight.T).transpose(1, 2) / np.sqrt(6)
@@ -213,10 +214,10 @@ def test_input_scale_standardises_and_leaves_constant_columns() -> None:
 
 def test_positions_are_distinct_and_checked() -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij"), -1).reshape(-1, 2)
-    codes = sincos_positions(grid, 16)
+    codes = slide_positions(grid, 16)
     assert torch.unique(codes, dim=0).shape[0] == 25
     with pytest.raises(ValueError, match="multiple of 4"):
-        sincos_positions(grid, 10)
+        slide_positions(grid, 10)
 
 
 def test_paper_sizes() -> None:

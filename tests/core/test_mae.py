@@ -342,13 +342,13 @@ def test_bf16_autocast_stays_close() -> None:
 
 
 def test_positions_are_two_dimensional_sine_cosine() -> None:
-    codes = transformer.sincos_positions(16, 4).view(4, 4, 16)
+    codes = transformer.grid_positions(16, 4).view(4, 4, 16)
     # Width first: the first half depends on the column alone, the second on the row alone.
     assert torch.equal(codes[0, :, :8], codes[3, :, :8])
     assert torch.equal(codes[:, 0, 8:], codes[:, 2, 8:])
     torch.testing.assert_close(codes[0, 1, :4], torch.sin(torch.tensor([1.0, 0.1, 0.01, 0.001])))
     with pytest.raises(ValueError, match="multiple of 4"):
-        transformer.sincos_positions(10, 4)
+        transformer.grid_positions(10, 4)
 
 
 def test_wrong_inputs_are_named() -> None:

@@ -22,7 +22,7 @@ from hcmae.pretraining.checkpoint import (
 from hcmae.pretraining.pretrain import load_mae_patch, load_mae_region, save_weights
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
-from hcmae_core.transformer import sincos_positions
+from hcmae_core.transformer import grid_positions
 
 
 def small(**changes: object) -> MAEPatch:
@@ -151,7 +151,7 @@ def _foreign(depth: int = 2, dim: int = 16, width: int = 8) -> dict[str, torch.T
     torch.manual_seed(1)
     tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
     for name, d in (("pos_embed", dim), ("decoder_pos_embed", width)):
-        tensors[name] = torch.cat([torch.zeros(1, d), sincos_positions(d, 4)])[None]
+        tensors[name] = torch.cat([torch.zeros(1, d), grid_positions(d, 4)])[None]
     return tensors
 
 
@@ -197,12 +197,12 @@ class _ReferenceMAE(nn.Module):
 
         self.patch_embed = PatchEmbed(32, 8, 3, 16)
         self.cls_token = nn.Parameter(torch.randn(1, 1, 16))
-        self.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 16), sincos_positions(16, 4)])[None])
+        self.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 16), grid_positions(16, 4)])[None])
         self.blocks = nn.ModuleList([Block(16, 2, 4.0, qkv_bias=True) for _ in range(2)])
         self.norm = nn.LayerNorm(16)
         self.decoder_embed = nn.Linear(16, 8)
         self.mask_token = nn.Parameter(torch.randn(1, 1, 8))
-        self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 8), sincos_positions(8, 4)])[None])
+        self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 8), grid_positions(8, 4)])[None])
         self.decoder_blocks = nn.ModuleList([Block(8, 2, 4.0, qkv_bias=True) for _ in range(1)])
         self.decoder_norm = nn.LayerNorm(8)
         self.decoder_pred = nn.Linear(8, 192)
