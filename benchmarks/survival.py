@@ -24,6 +24,7 @@ from hcmae.files import write_json
 from hcmae_core.hcmae import HCMAE
 from hcmae_core.losses import cox_loss
 from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD, ThumbnailEmbedding
+from hcmae_core.transformer import Size
 
 GROUP = 60
 RESULT = Path(__file__).resolve().parent.parent / "book" / "results" / "survival.json"
@@ -104,7 +105,7 @@ def bench_group(
 ) -> tuple[dict[str, float], float]:
     """Patients per second of the ways, at one size, and the largest difference of log hazards between them."""
     torch.manual_seed(0)
-    model = HCMAE(omics_features=300, vector_dim=dim, thumbnail=side, dim=dim, depth=depth, heads=heads)
+    model = HCMAE(omics_features=300, vector_dim=dim, thumbnail=side, transformer=Size(dim, depth, heads))
     group = make_group(patients, regions, side, 300, dim)
     outcome = (torch.rand(patients), (torch.rand(patients) < 0.5).int())
     outcome[1][:2] = 1

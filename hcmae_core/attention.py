@@ -8,6 +8,8 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from hcmae_core.transformer import Size
+
 
 class InputScale(nn.Module):
     """Standardise vectors [..., D] by the mean and deviation of the training patients; both are buffers.
@@ -80,12 +82,13 @@ class CrossAttention(nn.Module):
 class Transformer(nn.Module):
     """A stack of pre-norm blocks and a final norm over tokens [B, L, d]; padded tokens are never attended to."""
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
+    def __init__(self, size: Size, dropout: float = 0.0):
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio, qkv_bias=True, proj_drop=dropout, attn_drop=dropout) for _ in range(depth)
+            Block(size.dim, size.heads, size.mlp_ratio, qkv_bias=True, proj_drop=dropout, attn_drop=dropout)
+            for _ in range(size.depth)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(size.dim)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         keys = None

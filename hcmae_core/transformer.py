@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a stack of Transformer blocks: width, blocks, heads, hidden width of a block's perceptron over the width.
+
+    Raises ValueError when the heads do not divide the width.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"width {self.dim} must be a multiple of the number of heads ({self.heads})")
+
+
+# Every encoder of the paper, and both Transformers of the survival network (section III-A).
+PAPER = Size(384, 12, 12)
 
 
 def has_tiles() -> bool:
@@ -77,17 +99,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class Block(nn.Module):
     """Pre-norm Transformer block, as in ViT: attention and a two-layer perceptron, each with a residual."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"width {dim} must be a multiple of the number of heads ({heads})")
-        self.heads = heads
+        dim, hidden, self.heads = size.dim, int(size.dim * size.mlp_ratio), size.heads
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
-        self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = x.shape
@@ -114,6 +134,11 @@ class Block(nn.Module):
         (query,) = self._split(F.linear(normed[:, start:], self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
         key, value = self._split(F.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
         return self._finish(x[:, start:], attention(query, key, value))
+
+
+def blocks(size: Size) -> nn.ModuleList:
+    """``size.depth`` blocks."""
+    return nn.ModuleList([Block(size) for _ in range(size.depth)])
 
 
 def init_weights(module: nn.Module) -> None:

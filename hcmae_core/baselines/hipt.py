@@ -23,10 +23,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from hcmae_core.attention import Transformer
 from hcmae_core.baselines.parts import GatedAttentionPool, expect, expect_mask, hazard_risk
+from hcmae_core.transformer import PAPER, Size
 
 
 class GridEmbed(nn.Module):
@@ -172,20 +174,18 @@ class HIPTIntegration(nn.Module):
         in_dim: int = 192,
         features: int = 300,
         modalities: int = 3,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        transformer: Size = PAPER,
         dropout: float = 0.0,
         fused_only: bool = False,
     ) -> None:
         super().__init__()
         self.in_dim, self.features, self.modalities = in_dim, features, modalities
+        dim = transformer.dim
         self.values = nn.Linear(in_dim, dim)
         self.omics = nn.Linear(features, dim)
         self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.fused = _blocks(dim, depth, heads, mlp_ratio, dropout)
-        self.alone = nn.Identity() if fused_only else _blocks(dim, depth, heads, mlp_ratio, dropout)
+        self.fused = _blocks(transformer, dropout)
+        self.alone = nn.Identity() if fused_only else _blocks(transformer, dropout)
         self.fused_pool, self.alone_pool = _score(dim), _score(dim)
         self.head = nn.Linear(2 * dim, 1)
 
@@ -205,11 +205,9 @@ class HIPTIntegration(nn.Module):
         return torch.sigmoid(self.head(torch.cat([fused, alone], dim=1))).squeeze(1) * 8 - 4, weights
 
 
-def _blocks(dim: int, depth: int, heads: int, mlp_ratio: float, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        *(Block(dim, heads, mlp_ratio, qkv_bias=True, proj_drop=dropout, attn_drop=dropout) for _ in range(depth)),
-        nn.LayerNorm(dim),
-    )
+def _blocks(size: Size, dropout: float) -> nn.Sequential:
+    blocks = Transformer(size, dropout).blocks
+    return nn.Sequential(*blocks, nn.LayerNorm(size.dim))
 
 
 def _score(dim: int) -> nn.Sequential:

@@ -19,10 +19,10 @@ from hcmae_core.baselines.abmil import GatedAttentionMIL
 from hcmae_core.hcmae import HCMAE, RiskHead, count_parameters
 from hcmae_core.losses import cox_loss
 from hcmae_core.pixels import ThumbnailEmbedding
-from hcmae_core.transformer import init_weights, slide_positions
+from hcmae_core.transformer import Size, init_weights, slide_positions
 
 SIZES = {"vector_dim": 24, "thumbnail": 8, "omics_features": 10}
-TRANSFORMER = {"dim": 24, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
+TRANSFORMER = Size(24, 2, 4, 2.0)
 
 
 def bag(sizes: list[int], seed: int = 0) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def bag(sizes: list[int], seed: int = 0) -> dict[str, Tensor]:
 
 def hcmae(**changes) -> HCMAE:
     torch.manual_seed(1)
-    return HCMAE(**{**SIZES, **TRANSFORMER, **changes}).eval()
+    return HCMAE(**{**SIZES, "transformer": TRANSFORMER, **changes}).eval()
 
 
 def arguments(name: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:

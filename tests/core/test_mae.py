@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hcmae_core import mae, pixels, transformer
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
+from hcmae_core.transformer import Size
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 STD = torch.tensor([0.229, 0.224, 0.225])
@@ -120,7 +121,7 @@ def _images(batch: int, size: int, seed: int = 0) -> Tensor:
 def test_patch_loss_and_gradients(class_token: bool, decoder_depth: int, normalise: bool) -> None:
     torch.manual_seed(0)
     model = MAEPatch(
-        32, 8, dim=24, depth=2, heads=3, decoder_dim=16, decoder_depth=decoder_depth, decoder_heads=2,
+        32, 8, encoder=Size(24, 2, 3), decoder=Size(16, decoder_depth, 2),
         class_token=class_token, normalise_targets=normalise,
     )  # fmt: skip
     _compare(model, _images(6, 32))
@@ -135,7 +136,7 @@ def test_region_loss_and_gradients(
     monkeypatch.setitem(pixels.SLICE_ELEMENTS, "cpu", slice_elements)
     torch.manual_seed(0)
     model = MAERegion(
-        64, 16, dim=24, depth=2, heads=3, decoder_dim=16, decoder_depth=2, decoder_heads=2,
+        64, 16, encoder=Size(24, 2, 3), decoder=Size(16, 2, 2),
         attention=reading, residual=residual,
     )  # fmt: skip
     vectors = torch.randn(3, 16, 24) if reading in ("q_enc_kv_patch", "prose") else None
@@ -144,9 +145,7 @@ def test_region_loss_and_gradients(
 
 def test_region_single_image_and_normalised_targets() -> None:
     torch.manual_seed(0)
-    model = MAERegion(
-        64, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2, normalise_targets=True
-    )
+    model = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2), normalise_targets=True)
     _compare(model, _images(1, 64), torch.randn(1, 16, 24))
 
 
@@ -232,7 +231,7 @@ def test_the_prediction_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 tokens of 3,072 numbers: nothing as large as the masked prediction appears, unless it is asked for."""
     monkeypatch.setitem(pixels.SLICE_ELEMENTS, "cpu", 2**14)
     torch.manual_seed(0)
-    model = MAERegion(256, 32, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAERegion(256, 32, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     regions, vectors = _images(4, 256), torch.randn(4, 64, 24)
     whole = 4 * 48 * 3072
     with _Largest() as seen:
@@ -258,7 +257,7 @@ def test_equality_at_the_paper_depth(kind: str) -> None:
 
 def test_compiled_blocks_compute_the_same() -> None:
     torch.manual_seed(0)
-    model = MAEPatch(32, 8, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAEPatch(32, 8, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     images, order = _images(2, 32), torch.rand(2, 16).argsort(dim=1)
     results = []
     for compiled in (False, True):
@@ -276,7 +275,7 @@ def test_compiled_blocks_compute_the_same() -> None:
 
 def test_encode_is_the_mean_of_all_tokens() -> None:
     torch.manual_seed(0)
-    model = MAEPatch(32, 8, dim=24, depth=3, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2).eval()
+    model = MAEPatch(32, 8, encoder=Size(24, 3, 3), decoder=Size(16, 1, 2)).eval()
     images = _images(4, 32)
     x = model.encoder.embed_tokens(pixels.split_tokens(images, 4))
     full = model.encoder(x)[:, 1:].mean(dim=1)
@@ -289,7 +288,7 @@ def test_encode_is_the_mean_of_all_tokens() -> None:
 
 def test_region_pools_what_the_attention_gives() -> None:
     torch.manual_seed(0)
-    model = MAERegion(64, 16, dim=24, depth=2, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2).eval()
+    model = MAERegion(64, 16, encoder=Size(24, 2, 3), decoder=Size(16, 1, 2)).eval()
     regions, vectors = _images(2, 64), torch.randn(2, 16, 24)
     pooled, weights = model.encode_with_attention(regions, vectors)
     assert weights is not None
@@ -301,7 +300,7 @@ def test_region_pools_what_the_attention_gives() -> None:
 
 def test_masked_patch_vectors_never_reach_the_decoder() -> None:
     torch.manual_seed(0)
-    model = MAERegion(64, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     regions, vectors = _images(2, 64), torch.randn(2, 16, 24)
     order = torch.rand(2, 16).argsort(dim=1)
     base = model(regions, vectors, order=order).loss
@@ -313,7 +312,7 @@ def test_masked_patch_vectors_never_reach_the_decoder() -> None:
 
 
 def test_masking_share_and_generator() -> None:
-    model = MAEPatch(256, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAEPatch(256, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     out = model(_images(2, 256), torch.Generator().manual_seed(1), predict=True)
     assert out.visible.shape == (2, 64)
     assert out.masked.shape == (2, 192)
@@ -327,7 +326,7 @@ def test_masking_share_and_generator() -> None:
 
 def test_bf16_autocast_stays_close() -> None:
     torch.manual_seed(0)
-    model = MAEPatch(64, 16, dim=48, depth=2, heads=4, decoder_dim=32, decoder_depth=2, decoder_heads=4)
+    model = MAEPatch(64, 16, encoder=Size(48, 2, 4), decoder=Size(32, 2, 4))
     images, order = _images(8, 64), torch.rand(8, 16).argsort(dim=1)
     plain = model(images, order=order).loss
     plain.backward()
@@ -352,7 +351,7 @@ def test_positions_are_two_dimensional_sine_cosine() -> None:
 
 
 def test_wrong_inputs_are_named() -> None:
-    model = MAERegion(64, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     with pytest.raises(ValueError, match="uint8"):
         model(torch.rand(1, 64, 64, 3), torch.randn(1, 16, 24))
     with pytest.raises(ValueError, match="needs patch vectors"):
@@ -363,6 +362,19 @@ def test_wrong_inputs_are_named() -> None:
         MAERegion(64, 16, attention="eq5")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="does not divide"):
         MAEPatch(30, 16)
+
+
+def test_sizes_are_checked_and_survive_the_settings_of_a_file() -> None:
+    with pytest.raises(ValueError, match=r"width 10 must be a multiple of the number of heads \(4\)"):
+        Size(10, 1, 4)
+    for ratio in (2.0, 3.0):
+        model = MAEPatch(32, 8, encoder=Size(24, 2, 3, 2.0), decoder=Size(16, 1, 2, ratio), mask_ratio=0.5)
+        again = MAEPatch.from_settings(model.settings)
+        assert again.settings == model.settings
+        assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
+        assert model.decoder.blocks[0].fc1.out_features == 16 * ratio
+    with pytest.raises(ValueError, match="lack 'heads'"):
+        MAEPatch.from_settings({"image": 32, "cell": 8, "dim": 24, "depth": 2})
 
 
 def test_split_tokens_order() -> None:

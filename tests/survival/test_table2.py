@@ -32,10 +32,11 @@ from hcmae_core.baselines import (
     correlation_loss,
     rank_regions,
     region_scores,
-    resnet,
 )
 from hcmae_core.baselines.camr import Gate
 from hcmae_core.baselines.hipt import load_published, vit_patch, vit_region
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from hcmae_core.transformer import Size
 
 COMPARED = ("gpdbn", "camr", "deepcorrsurv", "deepcorrsurv_hc", "mcat", "hipt", "hipt_integration", "clam_sb")
 
@@ -135,7 +136,7 @@ def test_odd_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"rows \[1\]"):
         HIPT(8)(torch.zeros(2, 3, 8), torch.tensor([[True, True, True], [False, False, False]]))
     with pytest.raises(ValueError, match="omics has shape"):
-        HIPTIntegration(8, 5, depth=1, heads=2, dim=16)(torch.zeros(2, 3, 8), torch.zeros(2, 2, 5))
+        HIPTIntegration(8, 5, transformer=Size(16, 1, 2))(torch.zeros(2, 3, 8), torch.zeros(2, 2, 5))
     with pytest.raises(ValueError, match="at least 2"):
         correlation_loss(torch.zeros(1, 4), torch.zeros(1, 4))
 
@@ -311,7 +312,7 @@ def test_resnet_equals_torchvisions_first_three_stages(tmp_path: Path) -> None:
     network = load_resnet(path)
     patches = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
     pixels = patches.permute(0, 3, 1, 2).float() / 255
-    pixels = torchvision.transforms.functional.normalize(pixels, resnet.MEAN, resnet.STD)
+    pixels = torchvision.transforms.functional.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD)
     x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(pixels))))
     with torch.inference_mode():
         expected = theirs.layer3(theirs.layer2(theirs.layer1(x))).mean(dim=(2, 3))
