@@ -20,8 +20,6 @@ loss.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -53,12 +51,6 @@ class GridEmbed(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         return self.phi(grid.permute(0, 2, 3, 1))  # [B, H, W, D]
-
-    def dynamic_feat_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        return size
-
-    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
-        return 1 if as_scalar else (1, 1)
 
 
 def vit_patch(
@@ -93,41 +85,6 @@ def vit_region(
         embed_layer=GridEmbed,  # type: ignore[arg-type]
         drop_path_rate=drop_path,
     )
-
-
-def load_published(network: VisionTransformer, path: str | Path) -> None:
-    """Load the published weights of stage 1 or 2 from a safetensors file into ``vit_patch()`` or ``vit_region()``.
-
-    Accepts the names of the published checkpoints, with or without their prefixes ``module.`` and ``backbone.``. The
-    originals are pickles, which this project never opens: convert them once, in a process of your own, with
-    ``safetensors.torch.save_file(torch.load(p, weights_only=True)["teacher"], out)``.
-    Raises ValueError for a pickle, a missing tensor or another shape, naming it.
-    """
-    from safetensors.torch import load_file
-
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"{path}: only safetensors files are read; convert the published checkpoint first (see load_published)"
-        )
-    raw = load_file(path)
-    state: dict[str, Tensor] = {}
-    for name, tensor in raw.items():
-        short = name.removeprefix("module.").removeprefix("backbone.")
-        if short.startswith("head."):
-            continue
-        # The release names the projection of stage 2 phi.0; ours sits in the embedding.
-        state[short.replace("phi.", "patch_embed.phi.", 1) if short.startswith("phi.") else short] = tensor
-    wanted = network.state_dict()
-    problems = [f"missing {name}" for name in sorted(set(wanted) - set(state))]
-    problems += [
-        f"{name} is {list(state[name].shape)}, wanted {list(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if problems:
-        raise ValueError(f"{path}: does not fit this network ({len(problems)} tensors): {problems[0]}")
-    network.load_state_dict({name: state[name] for name in wanted})
 
 
 class HIPT(nn.Module):

@@ -30,11 +30,10 @@ from hcmae_core.baselines import (
     DeepCorrSurvCosine,
     HIPTIntegration,
     correlation_loss,
-    rank_regions,
     region_scores,
 )
 from hcmae_core.baselines.camr import Gate
-from hcmae_core.baselines.hipt import load_published, vit_patch, vit_region
+from hcmae_core.baselines.hipt import vit_patch, vit_region
 from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from hcmae_core.transformer import Size
 
@@ -180,27 +179,8 @@ def test_clam_instances_and_region_ranking() -> None:
     assert float(network.instance_loss(weights[:, :1], codes[:, :1], bins, torch.tensor([1, 1]))) == 0.0
     attention = torch.tensor([0.1, 0.1, 0.4, 0.2, 0.0, 0.2])
     torch.testing.assert_close(region_scores(attention, 2), torch.tensor([0.1, 0.3, 0.1]))
-    assert rank_regions(attention, 2, 1).tolist() == [1]
     with pytest.raises(ValueError, match="does not split"):
         region_scores(attention, 4)
-
-
-def test_published_weights_by_their_names(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from safetensors.torch import save_file
-
-    source, target = vit_region(6, 8, 16, 1, 4), vit_region(6, 8, 16, 1, 4)
-    names = {
-        f"module.backbone.{name.replace('patch_embed.phi.', 'phi.')}": tensor
-        for name, tensor in source.state_dict().items()
-    }
-    save_file({**names, "module.head.mlp.0.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
-    load_published(target, tmp_path / "a.safetensors")
-    x = torch.randn(1, 8, 6, 6)
-    torch.testing.assert_close(target.eval()(x), source.eval()(x))
-    with pytest.raises(ValueError, match="only safetensors"):
-        load_published(target, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="does not fit"):
-        load_published(vit_region(6, 8, 32, 1, 4), tmp_path / "a.safetensors")
 
 
 def test_time_bins_come_from_deaths() -> None:
