@@ -150,6 +150,7 @@ class HCMAE(nn.Module):
 
 
 def check_bag(vectors: Tensor, mask: Tensor) -> None:
+    """Raises ValueError unless vectors [B, M, D] come with a boolean mask [B, M]."""
     if vectors.ndim != 3 or mask.shape != vectors.shape[:2] or mask.dtype != torch.bool:
         raise ValueError(
             f"region_vectors [B, M, D] {tuple(vectors.shape)} need a boolean mask [B, M], "

@@ -54,15 +54,16 @@ class GridEmbed(nn.Module):
 
 
 def vit_patch(
-    cells: int = 14, cell: int = 16, dim: int = 384, depth: int = 12, heads: int = 6, drop_path: float = 0.0
+    cells: int = 14, cell: int = 16, size: Size = Size(384, 12, 6), drop_path: float = 0.0
 ) -> VisionTransformer:
     """Stage 1: images [B, 3, n * cell, n * cell] -> class token [B, dim]; any n (positions: ``cells`` a side)."""
     return VisionTransformer(
         img_size=cells * cell,
         patch_size=cell,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
+        embed_dim=size.dim,
+        depth=size.depth,
+        num_heads=size.heads,
+        mlp_ratio=size.mlp_ratio,
         num_classes=0,
         dynamic_img_size=True,
         drop_path_rate=drop_path,
@@ -70,16 +71,17 @@ def vit_patch(
 
 
 def vit_region(
-    grid: int = 14, in_dim: int = 384, dim: int = 192, depth: int = 6, heads: int = 6, drop_path: float = 0.0
+    grid: int = 14, in_dim: int = 384, size: Size = Size(192, 6, 6), drop_path: float = 0.0
 ) -> VisionTransformer:
     """Stage 2: grids of patch vectors [B, in_dim, n, n] -> class token [B, dim], for any n."""
     return VisionTransformer(
         img_size=grid,
         patch_size=1,
         in_chans=in_dim,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
+        embed_dim=size.dim,
+        depth=size.depth,
+        num_heads=size.heads,
+        mlp_ratio=size.mlp_ratio,
         num_classes=0,
         dynamic_img_size=True,
         embed_layer=GridEmbed,  # type: ignore[arg-type]

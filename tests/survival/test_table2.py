@@ -94,7 +94,7 @@ def test_published_sizes() -> None:
 
 
 def test_vision_transformers_take_any_number_of_cells() -> None:
-    patch, region = vit_patch(3, 16, 32, 1, 4), vit_region(6, 32, 16, 1, 4)
+    patch, region = vit_patch(3, 16, Size(32, 1, 4)), vit_region(6, 32, Size(16, 1, 4))
     for cells in (1, 3, 4):
         assert patch(torch.zeros(2, 3, 16 * cells, 16 * cells)).shape == (2, 32)
     for side in (3, 6, 8):
