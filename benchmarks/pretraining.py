@@ -35,7 +35,8 @@ from hcmae.files import write_json
 from hcmae.pretraining.loop import cpu_has_bf16
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
-from hcmae_core.transformer import has_tiles
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from hcmae_core.transformer import PAPER, Size, has_tiles
 
 MEMORY = {
     "region4-hcmae": ("MAE-Region step of 4, extra memory", "hcmae default"),
@@ -47,30 +48,30 @@ MEMORY = {
     "patch-lightly": ("MAE-Patch step, extra memory", "lightly fp32"),
 }
 # The paper's encoder; decoder 4 blocks deep, the size at which the public implementations were compared before.
-SIZES = {"dim": 384, "depth": 12, "heads": 12, "decoder_dim": 256, "decoder_depth": 4, "decoder_heads": 16}
+ENCODER, DECODER = PAPER, Size(256, 4, 16)
 
 
 # ------------------------------------------------------------------ contestants: MAE-Patch
 
 
 def ours_patch() -> nn.Module:
-    return MAEPatch(256, 16, **SIZES)  # type: ignore[arg-type]
+    return MAEPatch(256, 16, encoder=ENCODER, decoder=DECODER)
 
 
 def transformers_patch() -> nn.Module:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     config = ViTMAEConfig(
-        hidden_size=SIZES["dim"],
-        num_hidden_layers=SIZES["depth"],
-        num_attention_heads=SIZES["heads"],
-        intermediate_size=4 * SIZES["dim"],
+        hidden_size=ENCODER.dim,
+        num_hidden_layers=ENCODER.depth,
+        num_attention_heads=ENCODER.heads,
+        intermediate_size=4 * ENCODER.dim,
         image_size=256,
         patch_size=16,
-        decoder_hidden_size=SIZES["decoder_dim"],
-        decoder_num_hidden_layers=SIZES["decoder_depth"],
-        decoder_num_attention_heads=SIZES["decoder_heads"],
-        decoder_intermediate_size=4 * SIZES["decoder_dim"],
+        decoder_hidden_size=DECODER.dim,
+        decoder_num_hidden_layers=DECODER.depth,
+        decoder_num_attention_heads=DECODER.heads,
+        decoder_intermediate_size=4 * DECODER.dim,
         attn_implementation="sdpa",
     )
     return ViTMAEForPreTraining(config)
@@ -87,15 +88,15 @@ class LightlyMAE(nn.Module):
 
         self.utils = utils
         vit = VisionTransformer(
-            img_size=256, patch_size=16, embed_dim=SIZES["dim"], depth=SIZES["depth"], num_heads=SIZES["heads"],
+            img_size=256, patch_size=16, embed_dim=ENCODER.dim, depth=ENCODER.depth, num_heads=ENCODER.heads,
             num_classes=0,
         )  # fmt: skip
         self.length = vit.patch_embed.num_patches + 1
         self.backbone = MaskedVisionTransformerTIMM(vit=vit)
         self.decoder = MAEDecoderTIMM(
-            num_patches=vit.patch_embed.num_patches, patch_size=16, embed_dim=SIZES["dim"],
-            decoder_embed_dim=SIZES["decoder_dim"], decoder_depth=SIZES["decoder_depth"],
-            decoder_num_heads=SIZES["decoder_heads"], mlp_ratio=4.0, proj_drop_rate=0.0, attn_drop_rate=0.0,
+            num_patches=vit.patch_embed.num_patches, patch_size=16, embed_dim=ENCODER.dim,
+            decoder_embed_dim=DECODER.dim, decoder_depth=DECODER.depth,
+            decoder_num_heads=DECODER.heads, mlp_ratio=4.0, proj_drop_rate=0.0, attn_drop_rate=0.0,
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
@@ -112,8 +113,8 @@ class LightlyMAE(nn.Module):
 
 def normalise(images: Tensor) -> Tensor:
     """What a peer's loader does: channels first, float, ImageNet units."""
-    mean = torch.tensor([0.485, 0.456, 0.406], device=images.device)
-    std = torch.tensor([0.229, 0.224, 0.225], device=images.device)
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device)
+    std = torch.tensor(IMAGENET_STD, device=images.device)
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
@@ -142,7 +143,7 @@ class PlainRegion(nn.Module):
         keep = order[:, :64]
         x = (x + encoder.positions).gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
         seen = vectors.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
-        x, _ = model._attend(x, encoder(x), seen)
+        x, _ = model.attend(x, encoder(x), seen)
         y = decoder.embed(x)
         blanks = decoder.mask_token.expand(len(regions), 192, -1).to(y.dtype)
         back = order.argsort(dim=1)[..., None].expand(-1, -1, y.shape[-1])
@@ -419,14 +420,14 @@ def memory(table: list[dict[str, Any]]) -> dict[str, float]:
 
 def patch_flop(batch: int = 1) -> float:
     """Floating-point operations of a forward and backward pass of MAE-Patch, counted from its matrix products."""
-    dim, width, length, seen = SIZES["dim"], SIZES["decoder_dim"], 256, 64
+    dim, width, length, seen = ENCODER.dim, DECODER.dim, 256, 64
 
     def blocks(tokens: int, d: int, depth: int) -> float:
         return depth * (2 * tokens * 12 * d * d + 4 * tokens * tokens * d)
 
     embed = 2 * seen * 768 * dim
-    encoder = blocks(seen + 1, dim, SIZES["depth"])
-    decoder = 2 * (seen + 1) * dim * width + blocks(length + 1, width, SIZES["decoder_depth"])
+    encoder = blocks(seen + 1, dim, ENCODER.depth)
+    decoder = 2 * (seen + 1) * dim * width + blocks(length + 1, width, DECODER.depth)
     head = 2 * (length - seen) * width * 768
     return 3 * batch * (embed + encoder + decoder + head)
 
@@ -434,7 +435,7 @@ def patch_flop(batch: int = 1) -> float:
 def products(table: list[dict[str, Any]], rounds: int) -> dict[str, float]:
     """What this processor's library makes of one matrix product of the encoder, alone: no step can be faster."""
     out = {}
-    rows, dim = 16 * 65, SIZES["dim"]
+    rows, dim = 16 * 65, ENCODER.dim
     for dtype, tag in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
         if dtype == torch.bfloat16 and not cpu_has_bf16():
             continue

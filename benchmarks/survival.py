@@ -23,7 +23,8 @@ from hcmae import __version__
 from hcmae.files import write_json
 from hcmae_core.hcmae import HCMAE
 from hcmae_core.losses import cox_loss
-from hcmae_core.pixels import ThumbnailEmbedding
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD, ThumbnailEmbedding
+from hcmae_core.transformer import Size
 
 GROUP = 60
 RESULT = Path(__file__).resolve().parent.parent / "book" / "results" / "survival.json"
@@ -38,8 +39,8 @@ class ReleaseEmbedding(nn.Module):
     def __init__(self, side: int, dim: int):
         super().__init__()
         self.side, self.conv = side, nn.Conv2d(3, dim, side, side)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]) * 255)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]) * 255)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255)
 
     @classmethod
     def of(cls, product: ThumbnailEmbedding) -> ReleaseEmbedding:
@@ -104,7 +105,7 @@ def bench_group(
 ) -> tuple[dict[str, float], float]:
     """Patients per second of the ways, at one size, and the largest difference of log hazards between them."""
     torch.manual_seed(0)
-    model = HCMAE(omics_features=300, vector_dim=dim, thumbnail=side, dim=dim, depth=depth, heads=heads)
+    model = HCMAE(omics_features=300, vector_dim=dim, thumbnail=side, transformer=Size(dim, depth, heads))
     group = make_group(patients, regions, side, 300, dim)
     outcome = (torch.rand(patients), (torch.rand(patients) < 0.5).int())
     outcome[1][:2] = 1

@@ -8,13 +8,14 @@ well (its HC-RegSli has no cross-attention at all); they are kept as ``*_release
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hcmae_core.attention import AttentionPool, CrossAttention, InputScale, Transformer
 from hcmae_core.hcmae import HCMAE, OmicsProjection, RiskHead, RiskKind, SlideTokens, check_bag
+from hcmae_core.transformer import PAPER, Size, init_weights
 
 Tokens = Literal["patch", "region_reg", "region"]
 
@@ -66,21 +67,19 @@ class HierarchicalBag(nn.Module):
         *,
         vector_dim: int,
         thumbnail: int,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        transformer: Size = PAPER,
         dropout: float = 0.0,
         risk_head: RiskKind = "scaled_sigmoid",
         slide_positions: bool = True,
     ):
         super().__init__()
+        dim = transformer.dim
         self.vectors = InputScale(vector_dim)
         # Keys are region vectors here, so they enter at the Transformer's width.
         self.widen = nn.Identity() if vector_dim == dim else nn.Linear(vector_dim, dim)
         self.slide = SlideTokens(thumbnail, dim, slide_positions)
-        self.cross = CrossAttention(dim, None, dropout)
-        self.slide_transformer = Transformer(dim, depth, heads, mlp_ratio, dropout)
+        self.cross = CrossAttention(dim, None, dropout).apply(init_weights)
+        self.slide_transformer = Transformer(transformer, dropout)
         self.slide_pool = AttentionPool(dim)
         self.risk = RiskHead(dim, risk_head, dropout)
 
@@ -102,18 +101,16 @@ class OmicsTransformer(nn.Module):
         *,
         omics_features: int,
         modalities: int = 3,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        transformer: Size = PAPER,
         dropout: float = 0.0,
         omics_dropout: float = 0.0,
         omics_projection: Literal["shared", "separate"] = "shared",
         risk_head: RiskKind = "scaled_sigmoid",
     ):
         super().__init__()
+        dim = transformer.dim
         self.omics_map = OmicsProjection(omics_features, dim, modalities, omics_projection == "shared", omics_dropout)
-        self.omics_transformer = Transformer(dim, depth, heads, mlp_ratio, dropout)
+        self.omics_transformer = Transformer(transformer, dropout)
         self.omics_pool = AttentionPool(dim)
         self.risk = RiskHead(dim, risk_head, dropout)
 
@@ -129,7 +126,7 @@ def build(
     thumbnail: int,
     omics_features: int,
     modalities: int = 3,
-    transformer: dict[str, Any] | None = None,
+    transformer: Size = PAPER,
     dropout: float = 0.0,
     omics_dropout: float = 0.0,
     risk_head: RiskKind = "scaled_sigmoid",
@@ -137,11 +134,10 @@ def build(
     omics_projection: Literal["shared", "separate"] = "shared",
     pooler: Literal["separate", "shared"] = "separate",
 ) -> nn.Module:
-    """The network of a configuration; ``transformer`` holds dim, depth, heads, mlp_ratio.
+    """The network of a configuration; ``transformer`` is the size of its Transformers.
 
     Raises ValueError for a combination that is none of the seven (thumbnails without region vectors, nothing at all).
     """
-    sizes = dict(transformer or {})
     if configuration.omics and configuration.thumbnails and configuration.tokens in ("region", "region_reg"):
         return HCMAE(
             omics_features=omics_features,
@@ -154,7 +150,7 @@ def build(
             pooler=pooler,
             risk_head=risk_head,
             slide_positions=slide_positions,
-            **sizes,
+            transformer=transformer,
         )
     if configuration.omics and configuration.tokens is None and not configuration.thumbnails:
         return OmicsTransformer(
@@ -164,7 +160,7 @@ def build(
             omics_dropout=omics_dropout,
             omics_projection=omics_projection,
             risk_head=risk_head,
-            **sizes,
+            transformer=transformer,
         )
     if not configuration.omics and configuration.thumbnails and configuration.tokens in ("region", "region_reg"):
         return HierarchicalBag(
@@ -173,7 +169,7 @@ def build(
             dropout=dropout,
             risk_head=risk_head,
             slide_positions=slide_positions,
-            **sizes,
+            transformer=transformer,
         )
     if not configuration.omics and not configuration.thumbnails and configuration.tokens is not None:
         return BagPool(vector_dim=vector_dim, dropout=dropout, risk_head=risk_head)
@@ -211,9 +207,7 @@ def release_hierarchical(*, vector_dim: int, thumbnail: int, risk_head: RiskKind
     return HierarchicalBag(
         vector_dim=vector_dim,
         thumbnail=thumbnail,
-        dim=vector_dim,
-        depth=2,
-        heads=3,
+        transformer=Size(vector_dim, 2, 3),
         risk_head=risk_head,
         slide_positions=False,
     )

@@ -1,4 +1,4 @@
-"""Attention between sets: cross-attention, Transformers over bags, attention pooling, positions on a slide."""
+"""Attention between sets: cross-attention, Transformers over bags, attention pooling."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from hcmae_core.transformer import Size
 
 
 class InputScale(nn.Module):
@@ -36,20 +38,6 @@ class InputScale(nn.Module):
         return (vectors.to(self.mean.dtype) - self.mean) / self.scale
 
 
-def sincos_positions(positions: Tensor, dim: int) -> Tensor:
-    """Fixed sine-cosine embedding of grid positions [..., 2] -> [..., dim]; half of it for x, half for y.
-
-    Positions are in units of one region, so that neighbours differ by one.
-    Raises ValueError when dim is not a multiple of 4.
-    """
-    if dim % 4:
-        raise ValueError(f"dim must be a multiple of 4 for two axes of sine and cosine, not {dim}")
-    steps = torch.arange(dim // 4, device=positions.device, dtype=torch.float32)
-    frequency = torch.exp(-math.log(10000.0) * steps / (dim // 4))
-    angle = positions.float().unsqueeze(-1) * frequency
-    return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
-
-
 def index_positions(mask: Tensor) -> Tensor:
     """Where the place of a region on the slide is unknown: its number in the bag on the x axis, [B, M, 2]."""
     number = torch.arange(mask.shape[1], device=mask.device, dtype=torch.float32)
@@ -65,7 +53,10 @@ def masked_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Softmax(w_q Q (w_k K)^T / sqrt(d)) w_v V, single head, no residual, no output projection (Eq. 7)."""
+    """softmax(w_q Q (w_k K)^T / sqrt(d)) w_v V: one head, no output map, no residual, no norm (Eq. 4 and Eq. 7).
+
+    Without a mask every key counts. The linear maps start as torch makes them: who builds a network initialises it.
+    """
 
     def __init__(self, dim: int, value_dim: int | None = None, dropout: float = 0.0):
         super().__init__()
@@ -73,27 +64,31 @@ class CrossAttention(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(value_dim or dim, dim)
         self.dropout = nn.Dropout(dropout)
-        for layer in (self.query, self.key, self.value):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, Q, d], [B, M, d], [B, M, dv], [B, M] -> ([B, Q, d], attention [B, Q, M])."""
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[B, Q, d], [B, M, d], [B, M, dv], mask [B, M] -> ([B, Q, d], attention [B, Q, M])."""
         query, key, value = self.query(queries), self.key(keys), self.value(values)
-        logits = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
-        weights = masked_softmax(logits, mask[:, None, :])
+        # Where the scale enters decides the last bit of a score; each equation keeps the bits of earlier runs.
+        if mask is None:
+            weights = (query * query.shape[-1] ** -0.5 @ key.transpose(1, 2)).float().softmax(-1)
+        else:
+            logits = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
+            weights = masked_softmax(logits, mask[:, None, :])
         return self.dropout(weights).to(value.dtype) @ value, weights
 
 
 class Transformer(nn.Module):
     """A stack of pre-norm blocks and a final norm over tokens [B, L, d]; padded tokens are never attended to."""
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
+    def __init__(self, size: Size, dropout: float = 0.0):
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio, qkv_bias=True, proj_drop=dropout, attn_drop=dropout) for _ in range(depth)
+            Block(size.dim, size.heads, size.mlp_ratio, qkv_bias=True, proj_drop=dropout, attn_drop=dropout)
+            for _ in range(size.depth)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(size.dim)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         keys = None

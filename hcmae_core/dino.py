@@ -2,8 +2,8 @@
 
 A student sees all crops of an image, a teacher (a moving average of the student) only the large ones; the student
 learns to give the teacher's answer for every other crop. Centring and sharpening of the teacher's output keep both from
-answering the same for every image. Crops are made on the device, for a whole batch at once: of pixels for stage 1
-(``PixelCrops``), of grids of patch vectors for stage 2 (``GridCrops``).
+answering the same for every image. Crops come in as they are: of pixels for stage 1, of grids of patch vectors for
+stage 2.
 """
 
 from __future__ import annotations
@@ -176,6 +176,3 @@ def health(teacher: Tensor, centre: Tensor, temperature: float, features: Tensor
         "sharpness": 1 - float(-(share * share.clamp_min(1e-12).log()).sum(dim=-1).mean()) / top,
         "feature_spread": float(unit.std(dim=0).mean()) * math.sqrt(unit.shape[1]),
     }
-
-
-# --- crops ----------------------------------------------------------------------------------------------------------

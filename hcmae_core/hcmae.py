@@ -17,10 +17,9 @@ from hcmae_core.attention import (
     InputScale,
     Transformer,
     index_positions,
-    masked_softmax,
-    sincos_positions,
 )
 from hcmae_core.pixels import ThumbnailEmbedding
+from hcmae_core.transformer import PAPER, Size, init_weights, slide_positions
 
 RiskKind = Literal["scaled_sigmoid", "sigmoid", "linear"]
 
@@ -76,7 +75,7 @@ class SlideTokens(nn.Module):
         real = self.norm(self.embed(thumbnails[mask]))
         if self.with_positions:
             places = index_positions(mask) if positions is None else positions
-            real = real + sincos_positions(places[mask], real.shape[-1]).to(real.dtype)
+            real = real + slide_positions(places[mask], real.shape[-1]).to(real.dtype)
         tokens = real.new_zeros(*mask.shape, real.shape[-1])
         tokens[mask] = real
         return tokens
@@ -90,7 +89,7 @@ class HCMAE(nn.Module):
         modalities: number of omics (3).
         vector_dim: D of the region vectors x_A-4096.
         thumbnail: side T of a region's thumbnail in pixels.
-        dim, depth, heads, mlp_ratio: of both Transformers (384, 12, 12, 4).
+        transformer: size of both Transformers.
         dropout: in Transformers and head; omics_dropout: on the omics input.
         omics_projection: "shared" or "separate" linear map of the three omics.
         pooler: "separate" (paper) or "shared" (release) attention pool of the two streams.
@@ -105,10 +104,7 @@ class HCMAE(nn.Module):
         vector_dim: int,
         thumbnail: int,
         modalities: int = 3,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        transformer: Size = PAPER,
         dropout: float = 0.0,
         omics_dropout: float = 0.0,
         omics_projection: Literal["shared", "separate"] = "shared",
@@ -117,12 +113,13 @@ class HCMAE(nn.Module):
         slide_positions: bool = True,
     ):
         super().__init__()
+        dim = transformer.dim
         self.omics_map = OmicsProjection(omics_features, dim, modalities, omics_projection == "shared", omics_dropout)
         self.vectors = InputScale(vector_dim)
         self.slide = SlideTokens(thumbnail, dim, slide_positions)
-        self.cross = CrossAttention(dim, vector_dim, dropout)
-        self.slide_transformer = Transformer(dim, depth, heads, mlp_ratio, dropout)
-        self.omics_transformer = Transformer(dim, depth, heads, mlp_ratio, dropout)
+        self.cross = CrossAttention(dim, vector_dim, dropout).apply(init_weights)
+        self.slide_transformer = Transformer(transformer, dropout)
+        self.omics_transformer = Transformer(transformer, dropout)
         self.slide_pool = AttentionPool(dim)
         self.omics_pool = self.slide_pool if pooler == "shared" else AttentionPool(dim)
         self.risk = RiskHead(2 * dim, risk_head, dropout)
@@ -153,6 +150,7 @@ class HCMAE(nn.Module):
 
 
 def check_bag(vectors: Tensor, mask: Tensor) -> None:
+    """Raises ValueError unless vectors [B, M, D] come with a boolean mask [B, M]."""
     if vectors.ndim != 3 or mask.shape != vectors.shape[:2] or mask.dtype != torch.bool:
         raise ValueError(
             f"region_vectors [B, M, D] {tuple(vectors.shape)} need a boolean mask [B, M], "
@@ -163,20 +161,3 @@ def check_bag(vectors: Tensor, mask: Tensor) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-__all__ = [
-    "HCMAE",
-    "AttentionPool",
-    "CrossAttention",
-    "InputScale",
-    "OmicsProjection",
-    "RiskHead",
-    "SlideTokens",
-    "ThumbnailEmbedding",
-    "Transformer",
-    "count_parameters",
-    "index_positions",
-    "masked_softmax",
-    "sincos_positions",
-]

@@ -1,15 +1,17 @@
-"""What both masked autoencoders share: token encoder, decoder, and the step from masked input to loss."""
+"""What both masked autoencoders share: token encoder, decoder, constructor, and the step from masked input to loss."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hcmae_core.pixels import PixelEmbedding, PixelHead
-from hcmae_core.transformer import Block, attention, sincos_positions
+from hcmae_core.attention import CrossAttention
+from hcmae_core.pixels import PixelEmbedding, PixelHead, split_tokens
+from hcmae_core.transformer import Block, Size, attention, blocks, grid_positions, init_weights
 
 
 class MaskedOutput(NamedTuple):
@@ -70,26 +72,15 @@ class Decoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(
-        self,
-        dim: int,
-        side: int,
-        pixels: int,
-        *,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        class_token: bool,
-    ) -> None:
+    def __init__(self, dim: int, side: int, pixels: int, size: Size, *, class_token: bool) -> None:
         super().__init__()
         self.class_token = class_token
-        self.embed = nn.Linear(dim, width)
-        self.mask_token = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio) for _ in range(depth)])
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = PixelHead(width, pixels)
-        self.register_buffer("positions", sincos_positions(width, side))
+        self.embed = nn.Linear(dim, size.dim)
+        self.mask_token = nn.Parameter(torch.zeros(size.dim))
+        self.blocks = blocks(size)
+        self.norm = nn.LayerNorm(size.dim, eps=1e-6)
+        self.head = PixelHead(size.dim, pixels)
+        self.register_buffer("positions", grid_positions(size.dim, side))
 
     def forward(self, x: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Encoded tokens [B, (1 +) Lv, D] to vectors of the masked tokens [B, Lm, width], ready for the head."""
@@ -130,15 +121,13 @@ class TokenEncoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(
-        self, pixels: int, side: int, *, dim: int, depth: int, heads: int, mlp_ratio: float, class_token: bool
-    ) -> None:
+    def __init__(self, pixels: int, side: int, size: Size, *, class_token: bool) -> None:
         super().__init__()
-        self.embed = PixelEmbedding(pixels, dim)
-        self.class_token = nn.Parameter(torch.zeros(dim)) if class_token else None
-        self.blocks = nn.ModuleList([Block(dim, heads, mlp_ratio) for _ in range(depth)])
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.register_buffer("positions", sincos_positions(dim, side))
+        self.embed = PixelEmbedding(pixels, size.dim)
+        self.class_token = nn.Parameter(torch.zeros(size.dim)) if class_token else None
+        self.blocks = blocks(size)
+        self.norm = nn.LayerNorm(size.dim, eps=1e-6)
+        self.register_buffer("positions", grid_positions(size.dim, side))
 
     @property
     def extra(self) -> int:
@@ -160,3 +149,112 @@ class TokenEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x_P [B, K, D] to [B, (1 +) K, D]."""
         return self.norm(self.run_blocks(x))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder over visible tokens, decoder over all, and between them a cross-attention where there is one.
+
+    image, token: side of an image and of a token in pixels. encoder, decoder: sizes of both stacks. cross: make the
+    cross-attention, which ``attend`` of a subclass uses. Raises ValueError when sizes do not divide.
+    Source: He et al. 2022; section II-B.
+    """
+
+    settings: dict[str, Any]
+
+    def __init__(
+        self,
+        image: int,
+        token: int,
+        encoder: Size,
+        decoder: Size,
+        *,
+        mask_ratio: float,
+        normalise_targets: bool,
+        class_token: bool,
+        cross: bool = False,
+    ) -> None:
+        super().__init__()
+        if image % token:
+            raise ValueError(f"image of {image} pixels does not divide into tokens of {token}")
+        self.settings = {
+            **size_settings(encoder, decoder),
+            "mask_ratio": mask_ratio,
+            "normalise_targets": normalise_targets,
+            "class_token": class_token,
+        }
+        self.side = image // token
+        self.length = self.side**2
+        self.mask_ratio = mask_ratio
+        self.normalise_targets = normalise_targets
+        pixels = token * token * 3
+        self.encoder = TokenEncoder(pixels, self.side, encoder, class_token=class_token)
+        self.cross = CrossAttention(encoder.dim) if cross else None
+        self.decoder = Decoder(encoder.dim, self.side, pixels, decoder, class_token=class_token)
+        self.apply(init_weights)
+        if self.encoder.class_token is not None:
+            nn.init.normal_(self.encoder.class_token, std=0.02)
+        nn.init.normal_(self.decoder.mask_token, std=0.02)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """The network whose weight file holds these ``settings``, freshly initialised."""
+        return cls(**with_sizes(settings))
+
+    @property
+    def visible_tokens(self) -> int:
+        """How many of the ``length`` tokens the encoder sees in a masked step."""
+        return max(1, self.length - int(self.length * self.mask_ratio))
+
+    def attend(self, embedded: Tensor, encoded: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the decoder is given for x_P [B, K, D] and encoder output [B, (1 +) K, D], and attention weights."""
+        return encoded, None
+
+    def masked_step(
+        self,
+        images: Tensor,
+        vectors: Tensor | None,
+        generator: torch.Generator | None,
+        order: Tensor | None,
+        predict: bool,
+    ) -> MaskedOutput:
+        """Mask, encode what is visible, attend, reconstruct what is not.
+
+        images: uint8 [B, S, S, 3]. vectors: [B, L, D], one per token, or None. order: token order [B, L], the first
+        ``visible_tokens`` stay visible (None: drawn from ``generator``). predict: also return the prediction
+        [B, Lm, pixels], in normalised units.
+        """
+        tokens = split_tokens(images, self.side)
+        if order is None:
+            order = random_order(images.shape[0], self.length, generator, images.device)
+        visible, masked = order[:, : self.visible_tokens], order[:, self.visible_tokens :]
+        embedded = self.encoder.embed_tokens(take_tokens(tokens, visible), visible)
+        seen = take_tokens(vectors, visible) if vectors is not None else None
+        x, _ = self.attend(embedded, self.encoder(embedded), seen)
+        hidden = self.decoder(x, visible, masked)
+        loss = self.decoder.head.loss(hidden, take_tokens(tokens, masked), normalise_targets=self.normalise_targets)
+        return MaskedOutput(loss, self.decoder.head(hidden) if predict else None, masked, visible)
+
+
+def size_settings(encoder: Size, decoder: Size) -> dict[str, Any]:
+    """Both sizes under the names that weight files have had from the start."""
+    settings = {**vars(encoder)}
+    settings.update({f"decoder_{name}": value for name, value in vars(decoder).items()})
+    if decoder.mlp_ratio == encoder.mlp_ratio:
+        # The first files knew one ratio for both; those of the same network stay the same file.
+        del settings["decoder_mlp_ratio"]
+    return settings
+
+
+def with_sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a weight file as a constructor's arguments: what ``size_settings`` spelt out, as two sizes.
+
+    Raises ValueError, naming what is missing.
+    """
+    rest = dict(settings)
+    try:
+        encoder = Size(rest.pop("dim"), rest.pop("depth"), rest.pop("heads"), rest.pop("mlp_ratio"))
+        ratio = rest.pop("decoder_mlp_ratio", encoder.mlp_ratio)
+        decoder = Size(rest.pop("decoder_dim"), rest.pop("decoder_depth"), rest.pop("decoder_heads"), ratio)
+    except KeyError as missing:
+        raise ValueError(f"settings of a masked autoencoder lack {missing}: they are no weight file's") from None
+    return {**rest, "encoder": encoder, "decoder": decoder}

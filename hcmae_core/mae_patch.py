@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hcmae_core.mae import Decoder, MaskedOutput, TokenEncoder, random_order, take_tokens
+from hcmae_core.mae import MaskedAutoencoder, MaskedOutput
 from hcmae_core.pixels import split_tokens
-from hcmae_core.transformer import init_weights
+from hcmae_core.transformer import PAPER, Size
+
+# The release's; the paper does not say.
+DECODER = Size(256, 8, 16)
 
 
-class MAEPatch(nn.Module):
+class MAEPatch(MaskedAutoencoder):
     """Masked autoencoder of one patch, whose tokens are cells.
 
-    image, cell: side of the patch and of a token in pixels. Defaults are the paper's encoder (12 blocks, 12 heads, 384)
-    with the release's decoder (256 wide, 8 blocks, 16 heads). Raises ValueError when sizes do not divide.
+    image, cell: side of the patch and of a token in pixels. Raises ValueError when sizes do not divide.
     Source: section II-B.1; He et al. 2022.
     """
 
@@ -26,47 +28,22 @@ class MAEPatch(nn.Module):
         image: int = 256,
         cell: int = 16,
         *,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
-        decoder_dim: int = 256,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
+        encoder: Size = PAPER,
+        decoder: Size = DECODER,
         mask_ratio: float = 0.75,
         normalise_targets: bool = False,
         class_token: bool = True,
     ) -> None:
-        super().__init__()
-        if image % cell:
-            raise ValueError(f"patch of {image} pixels does not divide into cells of {cell}")
-        self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.side = image // cell
-        self.length = self.side**2
-        self.mask_ratio = mask_ratio
-        self.normalise_targets = normalise_targets
-        pixels = cell * cell * 3
-        self.encoder = TokenEncoder(
-            pixels, self.side, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, class_token=class_token
-        )
-        self.decoder = Decoder(
-            dim,
-            self.side,
-            pixels,
-            width=decoder_dim,
-            depth=decoder_depth,
-            heads=decoder_heads,
-            mlp_ratio=mlp_ratio,
+        super().__init__(
+            image,
+            cell,
+            encoder,
+            decoder,
+            mask_ratio=mask_ratio,
+            normalise_targets=normalise_targets,
             class_token=class_token,
         )
-        self.apply(init_weights)
-        if self.encoder.class_token is not None:
-            nn.init.normal_(self.encoder.class_token, std=0.02)
-        nn.init.normal_(self.decoder.mask_token, std=0.02)
-
-    @property
-    def visible_tokens(self) -> int:
-        return max(1, self.length - int(self.length * self.mask_ratio))
+        self.settings = {"image": image, "cell": cell, **self.settings}
 
     def forward(
         self,
@@ -81,14 +58,7 @@ class MAEPatch(nn.Module):
         images: uint8 [B, p, p, 3]. order: token order [B, L], the first ``visible_tokens`` stay visible (None: drawn
         from ``generator``). predict: also return the prediction [B, Lm, cell * cell * 3], in normalised units.
         """
-        tokens = split_tokens(images, self.side)
-        if order is None:
-            order = random_order(images.shape[0], self.length, generator, images.device)
-        visible, masked = order[:, : self.visible_tokens], order[:, self.visible_tokens :]
-        x = self.encoder(self.encoder.embed_tokens(take_tokens(tokens, visible), visible))
-        hidden = self.decoder(x, visible, masked)
-        loss = self.decoder.head.loss(hidden, take_tokens(tokens, masked), normalise_targets=self.normalise_targets)
-        return MaskedOutput(loss, self.decoder.head(hidden) if predict else None, masked, visible)
+        return self.masked_step(images, None, generator, order, predict)
 
     def encode(
         self, images: Tensor, *, depth: int | None = None, norm: Literal["encoder", "after_mean"] = "encoder"

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hcmae_core.mae import Decoder, MaskedOutput, TokenEncoder, random_order, take_tokens
+from hcmae_core.mae import MaskedAutoencoder, MaskedOutput
 from hcmae_core.pixels import split_tokens
-from hcmae_core.transformer import init_weights
+from hcmae_core.transformer import PAPER, Size
 
 Reading = Literal["q_enc_kv_patch", "eq4", "prose", "none"]
+# The release's; the paper does not say.
+DECODER = Size(256, 4, 16)
 
 
-class RegionCrossAttention(nn.Module):
-    """Single-head attention with weights d x d and scale 1 / sqrt(d) (Eq. 4): no output map, no residual, no norm."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-
-    def forward(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [B, L, D] over context [B, K, D]: mixed values [B, L, D] and the weights [B, L, K]."""
-        scores = (self.query(query) * query.shape[-1] ** -0.5) @ self.key(context).transpose(1, 2)
-        weights = scores.float().softmax(dim=-1)
-        return weights.to(scores.dtype) @ self.value(context), weights
-
-
-class MAERegion(nn.Module):
+class MAERegion(MaskedAutoencoder):
     """Masked autoencoder of one region, whose tokens are patches and whose decoder is told what MAE-Patch saw in them.
 
     attention: which reading of Eq. 3-4 is followed.
@@ -44,7 +30,7 @@ class MAERegion(nn.Module):
 
     residual: add the encoder's output to what the attention mixes; the paper states none.
     Vectors of masked patches are never shown to the decoder. Raises ValueError for an unknown reading or sizes that do
-    not divide. Source: section II-B.2, Eq. 3-5; defaults of the decoder are the release's.
+    not divide. Source: section II-B.2, Eq. 3-5.
     """
 
     def __init__(
@@ -52,58 +38,34 @@ class MAERegion(nn.Module):
         region: int = 4096,
         patch: int = 256,
         *,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
-        decoder_dim: int = 256,
-        decoder_depth: int = 4,
-        decoder_heads: int = 16,
+        encoder: Size = PAPER,
+        decoder: Size = DECODER,
         mask_ratio: float = 0.75,
         normalise_targets: bool = False,
         class_token: bool = True,
         attention: Reading = "q_enc_kv_patch",
         residual: bool = False,
     ) -> None:
-        super().__init__()
-        if region % patch:
-            raise ValueError(f"region of {region} pixels does not divide into patches of {patch}")
         if attention not in get_args(Reading):
             raise ValueError(f"unknown reading '{attention}' of the cross-attention: choose from {get_args(Reading)}")
-        self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.side = region // patch
-        self.length = self.side**2
-        self.mask_ratio = mask_ratio
-        self.normalise_targets = normalise_targets
-        self.reading, self.residual = attention, residual
-        pixels = patch * patch * 3
-        self.encoder = TokenEncoder(
-            pixels, self.side, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, class_token=class_token
-        )
-        self.cross = RegionCrossAttention(dim) if attention != "none" else None
-        self.decoder = Decoder(
-            dim,
-            self.side,
-            pixels,
-            width=decoder_dim,
-            depth=decoder_depth,
-            heads=decoder_heads,
-            mlp_ratio=mlp_ratio,
+        super().__init__(
+            region,
+            patch,
+            encoder,
+            decoder,
+            mask_ratio=mask_ratio,
+            normalise_targets=normalise_targets,
             class_token=class_token,
+            cross=attention != "none",
         )
-        self.apply(init_weights)
-        if self.encoder.class_token is not None:
-            nn.init.normal_(self.encoder.class_token, std=0.02)
-        nn.init.normal_(self.decoder.mask_token, std=0.02)
+        self.reading, self.residual = attention, residual
+        geometry = {"region": region, "patch": patch}
+        self.settings = {**geometry, **self.settings, "attention": attention, "residual": residual}
 
     @property
     def needs_patch_vectors(self) -> bool:
         """Whether this reading looks at patch vectors at all."""
         return self.reading in ("q_enc_kv_patch", "prose")
-
-    @property
-    def visible_tokens(self) -> int:
-        return max(1, self.length - int(self.length * self.mask_ratio))
 
     def _checked(self, patch_vectors: Tensor | None, batch: int) -> Tensor | None:
         if not self.needs_patch_vectors:
@@ -115,7 +77,7 @@ class MAERegion(nn.Module):
             raise ValueError(f"patch vectors have shape {tuple(patch_vectors.shape)}, expected {expected}")
         return patch_vectors.float()
 
-    def _attend(self, embedded: Tensor, encoded: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def attend(self, embedded: Tensor, encoded: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x_P [B, K, D], encoder output [B, (1 +) K, D], x_A [B, K, D] to x_C [B, (1 +) K, D] and attention weights."""
         if self.cross is None:
             return encoded, None
@@ -124,7 +86,7 @@ class MAERegion(nn.Module):
         query = tokens if self.reading == "q_enc_kv_patch" else embedded
         context = tokens if self.reading == "eq4" else vectors
         assert context is not None
-        mixed, weights = self.cross(query, context)
+        mixed, weights = self.cross(query, context, context)
         if self.residual:
             mixed = mixed + tokens
         # The class token, where there is one, bypasses the attention, as in the release.
@@ -144,16 +106,7 @@ class MAERegion(nn.Module):
         regions: uint8 [B, R, R, 3]; patch_vectors: [B, P, D] in the region's patch order. order, predict: as MAEPatch.
         """
         vectors = self._checked(patch_vectors, regions.shape[0])
-        tokens = split_tokens(regions, self.side)
-        if order is None:
-            order = random_order(regions.shape[0], self.length, generator, regions.device)
-        visible, masked = order[:, : self.visible_tokens], order[:, self.visible_tokens :]
-        embedded = self.encoder.embed_tokens(take_tokens(tokens, visible), visible)
-        seen = take_tokens(vectors, visible) if vectors is not None else None
-        x, _ = self._attend(embedded, self.encoder(embedded), seen)
-        hidden = self.decoder(x, visible, masked)
-        loss = self.decoder.head.loss(hidden, take_tokens(tokens, masked), normalise_targets=self.normalise_targets)
-        return MaskedOutput(loss, self.decoder.head(hidden) if predict else None, masked, visible)
+        return self.masked_step(regions, vectors, generator, order, predict)
 
     def encode(self, regions: Tensor, patch_vectors: Tensor | None = None) -> Tensor:
         """x_A-4096 [B, D]: the mean over all tokens behind the cross-attention (Eq. 5); nothing is masked."""
@@ -165,5 +118,5 @@ class MAERegion(nn.Module):
         """The region vector [B, D] and the attention weights [B, P, P] (None without cross-attention)."""
         vectors = self._checked(patch_vectors, regions.shape[0])
         embedded = self.encoder.embed_tokens(split_tokens(regions, self.side))
-        x, weights = self._attend(embedded, self.encoder(embedded), vectors)
+        x, weights = self.attend(embedded, self.encoder(embedded), vectors)
         return x[:, self.encoder.extra :].float().mean(dim=1), weights

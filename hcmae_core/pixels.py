@@ -56,8 +56,11 @@ def _slices(pixels: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, columns))
 
 
-class _PixelLinear(torch.autograd.Function):
-    """Linear map of normalised pixels that keeps only the uint8 pixels for the backward pass."""
+class _TokenLinear(torch.autograd.Function):
+    """Linear map of normalised token pixels that keeps only the uint8 pixels for the backward pass.
+
+    Works through slices of columns: a step of pre-training holds many tokens of few pixels, normalised slice by slice.
+    """
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -193,7 +196,7 @@ class PixelEmbedding(nn.Linear):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens uint8 [B, L, pixels] to float32 [B, L, D]."""
         flat = tokens.reshape(-1, tokens.shape[-1])
-        out = _PixelLinear.apply(flat, self.weight, self.bias, self.normalise.scale, self.normalise.shift)
+        out = _TokenLinear.apply(flat, self.weight, self.bias, self.normalise.scale, self.normalise.shift)
         return out.view(*tokens.shape[:-1], self.out_features)
 
 
@@ -218,7 +221,13 @@ class PixelHead(nn.Linear):
 
 
 class _ThumbnailLinear(torch.autograd.Function):
-    """x W^T for uint8 pixels x [N, P]: converts block by block and keeps only the bytes for the backward pass."""
+    """x W^T for uint8 pixels x [N, P]: converts block by block and keeps only the bytes for the backward pass.
+
+    Works through blocks of rows, and the caller folds the normalisation into W. Not one with ``_TokenLinear``: neither
+    order of work is the faster one everywhere (measured forwards and backwards in fp32, slices of columns take 1.8
+    times as long on 12,000 thumbnails of 32 pixels and 0.6 times on 600 of 256), and normalising before instead of
+    after the product moves the result by 1e-5.
+    """
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, weight: Tensor, block: int) -> Tensor:

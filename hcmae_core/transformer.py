@@ -1,15 +1,34 @@
-"""Building blocks of both masked autoencoders: positions, attention, blocks, and pixels in and out of tokens.
-
-Pixels stay uint8 until the two places that need numbers, the embedding of visible tokens and the loss on masked
-tokens. Both are written as one linear map worked through in slices of pixels, so that neither the normalised image
-nor the full prediction exists in memory.
-"""
+"""What every Transformer of the book is made of: position codes, attention by device and length, pre-norm blocks."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a stack of Transformer blocks: width, blocks, heads, hidden width of a block's perceptron over the width.
+
+    Raises ValueError when the heads do not divide the width.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"width {self.dim} must be a multiple of the number of heads ({self.heads})")
+
+
+# Every encoder of the paper, and both Transformers of the survival network (section III-A).
+PAPER = Size(384, 12, 12)
 
 
 def has_tiles() -> bool:
@@ -30,7 +49,7 @@ def explicit_attention_keys() -> dict[torch.dtype, int]:
 EXPLICIT_ATTENTION_KEYS = explicit_attention_keys()
 
 
-def sincos_positions(dim: int, side: int) -> Tensor:
+def grid_positions(dim: int, side: int) -> Tensor:
     """Fixed 2-D sine-cosine position codes [side * side, dim], rows first; half codes the row, half the column.
 
     Raises ValueError when dim is not a multiple of 4. Source: He et al. 2022 (MAE), after Vaswani et al. 2017.
@@ -45,6 +64,20 @@ def sincos_positions(dim: int, side: int) -> Tensor:
     columns = code[None, :, :].expand(side, side, -1)
     # Columns first: the order of the reference implementation, so that its weights fit.
     return torch.cat([columns, rows], dim=-1).reshape(side * side, dim).float()
+
+
+def slide_positions(positions: Tensor, dim: int) -> Tensor:
+    """Sine-cosine codes of places on a slide [..., 2] -> [..., dim]; half of it for x, half for y.
+
+    Positions are in units of one region, so that neighbours differ by one.
+    Raises ValueError when dim is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"dim must be a multiple of 4 for two axes of sine and cosine, not {dim}")
+    steps = torch.arange(dim // 4, device=positions.device, dtype=torch.float32)
+    frequency = torch.exp(-math.log(10000.0) * steps / (dim // 4))
+    angle = positions.float().unsqueeze(-1) * frequency
+    return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -66,17 +99,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class Block(nn.Module):
     """Pre-norm Transformer block, as in ViT: attention and a two-layer perceptron, each with a residual."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"width {dim} must be a multiple of the number of heads ({heads})")
-        self.heads = heads
+        dim, hidden, self.heads = size.dim, int(size.dim * size.mlp_ratio), size.heads
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
-        self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = x.shape
@@ -103,6 +134,11 @@ class Block(nn.Module):
         (query,) = self._split(F.linear(normed[:, start:], self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
         key, value = self._split(F.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
         return self._finish(x[:, start:], attention(query, key, value))
+
+
+def blocks(size: Size) -> nn.ModuleList:
+    """``size.depth`` blocks."""
+    return nn.ModuleList([Block(size) for _ in range(size.depth)])
 
 
 def init_weights(module: nn.Module) -> None:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
+
 Crops = Callable[[Tensor, torch.Generator], list[Tensor]]
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 _GREY = torch.tensor([0.299, 0.587, 0.114])
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
@@ -63,8 +63,8 @@ class PixelCrops:
         if solarise:
             chosen = (torch.rand(len(out), generator=generator) < solarise).to(out.device)
             out = torch.where(chosen[:, None, None, None] & (out >= 0.5), 1 - out, out)
-        mean = torch.tensor(_MEAN, device=out.device)[:, None, None]
-        std = torch.tensor(_STD, device=out.device)[:, None, None]
+        mean = torch.tensor(IMAGENET_MEAN, device=out.device)[:, None, None]
+        std = torch.tensor(IMAGENET_STD, device=out.device)[:, None, None]
         return (out - mean) / std
 
 

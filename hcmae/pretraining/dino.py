@@ -37,23 +37,27 @@ from hcmae.pretraining.logs import Log
 from hcmae.pretraining.loop import NonFiniteLossError, choose_precision, parameter_groups
 from hcmae_core.baselines.hipt import vit_patch, vit_region
 from hcmae_core.dino import DINO, clip_each, cosine_value, health
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from hcmae_core.transformer import Size
 
 StageName = Literal["patch", "region"]
 
+# Hidden width over width of a block's perceptron where a weight file does not say.
+FILE_RATIO = 4.0
 PATCH_VECTORS = "hipt_patch_vectors"
 REGION_VECTORS = "region_vectors_hipt"
-_MEAN = torch.tensor((0.485, 0.456, 0.406))
-_STD = torch.tensor((0.229, 0.224, 0.225))
+_MEAN = torch.tensor(IMAGENET_MEAN)
+_STD = torch.tensor(IMAGENET_STD)
 
 
 def build_backbone(profile: Profile, stage: StageName, *, drop_path: float = 0.0) -> VisionTransformer:
     """Network of one stage in the profile's sizes, freshly initialised from torch's global generator."""
     settings: DinoStage = getattr(profile.dino, stage)
     network = settings.network
-    sizes: dict[str, Any] = {"dim": network.dim, "depth": network.depth, "heads": network.heads, "drop_path": drop_path}
+    size = Size(network.dim, network.depth, network.heads, network.mlp_ratio)
     if stage == "patch":
-        return vit_patch(settings.global_cells, profile.geometry.cell, **sizes)
-    return vit_region(settings.global_cells, profile.dino.patch.network.dim, **sizes)
+        return vit_patch(settings.global_cells, profile.geometry.cell, size, drop_path)
+    return vit_region(settings.global_cells, profile.dino.patch.network.dim, size, drop_path)
 
 
 def budget(profile: Profile, stage: StageName, available: int) -> tuple[int, int]:
@@ -341,7 +345,11 @@ def _input_weights(stores: Sequence[Path]) -> list[str]:
 def save_backbone(path: Path, model: DINO, profile: Profile, stage: StageName, extra: dict[str, Any]) -> Path:
     """Write the teacher's backbone with what is needed to rebuild it."""
     settings: DinoStage = getattr(profile.dino, stage)
-    sizes = {"dim": settings.network.dim, "depth": settings.network.depth, "heads": settings.network.heads}
+    network = settings.network
+    sizes: dict[str, Any] = {"dim": network.dim, "depth": network.depth, "heads": network.heads}
+    # The first files knew one ratio only; those of the same network stay the same.
+    if network.mlp_ratio != FILE_RATIO:
+        sizes["mlp_ratio"] = network.mlp_ratio
     if stage == "patch":
         sizes.update(cells=settings.global_cells, cell=profile.geometry.cell)
     else:
@@ -355,7 +363,9 @@ def load_backbone(path: str | Path, stage: StageName) -> VisionTransformer:
     tensors, metadata = read_tensors(Path(path))
     if metadata.get("kind") != f"hipt_{stage}":
         raise CheckpointError(f"{path}: holds {metadata.get('kind', 'something else')!r}, expected 'hipt_{stage}'")
-    network = (vit_patch if stage == "patch" else vit_region)(**metadata["model"])
+    rest = {"mlp_ratio": FILE_RATIO, **metadata["model"]}
+    size = Size(*(rest.pop(name) for name in ("dim", "depth", "heads", "mlp_ratio")))
+    network = (vit_patch if stage == "patch" else vit_region)(**rest, size=size)
     load_state(network, tensors, Path(path))
     return network.eval()
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from hcmae.config import Optimisation, Profile
+from hcmae.config import MaePatchSettings, MaeRegionSettings, Network, Optimisation, Profile
 from hcmae.content import content_id
 from hcmae.files import atomic_path
 from hcmae.keys import Key, whole_library
@@ -31,6 +31,7 @@ from hcmae_core.mae import take_tokens
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion, Reading
 from hcmae_core.pixels import split_tokens
+from hcmae_core.transformer import Size
 
 Variant = Literal["patreg", "reg"]
 _Model = TypeVar("_Model", MAEPatch, MAERegion)
@@ -38,17 +39,13 @@ _Model = TypeVar("_Model", MAEPatch, MAERegion)
 
 def build_mae_patch(profile: Profile) -> MAEPatch:
     """MAE-Patch of a profile's sizes, freshly initialised from torch's global generator."""
-    settings, network, geometry = profile.mae_patch, profile.network, profile.geometry
+    settings, geometry = profile.mae_patch, profile.geometry
+    encoder, decoder = _sizes(profile.network, settings)
     return MAEPatch(
         geometry.patch,
         geometry.cell,
-        dim=network.dim,
-        depth=network.depth,
-        heads=network.heads,
-        mlp_ratio=network.mlp_ratio,
-        decoder_dim=settings.decoder_dim,
-        decoder_depth=settings.decoder_depth,
-        decoder_heads=settings.decoder_heads,
+        encoder=encoder,
+        decoder=decoder,
         mask_ratio=settings.mask_ratio,
         normalise_targets=settings.normalise_targets,
         class_token=settings.class_token,
@@ -57,22 +54,27 @@ def build_mae_patch(profile: Profile) -> MAEPatch:
 
 def build_mae_region(profile: Profile, attention: Reading | None = None) -> MAERegion:
     """MAE-Region of a profile's sizes; attention None takes the profile's reading, ``none`` is the ablation MAE-Reg."""
-    settings, network, geometry = profile.mae_region, profile.network, profile.geometry
+    settings, geometry = profile.mae_region, profile.geometry
+    encoder, decoder = _sizes(profile.network, settings)
     return MAERegion(
         geometry.region // settings.reduce,
         geometry.patch // settings.reduce,
-        dim=network.dim,
-        depth=network.depth,
-        heads=network.heads,
-        mlp_ratio=network.mlp_ratio,
-        decoder_dim=settings.decoder_dim,
-        decoder_depth=settings.decoder_depth,
-        decoder_heads=settings.decoder_heads,
+        encoder=encoder,
+        decoder=decoder,
         mask_ratio=settings.mask_ratio,
         normalise_targets=settings.normalise_targets,
         class_token=settings.class_token,
         attention=attention or profile.fidelity.region_attention,
         residual=profile.fidelity.region_residual,
+    )
+
+
+def _sizes(network: Network, settings: MaePatchSettings | MaeRegionSettings) -> tuple[Size, Size]:
+    """Encoder and decoder of an autoencoder; one ratio of perceptron to width serves both."""
+    ratio = network.mlp_ratio
+    return (
+        Size(network.dim, network.depth, network.heads, ratio),
+        Size(settings.decoder_dim, settings.decoder_depth, settings.decoder_heads, ratio),
     )
 
 
@@ -315,19 +317,19 @@ def save_weights(path: Path, model: MAEPatch | MAERegion, extra: dict[str, Any] 
 
 def load_mae_patch(path: str | Path) -> MAEPatch:
     """MAE-Patch from its weight file. Raises CheckpointError for any other file."""
-    return _load(Path(path), "mae_patch", MAEPatch)
+    return _load(Path(path), "mae_patch", MAEPatch.from_settings)
 
 
 def load_mae_region(path: str | Path) -> MAERegion:
     """MAE-Region from its weight file. Raises CheckpointError for any other file."""
-    return _load(Path(path), "mae_region", MAERegion)
+    return _load(Path(path), "mae_region", MAERegion.from_settings)
 
 
 def _load(path: Path, kind: str, build: Callable[..., _Model]) -> _Model:
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != kind:
         raise CheckpointError(f"{path}: holds {metadata.get('kind', 'something else')!r}, expected {kind!r}")
-    model = build(**metadata["model"])
+    model = build(metadata["model"])
     load_state(model, tensors, path)
     return model.eval()
 

@@ -423,8 +423,8 @@ def _hipt_integration(sizes: Sizes, profile: Profile) -> nn.Module:
         sizes.vector_dim,
         sizes.omics_features,
         sizes.modalities,
-        dropout=profile.survival.dropout,
-        **transformer_sizes(profile),
+        transformer_sizes(profile),
+        profile.survival.dropout,
     )
     return Scaled(network, sizes.vector_dim)
 

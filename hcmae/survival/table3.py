@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -11,12 +10,13 @@ from hcmae.config import Fidelity, Profile
 from hcmae.survival.methods import Method, Sizes, register
 from hcmae_core.ablations import CONFIGURATIONS, ReleaseRegionSlide, build, release_hierarchical
 from hcmae_core.baselines.abmil import GatedAttentionMIL
+from hcmae_core.transformer import Size
 
 
-def transformer_sizes(profile: Profile) -> dict[str, Any]:
-    """Width, blocks, heads of the survival Transformers."""
+def transformer_sizes(profile: Profile) -> Size:
+    """Size of the survival Transformers."""
     network = profile.survival.network
-    return {"dim": network.dim, "depth": network.depth, "heads": network.heads, "mlp_ratio": network.mlp_ratio}
+    return Size(network.dim, network.depth, network.heads, network.mlp_ratio)
 
 
 def _configured(name: str) -> Callable[[Sizes, Profile], nn.Module]:

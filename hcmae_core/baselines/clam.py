@@ -6,7 +6,7 @@ classified, and per class a small classifier taught on the eight most and the ei
 Had to be decided: CLAM is a classifier, HC-MAE names no classes; here the bag's classes are the four time bins of the
 discrete survival likelihood, and the instance branch of a bin learns from patients who died in it only (a censored
 patient's bin is unknown). The instance loss is the cross entropy (the code's default), not the smooth SVM.
-Region ranking (``region_scores``, ``rank_regions``): the literal reading of "diagnostically valuable regions", the
+Region ranking (``region_scores``): the literal reading of "diagnostically valuable regions", the
 mean attention of a region's patches under a model that saw the training fold only. Off by default.
 """
 
@@ -83,9 +83,3 @@ def region_scores(attention: Tensor, patches_per_region: int) -> Tensor:
             f"attention of shape {list(attention.shape)} does not split into regions of {patches_per_region} patches"
         )
     return attention.reshape(-1, patches_per_region).mean(dim=1)
-
-
-def rank_regions(attention: Tensor, patches_per_region: int, keep: int) -> Tensor:
-    """Indices of the ``keep`` most attended regions of a slide, best first (all of them, when there are fewer)."""
-    order = region_scores(attention, patches_per_region).argsort(descending=True)
-    return order[: max(1, keep)]

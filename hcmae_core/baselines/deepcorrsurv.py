@@ -16,13 +16,13 @@ Table II shows under this name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from hcmae_core.baselines.parts import expect, expect_mask
-
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def correlation_loss(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
@@ -100,12 +100,6 @@ class DeepCorrSurv(nn.Module):
     def forward(self, thumbnails: Tensor, molecular: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.fusion(torch.cat(self.views(thumbnails, molecular, mask), dim=1)).squeeze(1)
 
-    def output_weight(self) -> Tensor:
-        """Weights of the output layer, which alone the original penalises (L1 and L2)."""
-        output = self.fusion[-1]
-        assert isinstance(output, nn.Linear)
-        return output.weight
-
 
 class DeepCorrSurvCosine(nn.Module):
     """The release's variant: risk [B] in [0, 1] is the cosine of an image and an omics vector, both non-negative.
@@ -126,8 +120,8 @@ class DeepCorrSurvCosine(nn.Module):
             flat = self.convolutions(torch.zeros(1, 3, size, size)).numel()
         self.image = nn.Sequential(self.convolutions, nn.Flatten(), nn.Linear(flat, out), nn.ReLU())
         self.molecular = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, out), nn.ReLU())
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, thumbnails: Tensor, molecular: Tensor, mask: Tensor | None = None) -> Tensor:
         molecular = expect("molecular features", molecular, None, self.features)
@@ -138,7 +132,9 @@ class DeepCorrSurvCosine(nn.Module):
         return torch.cosine_similarity(pooled, self.molecular(molecular), dim=1)
 
 
-def _mean_over_real(network: nn.Module, images: Tensor, mask: Tensor, max_batch: int, scale) -> Tensor:  # type: ignore[no-untyped-def]
+def _mean_over_real(
+    network: nn.Module, images: Tensor, mask: Tensor, max_batch: int, scale: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Run ``network`` on the real images only, ``max_batch`` at a time, and average per patient: [B, out]."""
     real = images[mask]  # [N, S, S, 3] uint8: padding never reaches the network
     owner = mask.nonzero()[:, 0]

@@ -20,13 +20,13 @@ loss.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from hcmae_core.attention import Transformer
 from hcmae_core.baselines.parts import GatedAttentionPool, expect, expect_mask, hazard_risk
+from hcmae_core.transformer import PAPER, Size
 
 
 class GridEmbed(nn.Module):
@@ -52,23 +52,18 @@ class GridEmbed(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         return self.phi(grid.permute(0, 2, 3, 1))  # [B, H, W, D]
 
-    def dynamic_feat_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        return size
-
-    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
-        return 1 if as_scalar else (1, 1)
-
 
 def vit_patch(
-    cells: int = 14, cell: int = 16, dim: int = 384, depth: int = 12, heads: int = 6, drop_path: float = 0.0
+    cells: int = 14, cell: int = 16, size: Size = Size(384, 12, 6), drop_path: float = 0.0
 ) -> VisionTransformer:
     """Stage 1: images [B, 3, n * cell, n * cell] -> class token [B, dim]; any n (positions: ``cells`` a side)."""
     return VisionTransformer(
         img_size=cells * cell,
         patch_size=cell,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
+        embed_dim=size.dim,
+        depth=size.depth,
+        num_heads=size.heads,
+        mlp_ratio=size.mlp_ratio,
         num_classes=0,
         dynamic_img_size=True,
         drop_path_rate=drop_path,
@@ -76,56 +71,22 @@ def vit_patch(
 
 
 def vit_region(
-    grid: int = 14, in_dim: int = 384, dim: int = 192, depth: int = 6, heads: int = 6, drop_path: float = 0.0
+    grid: int = 14, in_dim: int = 384, size: Size = Size(192, 6, 6), drop_path: float = 0.0
 ) -> VisionTransformer:
     """Stage 2: grids of patch vectors [B, in_dim, n, n] -> class token [B, dim], for any n."""
     return VisionTransformer(
         img_size=grid,
         patch_size=1,
         in_chans=in_dim,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
+        embed_dim=size.dim,
+        depth=size.depth,
+        num_heads=size.heads,
+        mlp_ratio=size.mlp_ratio,
         num_classes=0,
         dynamic_img_size=True,
         embed_layer=GridEmbed,  # type: ignore[arg-type]
         drop_path_rate=drop_path,
     )
-
-
-def load_published(network: VisionTransformer, path: str | Path) -> None:
-    """Load the published weights of stage 1 or 2 from a safetensors file into ``vit_patch()`` or ``vit_region()``.
-
-    Accepts the names of the published checkpoints, with or without their prefixes ``module.`` and ``backbone.``. The
-    originals are pickles, which this project never opens: convert them once, in a process of your own, with
-    ``safetensors.torch.save_file(torch.load(p, weights_only=True)["teacher"], out)``.
-    Raises ValueError for a pickle, a missing tensor or another shape, naming it.
-    """
-    from safetensors.torch import load_file
-
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"{path}: only safetensors files are read; convert the published checkpoint first (see load_published)"
-        )
-    raw = load_file(path)
-    state: dict[str, Tensor] = {}
-    for name, tensor in raw.items():
-        short = name.removeprefix("module.").removeprefix("backbone.")
-        if short.startswith("head."):
-            continue
-        # The release names the projection of stage 2 phi.0; ours sits in the embedding.
-        state[short.replace("phi.", "patch_embed.phi.", 1) if short.startswith("phi.") else short] = tensor
-    wanted = network.state_dict()
-    problems = [f"missing {name}" for name in sorted(set(wanted) - set(state))]
-    problems += [
-        f"{name} is {list(state[name].shape)}, wanted {list(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if problems:
-        raise ValueError(f"{path}: does not fit this network ({len(problems)} tensors): {problems[0]}")
-    network.load_state_dict({name: state[name] for name in wanted})
 
 
 class HIPT(nn.Module):
@@ -172,20 +133,18 @@ class HIPTIntegration(nn.Module):
         in_dim: int = 192,
         features: int = 300,
         modalities: int = 3,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        transformer: Size = PAPER,
         dropout: float = 0.0,
         fused_only: bool = False,
     ) -> None:
         super().__init__()
         self.in_dim, self.features, self.modalities = in_dim, features, modalities
+        dim = transformer.dim
         self.values = nn.Linear(in_dim, dim)
         self.omics = nn.Linear(features, dim)
         self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.fused = _blocks(dim, depth, heads, mlp_ratio, dropout)
-        self.alone = nn.Identity() if fused_only else _blocks(dim, depth, heads, mlp_ratio, dropout)
+        self.fused = _blocks(transformer, dropout)
+        self.alone = nn.Identity() if fused_only else _blocks(transformer, dropout)
         self.fused_pool, self.alone_pool = _score(dim), _score(dim)
         self.head = nn.Linear(2 * dim, 1)
 
@@ -205,11 +164,9 @@ class HIPTIntegration(nn.Module):
         return torch.sigmoid(self.head(torch.cat([fused, alone], dim=1))).squeeze(1) * 8 - 4, weights
 
 
-def _blocks(dim: int, depth: int, heads: int, mlp_ratio: float, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        *(Block(dim, heads, mlp_ratio, qkv_bias=True, proj_drop=dropout, attn_drop=dropout) for _ in range(depth)),
-        nn.LayerNorm(dim),
-    )
+def _blocks(size: Size, dropout: float) -> nn.Sequential:
+    blocks = Transformer(size, dropout).blocks
+    return nn.Sequential(*blocks, nn.LayerNorm(size.dim))
 
 
 def _score(dim: int) -> nn.Sequential:

@@ -13,7 +13,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
+
 CUT = ("layer4.", "fc.")
 
 
@@ -28,8 +29,8 @@ class TruncatedResNet50(nn.Module):
         super().__init__()
         self.trunk: Any = timm.create_model("resnet50", pretrained=False)
         del self.trunk.layer4, self.trunk.fc
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     @staticmethod
     def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hcmae_core import textbook
 from hcmae_core.ablations import (
     CONFIGURATIONS,
     Configuration,
@@ -14,14 +15,15 @@ from hcmae_core.ablations import (
     build,
     release_hierarchical,
 )
-from hcmae_core.attention import CrossAttention, InputScale, masked_softmax, sincos_positions
+from hcmae_core.attention import CrossAttention, InputScale, masked_softmax
 from hcmae_core.baselines.abmil import GatedAttentionMIL
 from hcmae_core.hcmae import HCMAE, RiskHead, count_parameters
 from hcmae_core.losses import cox_loss
 from hcmae_core.pixels import ThumbnailEmbedding
+from hcmae_core.transformer import Size, slide_positions
 
 SIZES = {"vector_dim": 24, "thumbnail": 8, "omics_features": 10}
-TRANSFORMER = {"dim": 24, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
+TRANSFORMER = Size(24, 2, 4, 2.0)
 
 
 def bag(sizes: list[int], seed: int = 0) -> dict[str, Tensor]:
@@ -38,7 +40,7 @@ def bag(sizes: list[int], seed: int = 0) -> dict[str, Tensor]:
 
 def hcmae(**changes) -> HCMAE:
     torch.manual_seed(1)
-    return HCMAE(**{**SIZES, **TRANSFORMER, **changes}).eval()
+    return HCMAE(**{**SIZES, "transformer": TRANSFORMER, **changes}).eval()
 
 
 def arguments(name: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,14 +121,58 @@ def test_shared_projection_cannot_tell_the_omics_apart() -> None:
     assert not torch.allclose(separate(**batch), separate(**swapped), atol=1e-4)
 
 
-def test_cross_attention_is_equation_7() -> None:
+@pytest.mark.parametrize("masked", [True, False])
+def test_cross_attention_is_equations_4_and_7(masked: bool) -> None:
     torch.manual_seed(0)
-    cross = CrossAttention(6).double()
-    q, k, v = (torch.randn(1, n, 6, dtype=torch.float64) for n in (3, 4, 4))
-    crossed, weights = cross(q, k, v, torch.ones(1, 4, dtype=torch.bool))
-    logits = (q @ cross.query.weight.T) @ (k @ cross.key.weight.T).transpose(1, 2) / np.sqrt(6)
-    assert torch.allclose(weights, torch.softmax(logits, -1))
-    assert torch.allclose(crossed, torch.softmax(logits, -1) @ (v @ cross.value.weight.T))
+    cross = CrossAttention(6, 5).double()
+    q, k, v = (torch.randn(2, n, dim, dtype=torch.float64) for n, dim in ((3, 6), (4, 6), (4, 5)))
+    crossed, weights = cross(q, k, v, torch.ones(2, 4, dtype=torch.bool) if masked else None)
+    query, key = q @ cross.query.weight.T + cross.query.bias, k @ cross.key.weight.T + cross.key.bias
+    expected = torch.softmax(query @ key.transpose(1, 2) / np.sqrt(6), -1)
+    # Without a mask the softmax is taken in fp32 whatever the precision.
+    close = {"rtol": 1e-9, "atol": 1e-12} if masked else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(weights, expected.to(weights.dtype), **close)
+    torch.testing.assert_close(crossed, expected @ (v @ cross.value.weight.T + cross.value.bias), **close)
+    torch.testing.assert_close(crossed, textbook.cross_attention(cross, q, k, v), **close)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"omics_projection": "separate", "pooler": "shared", "risk_head": "linear"},
+        {"slide_positions": False, "risk_head": "sigmoid"},
+    ],
+)
+def test_risk_and_gradients_are_those_of_equations_6_to_12(changes: dict) -> None:
+    model, batch, places = hcmae(**changes), bag([5, 5]), torch.rand(2, 5, 2) * 9
+    model.vectors.fit(torch.randn(50, 24) * 3 + 1)
+    results = []
+    for plain in (False, True):
+        model.zero_grad()
+        if plain:
+            risk = textbook.log_hazard(model, batch["thumbnails"], batch["region_vectors"], batch["omics"], places)
+        else:
+            risk = model(**batch, positions=places)
+        risk.square().sum().backward()
+        results.append((risk.detach(), {name: value.grad.clone() for name, value in model.named_parameters()}))
+    (fast, ours), (plain_risk, theirs) = results
+    torch.testing.assert_close(fast, plain_risk, rtol=1e-5, atol=1e-5)
+    for name, gradient in theirs.items():
+        assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+
+
+def test_the_textbook_fits_the_networks_of_the_smoke_profile() -> None:
+    """A width whose root is no number of bits, one block, separate maps: the network that the lessons print."""
+    torch.manual_seed(0)
+    model = HCMAE(
+        omics_features=60, vector_dim=96, thumbnail=32, transformer=Size(96, 1, 4), omics_projection="separate",
+        dropout=0.2, omics_dropout=0.5,
+    ).eval()  # fmt: skip
+    pixels = torch.randint(0, 256, (1, 7, 32, 32, 3), dtype=torch.uint8)
+    vectors, omics, places = torch.randn(1, 7, 96), torch.randn(1, 3, 60), torch.rand(1, 7, 2) * 9
+    risk = model(pixels, vectors, torch.ones(1, 7, dtype=torch.bool), omics, places)
+    torch.testing.assert_close(risk, textbook.log_hazard(model, pixels, vectors, omics, places), rtol=1e-5, atol=1e-5)
 
 
 def test_thumbnail_embedding_is_the_convolution_on_normalised_pixels() -> None:
@@ -213,10 +259,10 @@ def test_input_scale_standardises_and_leaves_constant_columns() -> None:
 
 def test_positions_are_distinct_and_checked() -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij"), -1).reshape(-1, 2)
-    codes = sincos_positions(grid, 16)
+    codes = slide_positions(grid, 16)
     assert torch.unique(codes, dim=0).shape[0] == 25
     with pytest.raises(ValueError, match="multiple of 4"):
-        sincos_positions(grid, 10)
+        slide_positions(grid, 10)
 
 
 def test_paper_sizes() -> None:

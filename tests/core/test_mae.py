@@ -1,4 +1,4 @@
-"""The fast autoencoders against a plain one: same weights, same mask, same loss and gradients in fp32."""
+"""The fast autoencoders against the textbook's: same weights, same mask, same loss and gradients in fp32."""
 
 from __future__ import annotations
 
@@ -11,73 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hcmae_core import mae, pixels, transformer
+from hcmae_core import mae, pixels, textbook, transformer
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
-
-MEAN = torch.tensor([0.485, 0.456, 0.406])
-STD = torch.tensor([0.229, 0.224, 0.225])
-
-
-def _textbook_block(block: transformer.Block, x: Tensor) -> Tensor:
-    dim = x.shape[-1]
-    normed = F.layer_norm(x, (dim,), block.norm1.weight, block.norm1.bias, 1e-6)
-    qkv = normed @ block.qkv.weight.T + block.qkv.bias
-    heads = []
-    width = dim // block.heads
-    for h in range(block.heads):
-        q, k, v = (qkv[..., i * dim + h * width : i * dim + (h + 1) * width] for i in range(3))
-        heads.append(torch.softmax(q @ k.transpose(1, 2) / width**0.5, dim=-1) @ v)
-    x = x + torch.cat(heads, dim=-1) @ block.proj.weight.T + block.proj.bias
-    normed = F.layer_norm(x, (dim,), block.norm2.weight, block.norm2.bias, 1e-6)
-    hidden = F.gelu(normed @ block.fc1.weight.T + block.fc1.bias)
-    return x + hidden @ block.fc2.weight.T + block.fc2.bias
-
-
-def _textbook_loss(model: MAEPatch | MAERegion, images: Tensor, order: Tensor, vectors: Tensor | None = None) -> Tensor:
-    """Normalise, convolve the whole image, keep visible tokens, encode, unshuffle, decode and predict every token."""
-    encoder, decoder, side = model.encoder, model.decoder, model.side
-    token = images.shape[1] // side
-    dim = encoder.embed.out_features
-    pixels = (images.float() / 255 - MEAN) / STD
-    kernel = encoder.embed.weight.view(dim, token, token, 3).permute(0, 3, 1, 2)
-    grid = F.conv2d(pixels.permute(0, 3, 1, 2), kernel, encoder.embed.bias, stride=token)
-    x_p = grid.flatten(2).transpose(1, 2) + encoder.positions
-    batch, length = order.shape
-    keep = order[:, : model.visible_tokens]
-    x_p = torch.gather(x_p, 1, keep[..., None].expand(-1, -1, dim))
-    x = x_p
-    if encoder.class_token is not None:
-        x = torch.cat([encoder.class_token.expand(batch, 1, dim), x], dim=1)
-    for block in encoder.blocks:
-        x = _textbook_block(block, x)
-    x = F.layer_norm(x, (dim,), encoder.norm.weight, encoder.norm.bias, 1e-6)
-    extra = encoder.extra
-    if isinstance(model, MAERegion) and model.cross is not None:
-        x_e = x[:, extra:]
-        x_a = None if vectors is None else torch.gather(vectors, 1, keep[..., None].expand(-1, -1, dim))
-        q, kv = {"q_enc_kv_patch": (x_e, x_a), "eq4": (x_p, x_e), "prose": (x_p, x_a)}[model.reading]
-        cross = model.cross
-        logits = cross.query(q) @ cross.key(kv).transpose(1, 2) / dim**0.5
-        mixed = torch.softmax(logits, dim=-1) @ cross.value(kv)
-        if model.residual:
-            mixed = mixed + x_e
-        x = torch.cat([x[:, :extra], mixed], dim=1)
-    y = x @ decoder.embed.weight.T + decoder.embed.bias
-    width = y.shape[-1]
-    blanks = decoder.mask_token.expand(batch, length - keep.shape[1], width)
-    shuffled = torch.cat([y[:, extra:], blanks], dim=1)
-    tokens = torch.gather(shuffled, 1, order.argsort(dim=1)[..., None].expand(-1, -1, width)) + decoder.positions
-    tokens = torch.cat([y[:, :extra], tokens], dim=1)
-    for block in decoder.blocks:
-        tokens = _textbook_block(block, tokens)
-    tokens = F.layer_norm(tokens, (width,), decoder.norm.weight, decoder.norm.bias, 1e-6)[:, extra:]
-    prediction = tokens @ decoder.head.weight.T + decoder.head.bias
-    target = pixels.view(batch, side, token, side, token, 3).permute(0, 1, 3, 2, 4, 5).reshape(batch, length, -1)
-    if model.normalise_targets:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    masked = torch.ones(batch, length).scatter(1, keep, 0.0)
-    return (((prediction - target) ** 2).mean(-1) * masked).sum() / masked.sum()
+from hcmae_core.transformer import Size
 
 
 def _compare(model: MAEPatch | MAERegion, images: Tensor, vectors: Tensor | None = None) -> None:
@@ -91,7 +28,7 @@ def _compare(model: MAEPatch | MAERegion, images: Tensor, vectors: Tensor | None
     for fast in (True, False):
         model.zero_grad()
         if not fast:
-            loss = _textbook_loss(model, images, order, vectors)
+            loss = textbook.masked_loss(model, images, order, vectors)
         elif vectors is None:
             loss = model(images, order=order).loss
         else:
@@ -120,7 +57,7 @@ def _images(batch: int, size: int, seed: int = 0) -> Tensor:
 def test_patch_loss_and_gradients(class_token: bool, decoder_depth: int, normalise: bool) -> None:
     torch.manual_seed(0)
     model = MAEPatch(
-        32, 8, dim=24, depth=2, heads=3, decoder_dim=16, decoder_depth=decoder_depth, decoder_heads=2,
+        32, 8, encoder=Size(24, 2, 3), decoder=Size(16, decoder_depth, 2),
         class_token=class_token, normalise_targets=normalise,
     )  # fmt: skip
     _compare(model, _images(6, 32))
@@ -135,7 +72,7 @@ def test_region_loss_and_gradients(
     monkeypatch.setitem(pixels.SLICE_ELEMENTS, "cpu", slice_elements)
     torch.manual_seed(0)
     model = MAERegion(
-        64, 16, dim=24, depth=2, heads=3, decoder_dim=16, decoder_depth=2, decoder_heads=2,
+        64, 16, encoder=Size(24, 2, 3), decoder=Size(16, 2, 2),
         attention=reading, residual=residual,
     )  # fmt: skip
     vectors = torch.randn(3, 16, 24) if reading in ("q_enc_kv_patch", "prose") else None
@@ -144,9 +81,7 @@ def test_region_loss_and_gradients(
 
 def test_region_single_image_and_normalised_targets() -> None:
     torch.manual_seed(0)
-    model = MAERegion(
-        64, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2, normalise_targets=True
-    )
+    model = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2), normalise_targets=True)
     _compare(model, _images(1, 64), torch.randn(1, 16, 24))
 
 
@@ -232,7 +167,7 @@ def test_the_prediction_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 tokens of 3,072 numbers: nothing as large as the masked prediction appears, unless it is asked for."""
     monkeypatch.setitem(pixels.SLICE_ELEMENTS, "cpu", 2**14)
     torch.manual_seed(0)
-    model = MAERegion(256, 32, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAERegion(256, 32, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     regions, vectors = _images(4, 256), torch.randn(4, 64, 24)
     whole = 4 * 48 * 3072
     with _Largest() as seen:
@@ -258,7 +193,7 @@ def test_equality_at_the_paper_depth(kind: str) -> None:
 
 def test_compiled_blocks_compute_the_same() -> None:
     torch.manual_seed(0)
-    model = MAEPatch(32, 8, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAEPatch(32, 8, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     images, order = _images(2, 32), torch.rand(2, 16).argsort(dim=1)
     results = []
     for compiled in (False, True):
@@ -276,7 +211,7 @@ def test_compiled_blocks_compute_the_same() -> None:
 
 def test_encode_is_the_mean_of_all_tokens() -> None:
     torch.manual_seed(0)
-    model = MAEPatch(32, 8, dim=24, depth=3, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2).eval()
+    model = MAEPatch(32, 8, encoder=Size(24, 3, 3), decoder=Size(16, 1, 2)).eval()
     images = _images(4, 32)
     x = model.encoder.embed_tokens(pixels.split_tokens(images, 4))
     full = model.encoder(x)[:, 1:].mean(dim=1)
@@ -287,9 +222,38 @@ def test_encode_is_the_mean_of_all_tokens() -> None:
     assert not torch.allclose(shallow, full, atol=1e-2)
 
 
+@pytest.mark.parametrize("reading", ["q_enc_kv_patch", "eq4", "prose", "none"])
+@pytest.mark.parametrize("residual", [True, False])
+def test_region_vector_is_the_mean_of_equation_5(reading: str, residual: bool) -> None:
+    torch.manual_seed(0)
+    model = MAERegion(
+        64, 16, encoder=Size(24, 2, 3), decoder=Size(16, 1, 2), attention=reading, residual=residual
+    ).eval()  # fmt: skip
+    regions, vectors = _images(3, 64), torch.randn(3, 16, 24)
+    given = vectors if model.needs_patch_vectors else None
+    torch.testing.assert_close(
+        model.encode(regions, given), textbook.region_vector(model, regions, given), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_token_embedding_is_the_convolution_whose_kernel_is_its_stride() -> None:
+    torch.manual_seed(0)
+    model = MAEPatch(32, 8, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
+    images, embed = _images(3, 32), model.encoder.embed
+    kernel = embed.weight.view(24, 8, 8, 3).permute(0, 3, 1, 2)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    grid = F.conv2d(((images.float() / 255 - mean) / std).permute(0, 3, 1, 2), kernel, embed.bias, stride=8)
+    expected = grid.flatten(2).transpose(1, 2) + model.encoder.positions
+    torch.testing.assert_close(
+        model.encoder.embed_tokens(pixels.split_tokens(images, 4)), expected, rtol=1e-4, atol=1e-5
+    )
+    plain = textbook.embed(model.encoder, textbook.pixel_tokens(images, 4))
+    torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_region_pools_what_the_attention_gives() -> None:
     torch.manual_seed(0)
-    model = MAERegion(64, 16, dim=24, depth=2, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2).eval()
+    model = MAERegion(64, 16, encoder=Size(24, 2, 3), decoder=Size(16, 1, 2)).eval()
     regions, vectors = _images(2, 64), torch.randn(2, 16, 24)
     pooled, weights = model.encode_with_attention(regions, vectors)
     assert weights is not None
@@ -301,7 +265,7 @@ def test_region_pools_what_the_attention_gives() -> None:
 
 def test_masked_patch_vectors_never_reach_the_decoder() -> None:
     torch.manual_seed(0)
-    model = MAERegion(64, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     regions, vectors = _images(2, 64), torch.randn(2, 16, 24)
     order = torch.rand(2, 16).argsort(dim=1)
     base = model(regions, vectors, order=order).loss
@@ -313,7 +277,7 @@ def test_masked_patch_vectors_never_reach_the_decoder() -> None:
 
 
 def test_masking_share_and_generator() -> None:
-    model = MAEPatch(256, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAEPatch(256, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     out = model(_images(2, 256), torch.Generator().manual_seed(1), predict=True)
     assert out.visible.shape == (2, 64)
     assert out.masked.shape == (2, 192)
@@ -327,7 +291,7 @@ def test_masking_share_and_generator() -> None:
 
 def test_bf16_autocast_stays_close() -> None:
     torch.manual_seed(0)
-    model = MAEPatch(64, 16, dim=48, depth=2, heads=4, decoder_dim=32, decoder_depth=2, decoder_heads=4)
+    model = MAEPatch(64, 16, encoder=Size(48, 2, 4), decoder=Size(32, 2, 4))
     images, order = _images(8, 64), torch.rand(8, 16).argsort(dim=1)
     plain = model(images, order=order).loss
     plain.backward()
@@ -342,17 +306,17 @@ def test_bf16_autocast_stays_close() -> None:
 
 
 def test_positions_are_two_dimensional_sine_cosine() -> None:
-    codes = transformer.sincos_positions(16, 4).view(4, 4, 16)
+    codes = transformer.grid_positions(16, 4).view(4, 4, 16)
     # Width first: the first half depends on the column alone, the second on the row alone.
     assert torch.equal(codes[0, :, :8], codes[3, :, :8])
     assert torch.equal(codes[:, 0, 8:], codes[:, 2, 8:])
     torch.testing.assert_close(codes[0, 1, :4], torch.sin(torch.tensor([1.0, 0.1, 0.01, 0.001])))
     with pytest.raises(ValueError, match="multiple of 4"):
-        transformer.sincos_positions(10, 4)
+        transformer.grid_positions(10, 4)
 
 
 def test_wrong_inputs_are_named() -> None:
-    model = MAERegion(64, 16, dim=24, depth=1, heads=3, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    model = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))
     with pytest.raises(ValueError, match="uint8"):
         model(torch.rand(1, 64, 64, 3), torch.randn(1, 16, 24))
     with pytest.raises(ValueError, match="needs patch vectors"):
@@ -363,6 +327,19 @@ def test_wrong_inputs_are_named() -> None:
         MAERegion(64, 16, attention="eq5")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="does not divide"):
         MAEPatch(30, 16)
+
+
+def test_sizes_are_checked_and_survive_the_settings_of_a_file() -> None:
+    with pytest.raises(ValueError, match=r"width 10 must be a multiple of the number of heads \(4\)"):
+        Size(10, 1, 4)
+    for ratio in (2.0, 3.0):
+        model = MAEPatch(32, 8, encoder=Size(24, 2, 3, 2.0), decoder=Size(16, 1, 2, ratio), mask_ratio=0.5)
+        again = MAEPatch.from_settings(model.settings)
+        assert again.settings == model.settings
+        assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
+        assert model.decoder.blocks[0].fc1.out_features == 16 * ratio
+    with pytest.raises(ValueError, match="lack 'heads'"):
+        MAEPatch.from_settings({"image": 32, "cell": 8, "dim": 24, "depth": 2})
 
 
 def test_split_tokens_order() -> None:

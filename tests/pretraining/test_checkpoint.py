@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,12 @@ from hcmae.pretraining.checkpoint import (
 from hcmae.pretraining.pretrain import load_mae_patch, load_mae_region, save_weights
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
-from hcmae_core.transformer import sincos_positions
+from hcmae_core.transformer import Size, grid_positions
 
 
-def small(**changes: object) -> MAEPatch:
-    settings = {"dim": 16, "depth": 2, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, **changes}
-    return MAEPatch(32, 8, **settings)  # type: ignore[arg-type]
+def small(**changes: int) -> MAEPatch:
+    encoder = {"dim": 16, "depth": 2, "heads": 2, **changes}
+    return MAEPatch(32, 8, encoder=Size(**encoder), decoder=Size(8, 1, 2))
 
 
 def test_weights_round_trip_and_hash(tmp_path: Path) -> None:
@@ -49,12 +50,8 @@ def test_region_settings_survive(tmp_path: Path) -> None:
     model = MAERegion(
         64,
         16,
-        dim=16,
-        depth=1,
-        heads=2,
-        decoder_dim=8,
-        decoder_depth=1,
-        decoder_heads=2,
+        encoder=Size(16, 1, 2),
+        decoder=Size(8, 1, 2),
         attention="eq4",
         residual=True,
     )
@@ -62,6 +59,52 @@ def test_region_settings_survive(tmp_path: Path) -> None:
     assert loaded.settings == model.settings
     with pytest.raises(CheckpointError, match=r"r\.safetensors.*expected 'mae_patch'"):
         load_mae_patch(tmp_path / "r.safetensors")
+
+
+# What a file of version 0.1 holds, name for name: networks may change inside, files that exist may not.
+OLD_MODEL = {
+    "dim": 8, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "decoder_dim": 4, "decoder_depth": 1, "decoder_heads": 2,
+    "mask_ratio": 0.5, "normalise_targets": True, "class_token": True,
+}  # fmt: skip
+OLD_BLOCK = ("norm1", "qkv", "proj", "norm2", "fc1", "fc2")
+
+
+def _old_file(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """A weight file of 32 pixels in 4 x 4 tokens, tensors and settings as version 0.1 wrote it."""
+    shapes: dict[str, tuple[int, ...]] = {"encoder.class_token": (8,), "decoder.mask_token": (4,)}
+    linear = {"encoder.embed": (8, 192), "decoder.embed": (4, 8), "decoder.head": (192, 4)}
+    for stack, dim in (("encoder", 8), ("decoder", 4)):
+        shapes[f"{stack}.positions"] = (16, dim)
+        wide = {"qkv": (3 * dim, dim), "proj": (dim, dim), "fc1": (2 * dim, dim), "fc2": (dim, 2 * dim)}
+        linear.update({f"{stack}.blocks.0.{name}": wide.get(name, (dim,)) for name in OLD_BLOCK})
+        linear[f"{stack}.norm"] = (dim,)
+    model: dict[str, object] = {"image": 32, "cell": 8, **OLD_MODEL}
+    if kind == "mae_region":
+        linear.update({f"cross.{name}": (8, 8) for name in ("query", "key", "value")})
+        model = {"region": 32, "patch": 8, **OLD_MODEL, "attention": "eq4", "residual": True}
+    for name, shape in linear.items():
+        shapes.update({f"{name}.weight": shape, f"{name}.bias": shape[:1]})
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    metadata = json.dumps({"fingerprint": "0123456789abcdef", "kind": kind, "model": model}, sort_keys=True)
+    save_file(tensors, path, metadata={"format": "hcmae-1", "metadata": metadata})
+    return tensors, model
+
+
+@pytest.mark.parametrize("kind", ["mae_patch", "mae_region"])
+def test_files_of_earlier_versions_load_and_are_written_the_same(kind: str, tmp_path: Path) -> None:
+    old = tmp_path / "old.safetensors"
+    tensors, settings = _old_file(old, kind)
+    model = load_mae_patch(old) if kind == "mae_patch" else load_mae_region(old)
+    state = model.state_dict()
+    assert state.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(state[name], tensor), name
+    assert model.mask_ratio == 0.5
+    assert model.normalise_targets
+    new = save_weights(tmp_path / "new.safetensors", model, {"fingerprint": "0123456789abcdef"})
+    assert read_metadata(new) == read_metadata(old)
+    assert read_metadata(new)["model"] == settings
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "pickle", "empty", "foreign"])
@@ -151,7 +194,7 @@ def _foreign(depth: int = 2, dim: int = 16, width: int = 8) -> dict[str, torch.T
     torch.manual_seed(1)
     tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
     for name, d in (("pos_embed", dim), ("decoder_pos_embed", width)):
-        tensors[name] = torch.cat([torch.zeros(1, d), sincos_positions(d, 4)])[None]
+        tensors[name] = torch.cat([torch.zeros(1, d), grid_positions(d, 4)])[None]
     return tensors
 
 
@@ -197,12 +240,12 @@ class _ReferenceMAE(nn.Module):
 
         self.patch_embed = PatchEmbed(32, 8, 3, 16)
         self.cls_token = nn.Parameter(torch.randn(1, 1, 16))
-        self.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 16), sincos_positions(16, 4)])[None])
+        self.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 16), grid_positions(16, 4)])[None])
         self.blocks = nn.ModuleList([Block(16, 2, 4.0, qkv_bias=True) for _ in range(2)])
         self.norm = nn.LayerNorm(16)
         self.decoder_embed = nn.Linear(16, 8)
         self.mask_token = nn.Parameter(torch.randn(1, 1, 8))
-        self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 8), sincos_positions(8, 4)])[None])
+        self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 8), grid_positions(8, 4)])[None])
         self.decoder_blocks = nn.ModuleList([Block(8, 2, 4.0, qkv_bias=True) for _ in range(1)])
         self.decoder_norm = nn.LayerNorm(8)
         self.decoder_pred = nn.Linear(8, 192)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from hcmae.config import Profile, load_profile
 from hcmae.pretraining import dino
+from hcmae.pretraining.checkpoint import read_metadata
 from hcmae.pretraining.crops import GridCrops, PixelCrops, colour_jitter, gaussian_blur, resized_crops
 from hcmae.pretraining.logs import read_log
 from hcmae_core.dino import DINO, DINOHead, clip_each, cosine_value, dino_loss, health
@@ -223,13 +224,17 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert steps == sorted(set(steps))
 
 
-def test_weights_round_trip(tmp_path: Path) -> None:
-    profile = small()
+@pytest.mark.parametrize("ratio", [4.0, 2.0])
+def test_weights_round_trip(ratio: float, tmp_path: Path) -> None:
+    profile = small(**{"dino.region.network.mlp_ratio": ratio})
     model = dino.build_dino(profile, "region")
     path = dino.save_backbone(tmp_path / "w.safetensors", model, profile, "region", {})
     loaded = dino.load_backbone(path, "region")
     x = torch.randn(2, profile.dino.patch.network.dim, 8, 8)
     torch.testing.assert_close(loaded(x), model.teacher["backbone"](x))
+    assert loaded.blocks[0].mlp.fc1.out_features == ratio * profile.dino.region.network.dim
+    # Files of earlier versions do not say the ratio, which was always 4.
+    assert ("mlp_ratio" in read_metadata(path)["model"]) == (ratio != 4.0)
     with pytest.raises(RuntimeError, match="expected 'hipt_patch'"):
         dino.load_backbone(path, "patch")
 

@@ -30,12 +30,12 @@ from hcmae_core.baselines import (
     DeepCorrSurvCosine,
     HIPTIntegration,
     correlation_loss,
-    rank_regions,
     region_scores,
-    resnet,
 )
 from hcmae_core.baselines.camr import Gate
-from hcmae_core.baselines.hipt import load_published, vit_patch, vit_region
+from hcmae_core.baselines.hipt import vit_patch, vit_region
+from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from hcmae_core.transformer import Size
 
 COMPARED = ("gpdbn", "camr", "deepcorrsurv", "deepcorrsurv_hc", "mcat", "hipt", "hipt_integration", "clam_sb")
 
@@ -94,7 +94,7 @@ def test_published_sizes() -> None:
 
 
 def test_vision_transformers_take_any_number_of_cells() -> None:
-    patch, region = vit_patch(3, 16, 32, 1, 4), vit_region(6, 32, 16, 1, 4)
+    patch, region = vit_patch(3, 16, Size(32, 1, 4)), vit_region(6, 32, Size(16, 1, 4))
     for cells in (1, 3, 4):
         assert patch(torch.zeros(2, 3, 16 * cells, 16 * cells)).shape == (2, 32)
     for side in (3, 6, 8):
@@ -135,7 +135,7 @@ def test_odd_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"rows \[1\]"):
         HIPT(8)(torch.zeros(2, 3, 8), torch.tensor([[True, True, True], [False, False, False]]))
     with pytest.raises(ValueError, match="omics has shape"):
-        HIPTIntegration(8, 5, depth=1, heads=2, dim=16)(torch.zeros(2, 3, 8), torch.zeros(2, 2, 5))
+        HIPTIntegration(8, 5, transformer=Size(16, 1, 2))(torch.zeros(2, 3, 8), torch.zeros(2, 2, 5))
     with pytest.raises(ValueError, match="at least 2"):
         correlation_loss(torch.zeros(1, 4), torch.zeros(1, 4))
 
@@ -179,27 +179,8 @@ def test_clam_instances_and_region_ranking() -> None:
     assert float(network.instance_loss(weights[:, :1], codes[:, :1], bins, torch.tensor([1, 1]))) == 0.0
     attention = torch.tensor([0.1, 0.1, 0.4, 0.2, 0.0, 0.2])
     torch.testing.assert_close(region_scores(attention, 2), torch.tensor([0.1, 0.3, 0.1]))
-    assert rank_regions(attention, 2, 1).tolist() == [1]
     with pytest.raises(ValueError, match="does not split"):
         region_scores(attention, 4)
-
-
-def test_published_weights_by_their_names(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from safetensors.torch import save_file
-
-    source, target = vit_region(6, 8, 16, 1, 4), vit_region(6, 8, 16, 1, 4)
-    names = {
-        f"module.backbone.{name.replace('patch_embed.phi.', 'phi.')}": tensor
-        for name, tensor in source.state_dict().items()
-    }
-    save_file({**names, "module.head.mlp.0.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
-    load_published(target, tmp_path / "a.safetensors")
-    x = torch.randn(1, 8, 6, 6)
-    torch.testing.assert_close(target.eval()(x), source.eval()(x))
-    with pytest.raises(ValueError, match="only safetensors"):
-        load_published(target, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="does not fit"):
-        load_published(vit_region(6, 8, 32, 1, 4), tmp_path / "a.safetensors")
 
 
 def test_time_bins_come_from_deaths() -> None:
@@ -311,7 +292,7 @@ def test_resnet_equals_torchvisions_first_three_stages(tmp_path: Path) -> None:
     network = load_resnet(path)
     patches = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
     pixels = patches.permute(0, 3, 1, 2).float() / 255
-    pixels = torchvision.transforms.functional.normalize(pixels, resnet.MEAN, resnet.STD)
+    pixels = torchvision.transforms.functional.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD)
     x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(pixels))))
     with torch.inference_mode():
         expected = theirs.layer3(theirs.layer2(theirs.layer1(x))).mean(dim=(2, 3))
