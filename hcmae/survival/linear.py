@@ -98,6 +98,16 @@ register(
         "clinical",
         fit=_cox_clinical,
         needs=frozenset({"clinical"}),
+        settings=(),
     )
 )
-register(Method("coxnet_omics", "Elastic net on omics", "omics", fit=_coxnet_omics, needs=frozenset({"omics"})))
+register(
+    Method(
+        "coxnet_omics",
+        "Elastic net on omics",
+        "omics",
+        fit=_coxnet_omics,
+        needs=frozenset({"omics"}),
+        settings=(),
+    )
+)
