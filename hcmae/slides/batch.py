@@ -7,16 +7,12 @@ the end, from the journal, so it has the same bytes however often the work was i
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict
-from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from hcmae.config import Geometry, SlideSettings
+from hcmae.processes import BrokenProcessPool, WorkerPool, worker_pool
 from hcmae.slides.process import REASONS, SlideOutcome, process_slide, tissue_of
 from hcmae.slides.reader import SlideError
 from hcmae.slides.tiff import TiffError, read_pages
@@ -128,25 +125,9 @@ def _quiet_worker() -> None:
 
     import cv2
 
-    _die_with_parent()
-
     cv2.setNumThreads(1)
     # A missing resolution is in the outcome table (mpp_source in the store); a line per slide would drown the bar.
     warnings.filterwarnings("ignore", message=".*does not say its resolution.*")
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent is gone. A killed parent cannot tell its workers, and they would wait for ever,
-    holding the locks of their slides against the next run."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait_for_end([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent watch").start()
 
 
 def _run_all(
@@ -190,6 +171,5 @@ def _run_all(
                 yield index, SlideOutcome(plan[index][2], "failed", "crashed", 0, 0, 0.0, 0.0, detail)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker)
+def _pool(workers: int) -> WorkerPool:
+    return worker_pool(workers, _quiet_worker)

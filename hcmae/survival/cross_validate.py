@@ -101,6 +101,8 @@ def cross_validate(
         (chosen, data, task, path, profile, protocol, seed, omics_cache, where, grid) for task, path in waiting
     ]
     if workers > 1 and len(waiting) > 1 and where.type == "cpu":
+        # Forked, unlike other workers of the library: what lies in memory is shared and not copied once a process. A
+        # forked process does not run the caller's script again either, so that no main guard is needed.
         with _threads(1), ProcessPoolExecutor(workers, get_context("fork"), _single_thread) as pool:
             _SHARED["arguments"] = arguments
             for (task, _), frame in zip(waiting, pool.map(_run_shared, range(len(arguments))), strict=True):
