@@ -221,7 +221,8 @@ class SurvivalSettings(Settings):
     scale_vectors: bool = True
     # At most so many vectors of a bag are drawn per training step (None = all; bags of patches can hold 50,000).
     bag_limit: PositiveInt | None = None
-    # Patients per forward pass inside a group; the gradient is that of the whole group (None = all at once).
+    # Patients with their bags per forward pass inside a group; the gradient is that of the whole group (None = all at
+    # once). Refused where a loss needs more than one tensor of a network (CLAM-SB in groups larger than this).
     micro_batch: PositiveInt | None = None
     ties: Literal["breslow", "efron"] = "breslow"
     # Stop when the inner C-index has not risen for so many epochs (None = never; only with Protocol.epoch = inner).
@@ -327,13 +328,14 @@ class DinoSettings(Settings):
 
 
 class MethodSettings(Settings):
-    """Optimisation of one compared method; None takes the value of the survival stage."""
+    """Optimisation of one compared method; None takes the value of the survival stage (dropout: see there)."""
 
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     epochs: PositiveInt | None = None
     # Patients per update (0: all training patients at once).
     group: Annotated[int, Field(ge=0)] | None = None
+    # None: that of the publication. Refused for DeepCorrSurv, whose networks have none.
     dropout: Fraction | None = None
 
 

@@ -318,10 +318,14 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def stage_number(stage: str | None) -> float:
-    """1 to 4 for AJCC stages ('Stage IIIA' is 3), 0 for stage 0, NaN for anything else."""
-    text = (stage or "").upper().removeprefix("STAGE").strip()
-    roman = text.rstrip("ABC0123456789") or text
-    return {"0": 0.0, "I": 1.0, "II": 2.0, "III": 3.0, "IV": 4.0}.get(roman, math.nan)
+    """1 to 4 for AJCC stages ('Stage IIIA' is 3, so is '3'), 0 for stage 0, NaN for anything else."""
+    text = (stage or "").strip().upper().removeprefix("STAGE").strip()
+    try:
+        number = float(text)
+    except ValueError:
+        roman = text.rstrip("ABC0123456789")
+        return {"I": 1.0, "II": 2.0, "III": 3.0, "IV": 4.0}.get(roman, math.nan)
+    return number if number in (0.0, 1.0, 2.0, 3.0, 4.0) else math.nan
 
 
 def _event(event: str | None, censored: str | None, patient: str, path: Path) -> int | None:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from hcmae.config import DinoStage, Profile
 from hcmae.keys import Key, derived, whole_library
+from hcmae.optimiser import parameter_groups
 from hcmae.pretraining import embed as embedding
 from hcmae.pretraining.checkpoint import (
     CheckpointError,
@@ -34,7 +35,7 @@ from hcmae.pretraining.checkpoint import (
 )
 from hcmae.pretraining.crops import GridCrops, PixelCrops
 from hcmae.pretraining.logs import Log
-from hcmae.pretraining.loop import NonFiniteLossError, choose_precision, parameter_groups
+from hcmae.pretraining.loop import NonFiniteLossError, choose_precision
 from hcmae_core.baselines.hipt import vit_patch, vit_region
 from hcmae_core.dino import DINO, clip_each, cosine_value, health
 from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hcmae.config import Compute, Optimisation
+from hcmae.optimiser import parameter_groups
 from hcmae.pretraining.augment import (
     apply_symmetries,
     apply_symmetries_to_vectors,
@@ -125,13 +126,6 @@ def make_fabric(compute: Compute, *, find_unused: bool = False) -> Fabric:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     fabric.launch()
     return fabric
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: biases, norms and tokens are vectors and keep their size."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
 def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:

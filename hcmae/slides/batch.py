@@ -10,17 +10,13 @@ A batch is done when each of its slides is: ``pending`` says which are not, ``pr
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict
 from functools import lru_cache, partial
-from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,7 @@ from tqdm import tqdm
 from hcmae.config import Geometry, SlideSettings
 from hcmae.content import Contents
 from hcmae.keys import Key
+from hcmae.processes import BrokenProcessPool, WorkerPool, worker_pool
 from hcmae.slides.mpp import load_mpp_table
 from hcmae.slides.process import (
     REASONS,
@@ -298,25 +295,9 @@ def _quiet_worker(contents: Contents | None) -> None:
 
     global _worker_contents
     _worker_contents = contents
-    _die_with_parent()
-
     cv2.setNumThreads(1)
     # A missing resolution is in the outcome table (mpp_source in the store); a line per slide would drown the bar.
     warnings.filterwarnings("ignore", message=".*does not say its resolution.*")
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent is gone. A killed parent cannot tell its workers, and they would wait for ever,
-    holding the locks of their slides against the next run."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait_for_end([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent watch").start()
 
 
 def _run_all(
@@ -361,8 +342,5 @@ def _run_all(
                 yield index, SlideOutcome(plan[index][2], "failed", "crashed", 0, 0, 0.0, 0.0, detail, final=False)
 
 
-def _pool(workers: int, contents: Contents | None) -> ProcessPoolExecutor:
-    # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker, initargs=(contents,)
-    )
+def _pool(workers: int, contents: Contents | None) -> WorkerPool:
+    return worker_pool(workers, _quiet_worker, (contents,))

@@ -13,10 +13,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from skimage.segmentation import clear_border, relabel_sequential, watershed
 from tqdm import tqdm
 
 from hcmae.config import HandcraftedSettings, Profile
+from hcmae.processes import worker_pool
 
 Image = NDArray[np.uint8]
 Channels = dict[str, NDArray[np.float64]]
@@ -354,7 +353,7 @@ def measure_slides(
         if workers > 1 and len(waiting) > 1:
             # Compile once here; the children find the compiled code in the cache.
             feature_names(profile.handcrafted)
-            with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            with worker_pool(workers) as pool:
                 jobs = [(store, profile, seed) for store in waiting]
                 for store, row in zip(waiting, pool.map(_measure_one, jobs, chunksize=4), strict=True):
                     _write(store, row, made_by, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hcmae.config import MODALITIES
+from hcmae.content import content_id
 
 # What a store calls each kind of vectors.
 STORE_FIELDS = {
@@ -39,6 +41,10 @@ class Bags(Interface):
         """Items of the given patients one after the other, [sum of sizes, ...]."""
         ...
 
+    def content(self) -> str:
+        """Hash of all items and of whose they are."""
+        ...
+
 
 class PackedBags:
     """All items in memory: values [N, ...] and the number of items of each patient."""
@@ -47,6 +53,7 @@ class PackedBags:
         self.values = torch.as_tensor(values)
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        self._content: tuple[tuple[int, int], str] | None = None
         if self.offsets[-1] != len(self.values):
             raise ValueError(f"bag sizes sum to {self.offsets[-1]}, but there are {len(self.values)} items")
 
@@ -60,24 +67,69 @@ class PackedBags:
             return self.values
         return torch.cat([self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows])
 
+    def content(self) -> str:
+        # Hashed once; torch counts what is written into a tensor, and another tensor is another object.
+        state = (id(self.values), self.values._version)
+        if self._content is None or self._content[0] != state:
+            values = self.values.detach().cpu().contiguous()
+            digest = hashlib.sha256(f"{values.dtype}|{list(values.shape)}|{self.sizes.tolist()}|".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+            self._content = (state, digest.hexdigest()[:20])
+        return self._content[1]
+
 
 class StoredBags:
-    """Items left in the slide stores and read when they are asked for; for bags larger than memory."""
+    """Items left in the slide stores and read when they are asked for; for bags larger than memory.
 
-    def __init__(self, stores: Sequence[Path], field: str, sizes: Sequence[int], flatten: bool = False):
+    ``chosen``: per store the rows of the regions that are used (None: all).
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Path],
+        field: str,
+        sizes: Sequence[int],
+        flatten: bool = False,
+        chosen: Sequence[NDArray[np.int64] | None] | None = None,
+    ):
         self.stores, self.field, self.flatten = list(stores), field, flatten
+        self.chosen = list(chosen) if chosen is not None else [None] * len(self.stores)
         self.sizes = np.asarray(sizes, dtype=np.int64)
 
     def packed(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.cat([torch.from_numpy(read_store(self.stores[row], self.field, self.flatten)) for row in rows])
+        parts = [read_store(self.stores[row], self.field, self.flatten, self.chosen[row]) for row in rows]
+        return torch.cat([torch.from_numpy(part) for part in parts])
+
+    def content(self) -> str:
+        rows = [None if rows is None else rows.tolist() for rows in self.chosen]
+        return content_id([[stored_content(store, self.field) for store in self.stores], rows, self.sizes.tolist()])
 
 
-def read_store(path: Path, field: str, flatten: bool = False) -> NDArray:
-    """One field of a slide store; patch vectors [M, P, D] become one bag [M * P, D] when ``flatten`` is set."""
+def stored_content(path: Path, field: str) -> str:
+    """Hash of one field of a slide store: the one that is kept beside vectors, or one taken now."""
+    from hcmae.slides.store import SlideStore
+
+    kept = getattr(SlideStore(path), "vector_content", {})
+    if field in kept:
+        return str(kept[field])
+    values = read_store(path, field)
+    digest = hashlib.sha256(f"{values.dtype}|{list(values.shape)}|".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()[:20]
+
+
+def read_store(path: Path, field: str, flatten: bool = False, rows: NDArray[np.int64] | None = None) -> NDArray:
+    """One field of a slide store, of all regions or of those in ``rows``.
+
+    Patch vectors [M, P, D] become one bag [M * P, D] when ``flatten`` is set.
+    """
     from hcmae.slides.store import SlideStore
 
     store = SlideStore(path)
     values = np.asarray(store.thumbnails if field == "thumbnails" else store.vectors(field))
+    # Features of a whole slide may be stored once instead of once a region.
+    if rows is not None and len(values) == len(store):
+        values = values[rows]
     return values.reshape(-1, values.shape[-1]) if flatten else values
 
 

@@ -21,18 +21,18 @@ from torch import nn
 from hcmae.config import Profile, Protocol
 from hcmae.evaluation.metrics import breslow_survival
 from hcmae.files import atomic_path, read_json, write_json
+from hcmae.keys import Key, code_of, pick, source_of
+from hcmae.omics.cache import SELECTION_CODE
+from hcmae.survival.bags import PackedBags
 from hcmae.survival.data import SurvivalData
 from hcmae.survival.fit import fit_network
-from hcmae.survival.fold import FoldInputs, FoldOutput, OmicsCache, fold_omics
-from hcmae.survival.methods import Method, get_method
+from hcmae.survival.fold import FoldInputs, FoldOutput, OmicsCache, fold_omics, standardised
+from hcmae.survival.methods import INNER, Method, get_method
 
 log = logging.getLogger(__name__)
 
 # Survival probabilities are kept at these times of every patient: shares of the longest follow-up.
 GRID_POINTS = 24
-
-
-# --- omics of a fold ------------------------------------------------------------------------------------------------
 
 
 # --- cross-validation -----------------------------------------------------------------------------------------------
@@ -81,7 +81,9 @@ def cross_validate(
     grid = survival_grid(data.time)
     folder = None
     if out_dir is not None:
-        folder = Path(out_dir) / "parts" / f"{method}-{_run_key(chosen, data, profile, protocol, seed)}"
+        key = predictions_key(chosen, data, profile, protocol, seed)
+        folder = Path(out_dir) / "parts" / f"{method}-{key.digest}"
+        _note_key(Path(out_dir), method, key)
     tasks = []
     for number, part in folds.groupby(["repeat", "fold"], sort=True):
         repeat, fold = (int(value) for value in tuple(number))  # type: ignore[arg-type, call-overload]
@@ -99,6 +101,8 @@ def cross_validate(
         (chosen, data, task, path, profile, protocol, seed, omics_cache, where, grid) for task, path in waiting
     ]
     if workers > 1 and len(waiting) > 1 and where.type == "cpu":
+        # Forked, unlike other workers of the library: what lies in memory is shared and not copied once a process. A
+        # forked process does not run the caller's script again either, so that no main guard is needed.
         with _threads(1), ProcessPoolExecutor(workers, get_context("fork"), _single_thread) as pool:
             _SHARED["arguments"] = arguments
             for (task, _), frame in zip(waiting, pool.map(_run_shared, range(len(arguments))), strict=True):
@@ -111,12 +115,23 @@ def cross_validate(
     if out_dir is not None:
         with atomic_path(Path(out_dir) / f"{method}.parquet") as temporary:
             frame.to_parquet(temporary)
+        write_json(Path(out_dir) / f"{method}.key.json", key.record())
         paths = {task[:2]: _part_path(folder, task, data) for task in tasks}
         records = [
             {"repeat": repeat, "fold": fold, **_read_cost(path)} for (repeat, fold), path in paths.items() if path
         ]
         write_json(Path(out_dir) / f"{method}.cost.json", {"folds": records})
     return frame
+
+
+def _note_key(out_dir: Path, method: str, key: Key) -> None:
+    """Keep what the parts of a key are made of beside them, and say why earlier predictions do not count."""
+    path = out_dir / f"{method}.key.json"
+    if path.exists():
+        changes = key.changes(read_json(path))
+        if changes:
+            log.info("%s: predictions are made again (%s)", method, "; ".join(changes))
+    write_json(out_dir / "parts" / f"{method}-{key.digest}.json", key.record())
 
 
 # What is noted of a fold beside its predictions.
@@ -199,7 +214,7 @@ def run_fold(
     start = time.perf_counter()
     output = fit_fold(method, inputs)
     seconds = time.perf_counter() - start
-    frame = _predictions(data, task, output, grid)
+    frame = predictions_table(data, task, output, grid)
     log.info("%s repeat %d fold %d: %s", method.name, repeat, fold, output.info)
     if path is not None:
         _write_cost(path, output, seconds, device)
@@ -224,8 +239,13 @@ def fold_inputs(
     omics = None
     if "omics" in method.needs:
         omics, _ = fold_omics(data, train, profile, protocol, seed, omics_cache)
-    own_seed = int(np.random.SeedSequence([seed, *number]).generate_state(1)[0])
-    return FoldInputs(data, train, test, omics, profile, protocol, own_seed, device or torch.device("cpu"))
+    own = fold_seed(seed, number)
+    return FoldInputs(data, train, test, omics, profile, protocol, own, device or torch.device("cpu"))
+
+
+def fold_seed(seed: int, number: tuple[int, int]) -> int:
+    """Seed of a (repeat, fold), for all methods alike."""
+    return int(np.random.SeedSequence([seed, *number]).generate_state(1)[0])
 
 
 def fit_fold(method: Method, inputs: FoldInputs) -> FoldOutput:
@@ -279,12 +299,13 @@ def _fold_rows(
     return test, train
 
 
-def _predictions(
+def predictions_table(
     data: SurvivalData,
     task: tuple[int, int, NDArray[np.int64], NDArray[np.int64]],
     output: FoldOutput,
     grid: NDArray[np.float64],
 ) -> pd.DataFrame:
+    """One row per test patient of a (repeat, fold, train, test): the columns of ``cross_validate``."""
     repeat, fold, train, test = task
     spread = float(np.std(output.train_risk))
     scale = spread if spread > 0 else 1.0
@@ -311,19 +332,32 @@ def survival_grid(time: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.unique(np.round(np.linspace(0, float(np.quantile(time, 0.95)), GRID_POINTS + 1)[1:]))
 
 
-def _run_key(method: Method, data: SurvivalData, profile: Profile, protocol: Protocol, seed: int) -> str:
-    comparisons = getattr(profile, "comparisons", None)
-    parts = [
-        method.name,
-        data.fingerprint(method.needs),
-        profile.survival.fingerprint(),
-        profile.fidelity.fingerprint(),
-        comparisons.fingerprint() if comparisons is not None else "",
-        profile.omics.fingerprint() if "omics" in method.needs else "",
-        json.dumps([protocol.select_on, protocol.epoch]),
-        str(seed),
-    ]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+def predictions_key(method: Method | str, data: SurvivalData, profile: Profile, protocol: Protocol, seed: int) -> Key:
+    """What kept predictions of a method depend on: settings that it reads, content of its inputs, code.
+
+    The code is that of its network, loss and fit, those of a notebook too, and of the harness around them. How folds
+    are cut is not in it: a part says itself whom it tests. Raises ValueError for settings that the method refuses.
+    """
+    chosen = get_method(method) if isinstance(method, str) else method
+    profile = chosen.adapt(profile) if chosen.adapt is not None else profile
+    names = [name for name in chosen.reads if protocol.epoch == "inner" or name not in INNER]
+    ours = [name for name in names if name.startswith("protocol.")]
+    settings = {**pick(profile, [name for name in names if name not in ours]), "seed": seed}
+    settings.update({name: getattr(protocol, name.removeprefix("protocol.")) for name in ours})
+    code = {"method": code_of(chosen), "harness": code_of(*HARNESS, *((fit_network,) if chosen.build else ()))}
+    if "omics" in chosen.needs:
+        if isinstance(data.omics, np.ndarray):
+            code["omics"] = code_of(standardised)
+        else:
+            settings.update(pick(profile, ["omics"]))
+            code.update(source_of(SELECTION_CODE))
+    normals = profile.omics.contrast == "tumour_normal"
+    inputs = data.content(chosen.kinds, normals=normals)
+    return Key(f"predictions of {chosen.name}", settings, inputs, code)
+
+
+# Between a method and its kept numbers, beside the training loop of networks.
+HARNESS = (fold_seed, predictions_table, survival_grid, FoldInputs.outcome, PackedBags.packed)
 
 
 def _part_path(folder: Path | None, task: tuple[int, int, NDArray, NDArray], data: SurvivalData) -> Path | None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hcmae.config import MODALITIES
+from hcmae.content import content_id
 from hcmae.manifest import Manifest
+from hcmae.omics.cache import omics_content
 from hcmae.outcome import check_outcome
 from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
+
+if TYPE_CHECKING:
+    from hcmae.slides.store import SlideStore
 
 # Vectors and thumbnails of a cohort stay in memory up to this size, each kind on its own.
 MEMORY_BYTES = 8 << 30
@@ -111,22 +115,25 @@ class SurvivalData:
         order = np.random.default_rng([seed, 777]).permutation(len(self.time))
         return replace(self, time=self.time[order], event=self.event[order])
 
-    def fingerprint(self, needs: frozenset[str]) -> str:
-        """Hash of the patients, their outcome and the inputs that a method uses."""
-        digest = hashlib.sha256(json.dumps(self.patients).encode())
-        digest.update(self.time.tobytes() + self.event.tobytes())
-        for need in sorted(needs):
-            digest.update(need.encode())
-            if need == "omics":
-                digest.update(omics_digest(self.omics))
-            elif need == "clinical":
+    def content(self, kinds: Iterable[str], *, normals: bool = False) -> dict[str, str]:
+        """Hash of the patients, their outcome and each kind of input, by name, as inputs of a key.
+
+        Vectors, thumbnails and positions count by their bytes, not by the network that made them. ``normals``: tables
+        of normal tissue too.
+        """
+        found = {
+            "patients": content_id(self.patients),
+            "outcome": content_id([self.time.tolist(), self.event.tolist()]),
+        }
+        for kind in sorted(kinds):
+            if kind == "omics":
+                found.update(omics_content(self.omics, self.normals if normals else None))
+            elif kind == "clinical":
                 assert self.clinical is not None
-                digest.update(self.clinical.to_csv().encode())
-            elif need in self.weights:
-                digest.update(self.weights[need].encode() + self.bags[need].sizes.tobytes())
+                found[kind] = content_id(self.clinical.to_csv())
             else:
-                digest.update(self.bags[need].packed(np.arange(len(self.time))).numpy().tobytes())
-        return digest.hexdigest()[:16]
+                found[kind] = self.bags[kind].content()
+        return found
 
 
 def omics_names(omics: Any) -> list[str]:
@@ -148,18 +155,6 @@ def _modality_index(omics: Any, name: str) -> pd.Index:
     return omics.mod[name].obs_names if hasattr(omics, "mod") else omics[name].index
 
 
-def omics_digest(omics: Any) -> bytes:
-    digest = hashlib.sha256()
-    if isinstance(omics, np.ndarray):
-        digest.update(np.ascontiguousarray(omics).tobytes())
-    for name in omics_names(omics):
-        table = omics.mod[name] if hasattr(omics, "mod") else omics[name]
-        values = table.X if hasattr(table, "X") else table.to_numpy()
-        values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
-    return digest.digest()
-
-
 def load_inputs(
     table: pd.DataFrame,
     store_dir: str | Path,
@@ -168,6 +163,7 @@ def load_inputs(
     kinds: tuple[str, ...] = (*VARIANTS, "thumbnail"),
     missing: str = "exclude",
     memory_bytes: int = MEMORY_BYTES,
+    max_regions: int | None = None,
 ) -> SurvivalData:
     """Gather a curated cohort for the survival stage.
 
@@ -177,6 +173,7 @@ def load_inputs(
         mdata: omics in the order of ``table``, or None.
         missing: "exclude" (patients without a store or without a region are listed in ``exclusions``) or "raise".
         memory_bytes: kinds larger than this stay on disk and are read group by group.
+        max_regions: of a slide with more regions only the darkest are used, in their order (``darkest_regions``).
 
     Raises:
         ValueError: nobody is left, or (missing="raise") the first patient without regions.
@@ -185,6 +182,7 @@ def load_inputs(
 
     store_dir = Path(store_dir)
     kept, gone, stores, sizes, positions = [], [], [], [], []
+    chosen: list[NDArray[np.int64] | None] = []
     fields: set[str] | None = None
     hashes: dict[str, set[str]] = {}
     wants_images = bool(kinds) and "slide" in table.columns
@@ -208,10 +206,13 @@ def load_inputs(
             continue
         kept.append(str(patient))
         stores.append(path)
-        sizes.append(count)
+        rows = darkest_regions(store, max_regions)
+        chosen.append(rows)
+        sizes.append(count if rows is None else len(rows))
         corner = np.asarray(store.coords, dtype=np.float64)
         step = float(getattr(store.geometry, "region", 0) or _grid_step(corner))
-        positions.append(((corner - corner.min(0)) / step).astype(np.float32))
+        places = ((corner - corner.min(0)) / step).astype(np.float32)
+        positions.append(places if rows is None else places[rows])
         held = {kind for kind, name in STORE_FIELDS.items() if _holds(store, name)}
         fields = held if fields is None else fields & held
     if not kept:
@@ -226,7 +227,7 @@ def load_inputs(
             if kind != "thumbnail" and kind not in (fields or set()):
                 continue
             name = STORE_FIELDS.get(kind, "thumbnails")
-            bags[kind] = _bags(stores, name, sizes, kind in OF_PATCHES, memory_bytes)
+            bags[kind] = _bags(stores, name, sizes, kind in OF_PATCHES, memory_bytes, chosen)
             if kind in STORE_FIELDS:
                 hashes[kind] = {str(_weights(path, name)) for path in stores}
                 if len(hashes[kind]) > 1:
@@ -250,6 +251,17 @@ def load_inputs(
         pd.DataFrame(gone, columns=["patient", "reason"]),
         weights,
     )
+
+
+def darkest_regions(store: SlideStore, limit: int | None) -> NDArray[np.int64] | None:
+    """Rows of the ``limit`` regions with the smallest sum of pixels of the thumbnail, in the order of the store.
+
+    None where the slide has no more regions than that. Source: the authors' release, which cuts its bags so.
+    """
+    if limit is None or len(store) <= limit:
+        return None
+    sums = np.array([int(thumbnail.sum(dtype=np.int64)) for thumbnail in np.asarray(store.thumbnails)])
+    return np.sort(np.argsort(sums, kind="stable")[:limit])
 
 
 def load_tables(
@@ -294,14 +306,22 @@ def _weights(path: Path, name: str) -> str | None:
         return None if value is None else str(value)
 
 
-def _bags(stores: list[Path], name: str, sizes: list[int], flatten: bool, memory_bytes: int) -> Bags:
-    first = read_store(stores[0], name, flatten)
+def _bags(
+    stores: list[Path],
+    name: str,
+    sizes: list[int],
+    flatten: bool,
+    memory_bytes: int,
+    chosen: list[NDArray[np.int64] | None],
+) -> Bags:
+    first = read_store(stores[0], name, flatten, chosen[0])
     one_row = len(first) == 1 and name == "handcrafted"
     per_item = first.nbytes / max(1 if one_row else sizes[0], 1)
     if not one_row and per_item * sum(sizes) > memory_bytes:
         scale = len(first) // max(sizes[0], 1)
-        return StoredBags(stores, name, [size * scale for size in sizes], flatten)
-    arrays = [first, *(read_store(path, name, flatten) for path in stores[1:])]
+        return StoredBags(stores, name, [size * scale for size in sizes], flatten, chosen)
+    rest = zip(stores[1:], chosen[1:], strict=True)
+    arrays = [first, *(read_store(path, name, flatten, rows) for path, rows in rest)]
     counts = [len(array) for array in arrays]
     return PackedBags(np.concatenate(arrays), counts)
 

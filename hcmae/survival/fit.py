@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hcmae.cohort.splits import inner_folds
 from hcmae.evaluation.metrics import concordance
+from hcmae.optimiser import parameter_groups
 from hcmae.survival.bags import compact, pad, thin
 from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import Method, Sizes
@@ -180,7 +181,7 @@ def _train_member(
         torch.manual_seed(int(state[2]))
         assert method.build is not None
         model = method.build(sizes_for(method, inputs), inputs.profile).to(inputs.device)
-        if settings.scale_vectors and feeder.bag is not None:
+        if feeder.bag is not None and settings.scale_vectors:
             for module in model.modules():
                 if isinstance(module, InputScale):
                     module.fit(feeder.vectors(rows))
@@ -199,7 +200,7 @@ def _epochs(
     data: SurvivalData,
 ) -> tuple[nn.Module, NDArray, int]:
     settings, fidelity = inputs.profile.survival, inputs.profile.fidelity
-    optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
     n_groups = len(group_rows(rows, settings.group, fidelity.drop_last_group, rng))
     total = settings.epochs * n_groups
     warmup = settings.warmup_epochs * n_groups
@@ -266,12 +267,17 @@ def _group_gradient(
     """Gradient of one group's loss, in one forward pass or exactly the same one in parts.
 
     In parts: first the risks of all patients without a graph, then d loss / d risk, then part after part again with a
-    graph that is released at once. The gradient is that of the whole group; memory is that of a part.
+    graph that is released at once. The gradient is that of the whole group; memory is that of a part. Features of
+    fixed size, which a loss of their own reads as a whole, need no parts.
+
+    Raises ValueError where parts are asked for and the loss reads more of a network than one tensor.
     """
     settings, data = inputs.profile.survival, inputs.data
-    thinning: dict[str, Any] = {"drop": settings.region_dropout, "limit": settings.bag_limit, "generator": generator}
+    thinning: dict[str, Any] = {}
+    if feeder.bag is not None:
+        thinning = {"drop": settings.region_dropout, "limit": settings.bag_limit, "generator": generator}
     part = settings.micro_batch
-    if part is None or part >= len(group) or method.loss is not None:
+    if part is None or part >= len(group) or (method.loss is not None and feeder.bag is None):
         output = _forward(model, feeder(group, **thinning), inputs)
         loss = group_loss(method, inputs, output, data.time[group], data.event[group])
         loss.backward()
@@ -282,7 +288,14 @@ def _group_gradient(
     with torch.no_grad():
         for rows in parts:
             states.append((generator.get_state(), _random_state(inputs.device)))
-            outputs.append(_forward(model, feeder(rows, **thinning), inputs))
+            output = _forward(model, feeder(rows, **thinning), inputs)
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"{method.name}: survival.micro_batch is {part}, but its loss needs all that the network says "
+                    f"about a group of {len(group)} at once: set micro_batch to null, or the method's group to at "
+                    f"most {part}"
+                )
+            outputs.append(output)
     risk = torch.cat(outputs).detach().requires_grad_()
     loss = group_loss(method, inputs, risk, data.time[group], data.event[group])
     (slope,) = torch.autograd.grad(loss, risk)
@@ -347,13 +360,6 @@ def predict(method: Method, model: nn.Module, feeder: Feeder, rows: Rows, part: 
             "look for NaN in its vectors or omics, or lower survival.learning_rate"
         )
     return risk
-
-
-def _decay_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _schedule(step: int, total: int, warmup: float, kind: str) -> float:

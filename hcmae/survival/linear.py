@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hcmae.cohort.clinical import stage_number
 from hcmae.cohort.splits import inner_folds
 from hcmae.evaluation.metrics import concordance
 from hcmae.survival.fold import FoldInputs, FoldOutput
@@ -45,7 +46,7 @@ def numeric_clinical(table: Any, name: str) -> NDArray[np.float64]:
         if name == "sex" and text[:1] in ("m", "f"):
             out[row] = float(text[0] == "m")
         elif name == "stage":
-            out[row] = _stage_number(text)
+            out[row] = stage_number(text)
         elif name == "age":
             out[row] = _number(text)
     return out
@@ -56,15 +57,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
-
-
-def _stage_number(text: str) -> float:
-    roman = text.removeprefix("stage").strip()
-    for name, number in (("iv", 4.0), ("iii", 3.0), ("ii", 2.0), ("i", 1.0)):
-        if roman.startswith(name):
-            return number
-    number = _number(roman)
-    return number if 0 <= number <= 4 else float("nan")
 
 
 def _coxnet_omics(inputs: FoldInputs) -> FoldOutput:
@@ -106,6 +98,16 @@ register(
         "clinical",
         fit=_cox_clinical,
         needs=frozenset({"clinical"}),
+        settings=(),
     )
 )
-register(Method("coxnet_omics", "Elastic net on omics", "omics", fit=_coxnet_omics, needs=frozenset({"omics"})))
+register(
+    Method(
+        "coxnet_omics",
+        "Elastic net on omics",
+        "omics",
+        fit=_coxnet_omics,
+        needs=frozenset({"omics"}),
+        settings=(),
+    )
+)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from hcmae.config import Profile
+from hcmae.config import ComparisonSettings, MethodSettings, Profile
 from hcmae.survival.fold import FoldInputs, FoldOutput
 
 Group = Literal["clinical", "omics", "image", "multimodal"]
@@ -32,6 +32,35 @@ class Sizes:
     clinical: int = 0
 
 
+# --- settings that methods read, by dotted name -----------------------------------------------------------------------
+
+# What the loop of ``fit_network`` reads for every network, for bags of vectors, for networks without their own loss.
+TRAINING = (
+    *(f"survival.{name}" for name in ("learning_rate", "weight_decay", "epochs", "warmup_epochs", "schedule", "group")),
+    *(f"survival.{name}" for name in ("clip_norm", "ensemble", "inner_fraction", "patience")),
+    "fidelity.drop_last_group",
+    "compute.precision",
+    "protocol.epoch",
+)
+BAGS = ("survival.region_dropout", "survival.bag_limit")
+SCALE = ("survival.scale_vectors",)
+COX = ("survival.ties", "fidelity.cox_divisor")
+# Only read where an inner part of the training patients chooses the epoch.
+INNER = ("survival.inner_fraction", "survival.patience")
+# What a network or a fit that says nothing may read beside these. Settings that change only speed
+# (``survival.micro_batch``), what lies before the vectors, and other methods' sections are not among them.
+ANYTHING = (
+    *("geometry", "network", "survival.network", "survival.dropout", "survival.omics_dropout", *COX),
+    *(f"fidelity.{name}" for name in ("slide_positions", "omics_projection", "pooler", "risk_head")),
+    *(
+        f"comparisons.{name}"
+        for name, item in ComparisonSettings.model_fields.items()
+        if item.annotation is not MethodSettings
+    ),
+    *("protocol.select_on", *TRAINING, *BAGS, *SCALE),
+)
+
+
 # Output of a network, time [B], event [B], settings of the fold -> scalar loss.
 Loss = Callable[[Any, Tensor, Tensor, "FoldInputs"], Tensor]
 
@@ -49,6 +78,10 @@ class Method:
         fit: instead of ``build``: everything from training rows to risks, for methods that are no networks.
         needs: what data must hold; follows from ``inputs`` for networks.
         paper: key of the paper's row, where there is one.
+        settings: settings that build, loss, risk and fit read, by dotted name (``survival.dropout``,
+            ``comparisons.bins``, ``protocol.select_on``). Kept predictions are made again when one of them, or one that
+            the training loop reads, has changed. Default: everything that a method may sensibly read.
+        adapt: the profile as the method's publication sets it, where it differs.
     """
 
     name: str
@@ -62,6 +95,8 @@ class Method:
     needs: frozenset[str] = frozenset()
     paper: str | None = None
     note: str = ""
+    settings: tuple[str, ...] = ANYTHING
+    adapt: Callable[[Profile], Profile] | None = None
 
     def __post_init__(self) -> None:
         if (self.build is None) == (self.fit is None):
@@ -77,14 +112,38 @@ class Method:
         """The kind of vectors in its bags, if any."""
         return next((kind for kind in VECTORS if kind in self.needs), None)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All settings that its predictions depend on, those of the training loop included, those of omics not."""
+        found = [*self.settings]
+        if self.build is not None:
+            found += TRAINING
+            found += COX if self.loss is None else ()
+            found += BAGS if self.bag else ()
+            found += SCALE if self.bag in VECTORS else ()
+        if "omics" in self.needs:
+            found.append("protocol.select_on")
+        return tuple(sorted(set(found)))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All kinds of input that it is fed with, positions of regions included."""
+        return tuple(sorted({*self.needs, *self.inputs.values()}))
+
 
 METHODS: dict[str, Method] = {}
 
 
-def register(method: Method) -> Method:
-    """Add a method to METHODS; raises ValueError when the name is taken."""
-    if method.name in METHODS:
-        raise ValueError(f"a method named {method.name!r} is registered already")
+def register(method: Method, *, replace: bool = False) -> Method:
+    """Add a method to METHODS; with ``replace`` it takes the place of one of the same name, as in a cell run again.
+
+    Raises ValueError when the name is taken.
+    """
+    if method.name in METHODS and not replace:
+        raise ValueError(
+            f"a method named {method.name!r} is registered already: choose another name, or say "
+            "register(..., replace=True) to put this one in its place"
+        )
     METHODS[method.name] = method
     return method
 

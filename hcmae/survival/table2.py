@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hcmae.config import MethodSettings, Profile
-from hcmae.survival.fit import Feeder, fit_network
+from hcmae.survival.fit import Feeder, fit_network, sizes_for
 from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
-from hcmae.survival.methods import Method, Sizes, register
+from hcmae.survival.methods import COX, Method, Sizes, register
 from hcmae.survival.table3 import transformer_sizes
 from hcmae_core.attention import InputScale
 from hcmae_core.baselines import (
@@ -44,13 +44,22 @@ _CLAM_BAG = 0.7
 # --- what several methods share -------------------------------------------------------------------------------------
 
 
-def own_settings(inputs: FoldInputs, own: MethodSettings) -> FoldInputs:
-    """The fold with the survival settings that the method's publication sets; the rest is shared by all methods."""
+def own_profile(profile: Profile, own: MethodSettings) -> Profile:
+    """The profile with the survival settings that a method's publication sets; the rest is shared by all methods."""
     changes: dict[str, Any] = own.model_dump(exclude_none=True)
     if changes.get("group") == 0:
         changes["group"] = None
-    survival = inputs.profile.survival.model_copy(update=changes)
-    return replace(inputs, profile=inputs.profile.model_copy(update={"survival": survival}))
+    return profile.model_copy(update={"survival": profile.survival.model_copy(update=changes)})
+
+
+def own_settings(inputs: FoldInputs, own: MethodSettings) -> FoldInputs:
+    """The fold with ``own_profile``."""
+    return replace(inputs, profile=own_profile(inputs.profile, own))
+
+
+def _dropout(own: MethodSettings) -> dict[str, float]:
+    """Argument of a network for the dropout that is asked for; without it, that of the publication."""
+    return {} if own.dropout is None else {"dropout": own.dropout}
 
 
 def training_rows(inputs: FoldInputs) -> Rows:
@@ -83,6 +92,10 @@ def _fold_bins(time: Tensor, inputs: FoldInputs) -> Tensor:
 def discrete_loss(logits: Tensor, time: Tensor, event: Tensor, inputs: FoldInputs) -> Tensor:
     """Discrete-time likelihood over the fold's time bins (MCAT, HIPT)."""
     return nll_discrete(logits, _fold_bins(time, inputs), event)
+
+
+# What this loss reads: its bins follow the training patients.
+_DISCRETE = ("comparisons.bins", "protocol.select_on")
 
 
 def cox_scores(features: NDArray[np.floating], time: NDArray[np.floating], event: NDArray[np.integer]) -> NDArray:
@@ -153,12 +166,22 @@ class Scaled(nn.Module):
 
 
 def _published(
-    network: Method, settings: Callable[[Profile], MethodSettings], fit: Callable[[Method, FoldInputs], FoldOutput]
+    network: Method,
+    settings: Callable[[Profile], MethodSettings],
+    fit: Callable[[Method, FoldInputs], FoldOutput],
+    *,
+    has_dropout: bool = True,
 ) -> Method:
     """Register ``network`` as a method that is trained with its own settings."""
 
+    def adapt(profile: Profile) -> Profile:
+        own = settings(profile)
+        if own.dropout is not None and not has_dropout:
+            raise ValueError(f"comparisons.{network.name}.dropout is set, but the network has no dropout: remove it")
+        return own_profile(profile, own)
+
     def run(inputs: FoldInputs) -> FoldOutput:
-        return fit(network, own_settings(inputs, settings(inputs.profile)))
+        return fit(network, replace(inputs, profile=adapt(inputs.profile)))
 
     return register(
         Method(
@@ -169,6 +192,8 @@ def _published(
             needs=network.needs,
             paper=network.paper,
             note=network.note,
+            settings=network.reads,
+            adapt=adapt,
         )
     )
 
@@ -179,9 +204,9 @@ def _published(
 class _Penalised(nn.Module):
     """GPDBN on features [B, 2, dim]: (log hazard, L1 of all weights)."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, **dropout: float) -> None:
         super().__init__()
-        self.network = GPDBN(dim)
+        self.network = GPDBN(dim, **dropout)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.network(features[:, 0], features[:, 1]), self.network.penalty()
@@ -209,12 +234,13 @@ _published(
         "GPDBN",
         "multimodal",
         {"features": "omics"},
-        lambda sizes, profile: _Penalised(sizes.omics_features),
+        lambda sizes, profile: _Penalised(sizes.omics_features, **_dropout(profile.comparisons.gpdbn)),
         loss=_gpdbn_loss,
         risk=lambda output: output[0],
         needs=frozenset({"handcrafted"}),
         paper="GPDBN",
         note="the best omics and hand-crafted features of the training patients",
+        settings=(*COX, "comparisons.gpdbn_features", "comparisons.gpdbn.dropout"),
     ),
     lambda profile: profile.comparisons.gpdbn,
     _fit_gpdbn,
@@ -224,9 +250,9 @@ _published(
 class _AlignedModalities(nn.Module):
     """CAMR on features [B, 3, dim]: (log hazard, auxiliary losses, network)."""
 
-    def __init__(self, dim: int, aligned: bool) -> None:
+    def __init__(self, dim: int, aligned: bool, **dropout: float) -> None:
         super().__init__()
-        self.network = CAMR(dim, aligned=aligned)
+        self.network = CAMR(dim, aligned=aligned, **dropout)
 
     def forward(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor], CAMR]:
         return (*self.network.with_losses(features), self.network)
@@ -259,12 +285,15 @@ _published(
         "CAMR",
         "multimodal",
         {"features": "omics"},
-        lambda sizes, profile: _AlignedModalities(sizes.omics_features, profile.comparisons.camr_aligned),
+        lambda sizes, profile: _AlignedModalities(
+            sizes.omics_features, profile.comparisons.camr_aligned, **_dropout(profile.comparisons.camr)
+        ),
         loss=_camr_loss,
         risk=lambda output: output[0],
         needs=frozenset({"handcrafted"}),
         paper="CAMR",
         note="slots: RNA, hand-crafted features, miRNA with methylation",
+        settings=(*COX, "comparisons.camr_features", "comparisons.camr_aligned", "comparisons.camr.dropout"),
     ),
     lambda profile: profile.comparisons.camr,
     _fit_camr,
@@ -311,8 +340,6 @@ def _fit_deepcorrsurv(network: Method, inputs: FoldInputs) -> FoldOutput:
             model.load_state_dict(first)
         return model
 
-    from hcmae.survival.fit import sizes_for
-
     with torch.random.fork_rng(devices=[inputs.device] if inputs.device.type == "cuda" else []):
         torch.manual_seed(int(seed[1]))
         model = _deepcorrsurv(sizes_for(network, inputs), inputs.profile).to(inputs.device)
@@ -334,9 +361,18 @@ def _fit_deepcorrsurv(network: Method, inputs: FoldInputs) -> FoldOutput:
 _THUMBNAILS = {"thumbnails": "thumbnail", "omics": "omics"}
 
 _published(
-    _ThumbnailMethod("deepcorrsurv", "DeepCorrSurv", "multimodal", _THUMBNAILS, _deepcorrsurv, paper="DeepCorrSurv"),
+    _ThumbnailMethod(
+        "deepcorrsurv",
+        "DeepCorrSurv",
+        "multimodal",
+        _THUMBNAILS,
+        _deepcorrsurv,
+        paper="DeepCorrSurv",
+        settings=("comparisons.correlation_epochs", "comparisons.correlation_learning_rate"),
+    ),
     lambda profile: profile.comparisons.deepcorrsurv,
     _fit_deepcorrsurv,
+    has_dropout=False,
 )
 _published(
     _ThumbnailMethod(
@@ -348,9 +384,11 @@ _published(
             DeepCorrSurvCosine(sizes.modalities * sizes.omics_features, sizes.thumbnail)
         ),
         note="the variant that HC-MAE's release trains",
+        settings=(),
     ),
     lambda profile: profile.comparisons.deepcorrsurv_hc,
     fit_network,
+    has_dropout=False,
 )
 
 
@@ -376,6 +414,7 @@ def _mcat(sizes: Sizes, profile: Profile) -> nn.Module:
         dim,
         feedforward=2 * dim,
         bins=profile.comparisons.bins,
+        **_dropout(profile.comparisons.mcat),
     )
     return Scaled(_Groups(network), sizes.vector_dim)
 
@@ -391,6 +430,7 @@ _published(
         risk=hazard_risk,
         paper="MCAT",
         note="patch vectors of the frozen MAE-Patch unless others are stored",
+        settings=(*_DISCRETE, "comparisons.mcat_dim", "comparisons.mcat.dropout"),
     ),
     lambda profile: profile.comparisons.mcat,
     fit_network,
@@ -399,7 +439,8 @@ _published(
 
 def _hipt(sizes: Sizes, profile: Profile) -> nn.Module:
     settings = profile.comparisons
-    return Scaled(HIPT(sizes.vector_dim, settings.hipt_dim, bins=settings.bins), sizes.vector_dim)
+    network = HIPT(sizes.vector_dim, settings.hipt_dim, bins=settings.bins, **_dropout(settings.hipt))
+    return Scaled(network, sizes.vector_dim)
 
 
 _published(
@@ -412,6 +453,7 @@ _published(
         loss=discrete_loss,
         risk=hazard_risk,
         paper="HIPT (WSI only)",
+        settings=(*_DISCRETE, "comparisons.hipt_dim", "comparisons.hipt.dropout"),
     ),
     lambda profile: profile.comparisons.hipt,
     fit_network,
@@ -437,6 +479,7 @@ _published(
         {"vectors": "region_hipt", "omics": "omics"},
         _hipt_integration,
         paper="HIPT (Integration)",
+        settings=("survival.network", "survival.dropout"),
     ),
     lambda profile: profile.comparisons.hipt_integration,
     fit_network,
@@ -463,7 +506,8 @@ def clam_loss(output: Any, time: Tensor, event: Tensor, inputs: FoldInputs) -> T
 
 def clam_network(sizes: Sizes, profile: Profile) -> nn.Module:
     settings = profile.comparisons
-    network = CLAMSB(sizes.vector_dim, settings.clam_dim, max(1, settings.clam_dim // 2), settings.bins)
+    hidden = max(1, settings.clam_dim // 2)
+    network = CLAMSB(sizes.vector_dim, settings.clam_dim, hidden, settings.bins, **_dropout(settings.clam_sb))
     return Scaled(_Instances(network), sizes.vector_dim)
 
 
@@ -477,6 +521,7 @@ _published(
         loss=clam_loss,
         risk=lambda output: hazard_risk(output[0]),
         note="bag classes are time bins; patch vectors as for MCAT",
+        settings=(*_DISCRETE, "comparisons.clam_dim", "comparisons.clam_sb.dropout"),
     ),
     lambda profile: profile.comparisons.clam_sb,
     fit_network,
@@ -488,6 +533,7 @@ __all__ = [
     "cox_scores",
     "discrete_loss",
     "handcrafted_table",
+    "own_profile",
     "own_settings",
     "time_edges",
     "to_bins",

@@ -40,6 +40,10 @@ def _configured(name: str) -> Callable[[Sizes, Profile], nn.Module]:
     return make
 
 
+_NETWORK = ("survival.network", "survival.dropout", "fidelity.risk_head")
+_POOLED = _NETWORK[1:]
+_HIERARCHICAL = (*_NETWORK, "fidelity.slide_positions")
+_OMICS = (*_NETWORK, "survival.omics_dropout", "fidelity.omics_projection")
 _SLIDE = {"thumbnails": "thumbnail", "positions": "positions"}
 
 register(
@@ -50,12 +54,35 @@ register(
         {**_SLIDE, "region_vectors": "region", "omics": "omics"},
         _configured("hcmae"),
         paper="HC-MAE",
+        settings=(*_HIERARCHICAL, *_OMICS, "fidelity.pooler"),
     )
 )
-register(Method("mae_pat", "MAE-Pat", "image", {"vectors": "patch"}, _configured("mae_pat"), paper="MAE-Pat"))
-register(Method("mae_reg", "MAE-Reg", "image", {"vectors": "region_reg"}, _configured("mae_reg"), paper="MAE-Reg"))
 register(
-    Method("mae_patreg", "MAE-PatReg", "image", {"vectors": "region"}, _configured("mae_patreg"), paper="MAE-PatReg")
+    Method(
+        "mae_pat", "MAE-Pat", "image", {"vectors": "patch"}, _configured("mae_pat"), paper="MAE-Pat", settings=_POOLED
+    )
+)
+register(
+    Method(
+        "mae_reg",
+        "MAE-Reg",
+        "image",
+        {"vectors": "region_reg"},
+        _configured("mae_reg"),
+        paper="MAE-Reg",
+        settings=_POOLED,
+    )
+)
+register(
+    Method(
+        "mae_patreg",
+        "MAE-PatReg",
+        "image",
+        {"vectors": "region"},
+        _configured("mae_patreg"),
+        paper="MAE-PatReg",
+        settings=_POOLED,
+    )
 )
 register(
     Method(
@@ -65,6 +92,7 @@ register(
         {**_SLIDE, "region_vectors": "region_reg"},
         _configured("hc_regsli"),
         paper="HC-RegSli",
+        settings=_HIERARCHICAL,
     )
 )
 register(
@@ -75,9 +103,14 @@ register(
         {**_SLIDE, "region_vectors": "region"},
         _configured("hc_patregsli"),
         paper="HC-PatRegSli",
+        settings=_HIERARCHICAL,
     )
 )
-register(Method("trans_mo", "Trans-MO", "omics", {"omics": "omics"}, _configured("trans_mo"), paper="Trans-MO"))
+register(
+    Method(
+        "trans_mo", "Trans-MO", "omics", {"omics": "omics"}, _configured("trans_mo"), paper="Trans-MO", settings=_OMICS
+    )
+)
 register(
     Method(
         "hcmae_image",
@@ -86,6 +119,7 @@ register(
         {**_SLIDE, "region_vectors": "region"},
         _configured("hc_patregsli"),
         note="the same network as HC-PatRegSli",
+        settings=_HIERARCHICAL,
     )
 )
 register(
@@ -100,6 +134,7 @@ register(
             dropout=profile.survival.dropout,
             risk_head=profile.fidelity.risk_head,
         ),
+        settings=("survival.network.dim", *_POOLED),
     )
 )
 register(
@@ -112,6 +147,7 @@ register(
             vector_dim=sizes.vector_dim, thumbnail=sizes.thumbnail, risk_head=profile.fidelity.risk_head
         ),
         note="no cross-attention; differs from HC-PatRegSli in architecture as well as in input",
+        settings=("fidelity.risk_head",),
     )
 )
 register(
@@ -124,5 +160,6 @@ register(
             vector_dim=sizes.vector_dim, thumbnail=sizes.thumbnail, risk_head=profile.fidelity.risk_head
         ),
         note="two blocks of three heads",
+        settings=("fidelity.risk_head",),
     )
 )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from tqdm import tqdm
 from hcmae.config import MODALITIES, Profile
 from hcmae.files import atomic_path, file_hash, read_json, write_json, write_text
 from hcmae.manifest import Manifest
+from hcmae.processes import worker_pool
 from hcmae.synthetic import omics_files
 from hcmae.synthetic.clinical_files import case_record
 from hcmae.synthetic.latent import (
@@ -217,10 +216,7 @@ def _run(patients: list[Patient], context: _Context, workers: int) -> Iterator[N
             _write_patient(patient, context)
             yield
         return
-    # Spawned processes: the same on every platform, and safe beside threads of the caller.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(context,)
-    )
+    pool = worker_pool(workers, _start_worker, (context,))
     try:
         for _ in pool.map(_work, patients, chunksize=max(1, min(8, len(patients) // (4 * workers)))):
             yield

@@ -218,7 +218,10 @@ def test_primary_diagnosis_and_covariates() -> None:
 
 @pytest.mark.parametrize(
     ("stage", "number"),
-    [("Stage I", 1), ("Stage IIIC1", 3), ("stage iva", 4), ("IIB", 2), ("Stage 0", 0), ("Stage X", None), (None, None)],
+    [
+        *[("Stage I", 1), ("Stage IIIC1", 3), ("stage iva", 4), ("IIB", 2), ("Stage 0", 0), ("2", 2), ("3.0", 3)],
+        *[("Stage X", None), (None, None), ("5", None), ("Stage IS", None), ("nan", None), ("Stage I/II NOS", None)],
+    ],
 )
 def test_stage_number(stage: str | None, number: float | None) -> None:
     assert stage_number(stage) == number or (number is None and math.isnan(stage_number(stage)))

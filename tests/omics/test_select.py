@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from hcmae.config import OmicsSettings, Protocol, load_profile
+from hcmae.files import read_json
 from hcmae.omics import differential, report, scales
 from hcmae.omics.cache import SelectorCache
 from hcmae.omics.forest import SurvivalForest, concordance, library_forest
@@ -501,7 +502,7 @@ def test_folds_of_the_survival_stage_pass_normals_on() -> None:
     wanted = SMALL.model_copy(update={"differential": "deseq2", "contrast": "tumour_normal"})
     profile = smoke.model_copy(update={"omics": wanted})
     data = SurvivalData(list(tables["rna"].index), time, event, omics=only)
-    memory: dict[str, object] = {}
+    memory: dict = {}
     with pytest.raises(ValueError, match="normal tissue for rna"):
         fold_omics(data, np.arange(40), profile, Protocol.preset("honest"), 0, memory)
     normals = tables["rna"].iloc[:10].copy()
@@ -668,6 +669,54 @@ def test_cache_reads_what_it_wrote_and_notices_every_change(tmp_path) -> None:
     assert not SelectorCache(tables, SMALL.model_copy(update={"trees": 31}), tmp_path).select(train, time, event).cached
     tables["rna"].iloc[80, 0] += 1
     assert not SelectorCache(tables, SMALL, tmp_path).select(train, time, event).cached
+
+
+def test_a_kept_record_says_what_a_selection_was_made_of(tmp_path) -> None:
+    tables, time, event = cohort()
+    cache = SelectorCache(tables, SMALL, tmp_path)
+    cache.select(np.arange(70), time, event)
+    (record,) = tmp_path.glob("*.json")
+    kept = read_json(record)
+    assert cache.key(np.arange(70), time, event).changes(kept) == []
+    assert cache.key(np.arange(70), time, event, seed=1).changes(kept) == ["setting seed: 0 -> 1"]
+    assert cache.key(np.arange(69), time, event).changes(kept) == ["input outcome: changed", "input patients: changed"]
+    tables["rna"].columns = ["other", *tables["rna"].columns[1:]]
+    assert SelectorCache(tables, SMALL).key(np.arange(70), time, event).changes(kept) == ["input omics rna: changed"]
+    tables["rna"].columns = ["g0", *tables["rna"].columns[1:]]
+    tables["mirna"].attrs["values"] = "rpm"
+    assert SelectorCache(tables, SMALL).key(np.arange(70), time, event).changes(kept) == ["input omics mirna: changed"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "rounded", "twins"])
+def test_shared_sums_choose_the_very_features_of_a_direct_fit(kind: str) -> None:
+    """Rounded values and equal patients make donors equally near: there rounding must not decide who comes first."""
+    settings = SMALL.model_copy(update={"top_k": 8, "trees": 8, "candidates": 20, "differential": "cox_score"})
+    rng = np.random.default_rng([3, len(kind)])
+    X = rng.normal(size=(60, 120))
+    if kind == "rounded":
+        X = np.round(X)
+    if kind == "twins":
+        X[30:40] = X[:10]
+    X[rng.random(X.shape) < 0.05] = np.nan
+    table = pd.DataFrame(X.astype("f4"), [f"P{i}" for i in range(60)], [f"g{j}" for j in range(120)])
+    table.attrs["values"] = "log"
+    time, event = rng.exponential(500, 60), (rng.random(60) < 0.6).astype(int)
+    cache = SelectorCache({"rna": table}, settings)
+    for fold in range(4):
+        train = np.flatnonzero(np.arange(60) % 4 != fold)
+        shared = cache.select(train, time, event)
+        direct = OmicsSelector(settings).fit({"rna": table.iloc[train]}, time[train], event[train])
+        np.testing.assert_array_equal(shared.matrix, direct.transform({"rna": table}))
+        assert list(shared.chosen["rna"].index) == list(direct.chosen["rna"].index)
+
+
+def test_selections_are_kept_in_memory_too() -> None:
+    tables, time, event = cohort()
+    memory: dict = {}
+    first = SelectorCache(tables, SMALL, memory).select(np.arange(70), time, event)
+    again = SelectorCache(tables, SMALL, memory).select(np.arange(70), time, event)
+    assert (first.cached, again.cached) == (False, True)
+    assert again.matrix is first.matrix
 
 
 def test_a_damaged_entry_is_fitted_again(tmp_path) -> None:

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from hcmae.config import Compute, Fidelity, Optimisation, Profile, load_profile
+from hcmae.optimiser import parameter_groups
 from hcmae.pretraining import augment, loop
 from hcmae.pretraining.checkpoint import EXIT_INTERRUPTED, CheckpointError, Interrupted, read_metadata
 from hcmae.pretraining.pretrain import (
@@ -272,7 +273,7 @@ def test_learning_rate_and_decay_groups() -> None:
     assert rates[30] == pytest.approx(0.5)
     assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
     model = build_mae_patch(tiny_profile())
-    decayed, free = loop.parameter_groups(model, 0.05)
+    decayed, free = parameter_groups(model, 0.05)
     assert free["weight_decay"] == 0
     names = {id(p): n for n, p in model.named_parameters()}
     assert all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hcmae.evaluation import tables
 from hcmae.evaluation.metrics import concordance
 from hcmae.pretraining.checkpoint import CheckpointError, load_resnet
 from hcmae.survival import cross_validate as survival
+from hcmae.survival import fit as fitting
 from hcmae.survival import table2 as comparisons
 from hcmae.survival.bags import PackedBags
 from hcmae.survival.data import SurvivalData
@@ -319,9 +321,72 @@ def test_patch_vectors_of_mcat_and_clam_are_imagenets_where_given(profile: Profi
     for name in ("mcat", "clam_sb"):
         inputs = survival.fold_inputs(METHODS[name], given, rows[:30], rows[30:], profile, Protocol.preset("honest"), 0)
         assert np.isfinite(survival.fit_fold(METHODS[name], inputs).risk).all()
-        assert given.fingerprint(METHODS[name].needs) != data.fingerprint(METHODS[name].needs)
+        assert given.content(METHODS[name].needs) != data.content(METHODS[name].needs)
     note = tables.table2({}, note=f"MCAT and CLAM-SB read patch vectors of {given.patch_source}.")
     assert "ResNet-50 trained on ImageNet. A synthetic" in note.caption
+
+
+LAST = Protocol(epoch="last")
+
+
+def compared(profile: Profile, name: str, **own: Any) -> Profile:
+    """The profile with other settings of one compared method."""
+    section = getattr(profile.comparisons, name).model_copy(update=own)
+    return profile.model_copy(update={"comparisons": profile.comparisons.model_copy(update={name: section})})
+
+
+@pytest.mark.parametrize("name", ["mcat", "hipt", "clam_sb", "gpdbn", "camr", "hipt_integration"])
+def test_dropout_of_a_compared_method_acts(name: str, profile: Profile) -> None:
+    data, rows = make_data(), np.arange(40)
+    found = []
+    for dropout in (0.0, 0.6):
+        settings = compared(profile, name, dropout=dropout)
+        inputs = survival.fold_inputs(METHODS[name], data, rows[:30], rows[30:], settings, LAST, 0)
+        output = survival.fit_fold(METHODS[name], inputs)
+        found.append(output.risk)
+        kinds = (torch.nn.Dropout, torch.nn.AlphaDropout)
+        shares = {m.p for model in output.models for m in model.modules() if isinstance(m, kinds)}
+        assert shares == {dropout}
+    assert not np.allclose(*found)
+
+
+@pytest.mark.parametrize("name", ["deepcorrsurv", "deepcorrsurv_hc"])
+def test_dropout_is_refused_where_a_network_has_none(name: str, profile: Profile) -> None:
+    rows = np.arange(40)
+    settings = compared(profile, name, dropout=0.1)
+    inputs = survival.fold_inputs(METHODS[name], make_data(), rows[:30], rows[30:], settings, LAST, 0)
+    with pytest.raises(ValueError, match=rf"comparisons\.{name}\.dropout is set"):
+        survival.fit_fold(METHODS[name], inputs)
+
+
+def test_micro_batches_act_under_a_likelihood_or_say_that_they_cannot(profile: Profile) -> None:
+    rows, data = np.arange(40), make_data()
+
+    def fit(name: str, part: int | None, **own: Any) -> np.ndarray:
+        settings = compared(profile, name, dropout=0.0, epochs=1, **own)
+        settings = settings.model_copy(
+            update={"survival": settings.survival.model_copy(update={"micro_batch": part, "bag_limit": None})}
+        )
+        inputs = survival.fold_inputs(METHODS[name], data, rows[:30], rows[30:], settings, LAST, 0)
+        return survival.fit_fold(METHODS[name], inputs).risk
+
+    real = fitting.Feeder.__call__
+    for name in ("mcat", "hipt"):
+        largest: list[int] = []
+
+        def counted(self: Any, rows: Any, largest: list[int] = largest, **options: Any) -> Any:
+            if options:  # training; prediction thins nothing
+                largest.append(len(rows))
+            return real(self, rows, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitting.Feeder, "__call__", counted)
+            parts = fit(name, 7)
+        assert max(largest) <= 7
+        np.testing.assert_allclose(parts, fit(name, None), atol=2e-3)
+    with pytest.raises(ValueError, match=r"clam_sb: survival\.micro_batch is 4.*at most 4"):
+        fit("clam_sb", 4, group=8)
+    assert np.isfinite(fit("clam_sb", 4, group=4)).all()
 
 
 def test_example_of_the_book_is_a_method(repo: Path, profile: Profile) -> None:
