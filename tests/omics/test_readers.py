@@ -209,6 +209,7 @@ def test_xena_counts_come_back_as_integers(tmp_path: Path) -> None:
 NAMES = st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9.|_-]{0,12}", fullmatch=True), min_size=1, max_size=6, unique=True)
 
 
+@pytest.mark.slow
 @given(NAMES, st.data())
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_counts_survive_being_written_and_read(tmp_path: Path, names: list[str], data: st.DataObject) -> None:
@@ -355,6 +356,7 @@ BYTES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FUZZED))
 def test_ten_thousand_malformed_lines(name: str, tmp_path: Path) -> None:
     """Files with ten damaged lines each, a thousand of them: a result that is sound, or the documented error."""

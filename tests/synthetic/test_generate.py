@@ -207,6 +207,7 @@ def _auc(features: np.ndarray, label: np.ndarray, strength: float) -> float:
     return float(roc_auc_score(label, cross_val_predict(model, features, label, cv=5, method="decision_function")))
 
 
+@pytest.mark.slow
 def test_architecture_is_invisible_in_bags_of_patches_and_visible_in_the_layout(painted: dict[str, np.ndarray]) -> None:
     high = painted["architecture"] > 0
     from_patches = [_auc(painted["bag"], high, strength) for strength in (1e-3, 1e-2, 1e-1)]
@@ -337,6 +338,7 @@ def test_workers_do_not_change_a_byte(cohort: Path, manifest: Manifest, tiny_pro
     assert _digests(parallel) == _digests(cohort)
 
 
+@pytest.mark.slow
 def test_interrupted_cohort_continues_and_finished_one_is_left_alone(
     cohort: Path, manifest: Manifest, tiny_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
