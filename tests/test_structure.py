@@ -35,7 +35,6 @@ PENDING = {
     "hcmae_core.mae reaches for block._split",
     "hcmae.gdc.client",
     "hcmae.pipeline.run",
-    "book._ext.hcmae_book",
     "hcmae.cli.data.register",
     "hcmae.pretraining.loop.fit",
 }
