@@ -17,7 +17,7 @@ export PYTHONHASHSEED := 0
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: book test quick check notebooks benchmarks draws clean help
+.PHONY: book test quick coverage check notebooks benchmarks draws clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -37,6 +37,12 @@ test: $(STAMP)  ## every test, the slow ones too
 
 quick: $(STAMP)  ## the tests that are not slow
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
+
+coverage: $(STAMP)  ## every test, and which part of both packages the tests run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(CORES) --dist loadfile
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: $(STAMP)  ## ruff, formatting, who may import whom, mypy
 	$(BIN)/ruff check .

@@ -220,10 +220,12 @@ class Run:
         """The stored MuData; raises FileNotFoundError naming the stage to run."""
         import mudata
 
+        from hcmae.omics.readers import keep_tables_apart
+
         path = self.dir / "omics.h5mu"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: run load_omics() (notebook 04) for {self.cancer} first")
-        mudata.set_options(pull_on_update=False)
+        keep_tables_apart()
         return mudata.read_h5mu(path)
 
     # --- networks on images -------------------------------------------------------------------------------------

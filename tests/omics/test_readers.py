@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hcmae.cohort.curate import Cohort
 from hcmae.omics.readers import (
     OmicsFormatError,
+    keep_tables_apart,
     read_local_table,
     read_mirna_counts,
     read_omics,
@@ -389,3 +390,15 @@ def test_ten_thousand_malformed_lines(name: str, tmp_path: Path) -> None:
             values = result[0] if name == "xena" else result.to_numpy()
             assert not np.isinf(values).any()
     assert refused > 300
+
+
+@pytest.mark.parametrize("version", ["0.3", "0.4"])
+def test_tables_are_kept_apart_with_either_mudata(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.3 copies columns unless told not to; 0.4 has no such option, and asking for it would be an AttributeError."""
+    asked: list[dict[str, bool]] = []
+    if version == "0.3":
+        monkeypatch.setattr("mudata.set_options", lambda **options: asked.append(options), raising=False)
+    else:
+        monkeypatch.delattr("mudata.set_options", raising=False)
+    keep_tables_apart()
+    assert asked == ([{"pull_on_update": False}] if version == "0.3" else [])
