@@ -30,6 +30,8 @@ def test_environment_files_agree(repo: Path) -> None:
     assert "://" not in lock
     assert "--index-url" not in lock
     assert project["version"] == __version__
+    assert yaml.safe_load((repo / "CITATION.cff").read_text())["version"] == __version__
+    assert re.search(rf"^## {re.escape(__version__)} - \d{{4}}-\d\d-\d\d$", (repo / "CHANGELOG.md").read_text(), re.M)
 
 
 def test_packages_asked_for_are_declared(repo: Path) -> None:
@@ -37,3 +39,31 @@ def test_packages_asked_for_are_declared(repo: Path) -> None:
     asked = "jupyter-book jupytext papermill torch timm openslide-python pydeseq2 scikit-survival lifelines seaborn"
     for name in asked.split():
         assert f'"{name}' in text
+
+
+def test_actions_are_pinned_by_commit(repo: Path) -> None:
+    used = [
+        line.split("uses:")[1].strip()
+        for path in sorted((repo / ".github/workflows").glob("*.yml"))
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert len(used) > 10
+    assert not [text for text in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", text)]
+
+
+def test_matrix_covers_every_python_that_is_allowed(repo: Path) -> None:
+    jobs = yaml.safe_load((repo / ".github/workflows/ci.yml").read_text())["jobs"]
+    matrix = jobs["versions"]["strategy"]["matrix"]
+    wanted = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["requires-python"]
+    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", wanted).groups()  # type: ignore[union-attr]
+    assert matrix["python"] == [f"3.{minor}" for minor in range(int(low), int(high))]
+    assert matrix["resolution"] == ["lowest-direct", "highest"]
+
+
+def test_hooks_do_what_make_check_does(repo: Path) -> None:
+    hooks = yaml.safe_load((repo / ".pre-commit-config.yaml").read_text())["repos"]
+    assert {entry["repo"] for entry in hooks} == {"local"}, "a hook from elsewhere would not be in requirements.lock"
+    entries = " ".join(hook["entry"] for hook in hooks[0]["hooks"])
+    for command in ("ruff check", "ruff format", "lint-imports", "book.tools.publish pair"):
+        assert command in entries
