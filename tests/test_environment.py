@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -67,3 +68,10 @@ def test_hooks_do_what_make_check_does(repo: Path) -> None:
     entries = " ".join(hook["entry"] for hook in hooks[0]["hooks"])
     for command in ("ruff check", "ruff format", "lint-imports", "book.tools.publish pair"):
         assert command in entries
+
+
+def test_upgrade_note_names_modules_that_exist(repo: Path) -> None:
+    rows = [line for line in (repo / "CHANGELOG.md").read_text().splitlines() if line.startswith("| `hcmae_core.")]
+    assert len(rows) > 15
+    named = {name for row in rows for name in re.findall(r"`((?:hcmae|hcmae_core|book)(?:\.\w+)+)`", row.split("|")[2])}
+    assert not {name for name in named if importlib.util.find_spec(name) is None}
