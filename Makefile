@@ -17,7 +17,7 @@ export PYTHONHASHSEED := 0
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: book test check notebooks benchmarks draws clean help
+.PHONY: book test quick coverage check notebooks benchmarks draws clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -35,9 +35,19 @@ book: $(STAMP)  ## synthetic cohorts -> executed notebooks -> the HTML book in _
 test: $(STAMP)  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
-check: $(STAMP)  ## ruff, formatting, mypy
+quick: $(STAMP)  ## the tests that are not slow
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
+
+coverage: $(STAMP)  ## every test, and which part of both packages the tests run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(CORES) --dist loadfile
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(STAMP)  ## ruff, formatting, who may import whom, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 notebooks: $(STAMP)  ## write the .ipynb of every .py in notebooks/

@@ -174,7 +174,7 @@ def patch_vectors(store: Path, tmp_path: Path, **fidelity: Any) -> tuple[np.ndar
     torch.manual_seed(1)
     save_weights(path, build_mae_patch(profile()))
     embed.embed_patches([store], path, profile(**fidelity), progress=False, device="cpu")
-    return SlideStore(store).vectors("patch_vectors"), embed.vectors_key(path, profile(**fidelity))
+    return SlideStore(store).vectors("patch_vectors"), embed.network_of(path, profile(**fidelity))
 
 
 def proves_extraction(store: Path, tmp_path: Path, **fidelity: Any) -> None:

@@ -14,8 +14,10 @@ one scikit-survival chooses, down to the last bit: the same seed gives the same 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -161,7 +163,9 @@ class SurvivalForest:
         return concordance(self.time_, self.event_, self.oob_prediction())
 
 
-def library_forest(X: np.ndarray, time: np.ndarray, event: np.ndarray, *, trees: int, seed: int, workers: int = 1):
+def library_forest(
+    X: np.ndarray, time: np.ndarray, event: np.ndarray, *, trees: int, seed: int, workers: int = 1
+) -> Any:
     """scikit-survival's forest with the same parameters and seed: the switch for whoever prefers the library."""
     from sksurv.ensemble import RandomSurvivalForest
     from sksurv.util import Surv
@@ -236,7 +240,7 @@ def _feature_count(max_features: str | int | None, p: int) -> int:
     raise ValueError(f"max_features={max_features!r}: choose 'sqrt', None or a number from 1 to {p}")
 
 
-def in_threads(work, rows: int, workers: int) -> None:
+def in_threads(work: Callable[[np.ndarray], None], rows: int, workers: int) -> None:
     """Run ``work`` on interleaved rows; the compiled code releases the interpreter lock."""
     workers = max(1, min(workers, rows, os.cpu_count() or 1))
     if workers == 1:
@@ -248,7 +252,7 @@ def in_threads(work, rows: int, workers: int) -> None:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _next_random(state):  # pragma: no cover - compiled
+def _next_random(state: np.uint32) -> np.uint32:  # pragma: no cover - compiled
     # The 32-bit xorshift by which scikit-learn draws the features of a node: same draws, same trees.
     if state == np.uint32(0):
         state = np.uint32(1)
@@ -259,7 +263,9 @@ def _next_random(state):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
-def _move_left(slope, curvature, upto, weight):  # pragma: no cover - compiled
+def _move_left(
+    slope: np.ndarray, curvature: np.ndarray, upto: int, weight: float,
+) -> float:  # pragma: no cover - compiled  # fmt: skip
     # Slope of the variance at the first ``upto`` event times before a patient of this weight joins the left, updated.
     gain = 0.0
     for t in range(upto):
@@ -269,7 +275,10 @@ def _move_left(slope, curvature, upto, weight):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _exact_score(local, upto, total_risk, total_events, left_deaths, left_leave, weight, death, k, n_times):
+def _exact_score(
+    local: np.ndarray, upto: np.ndarray, total_risk: np.ndarray, total_events: np.ndarray, left_deaths: np.ndarray,
+    left_leave: np.ndarray, weight: np.ndarray, death: np.ndarray, k: int, n_times: int,
+) -> float:  # fmt: skip
     # The textbook log-rank statistic of patients local[:k] against the rest, in scikit-survival's order of operations.
     for t in range(n_times + 1):
         left_deaths[t] = 0.0
@@ -299,9 +308,11 @@ def _exact_score(local, upto, total_risk, total_events, left_deaths, left_leave,
 
 @njit(cache=True, nogil=True)
 def _grow_tree(
-    columns, order, ordered, place_of, rank, event, remaining, copies, seed, max_features, min_split, min_leaf,
-    out_feature, out_threshold, out_left, out_right, out_value, out_count,
-):  # pragma: no cover - compiled  # fmt: skip
+    columns: np.ndarray, order: np.ndarray, ordered: np.ndarray, place_of: np.ndarray, rank: np.ndarray,
+    event: np.ndarray, remaining: np.ndarray, copies: np.ndarray, seed: int, max_features: int, min_split: int,
+    min_leaf: int, out_feature: np.ndarray, out_threshold: np.ndarray, out_left: np.ndarray, out_right: np.ndarray,
+    out_value: np.ndarray, out_count: np.ndarray,
+) -> int:  # pragma: no cover - compiled  # fmt: skip
     p, n = columns.shape
     n_ranks = remaining.shape[0]
     state = np.uint32(seed)
@@ -526,7 +537,10 @@ def _grow_tree(
 
 
 @njit(cache=True, nogil=True)
-def _sum_predictions(X, feature, threshold, left, right, value, skip):  # pragma: no cover - compiled
+def _sum_predictions(
+    X: np.ndarray, feature: np.ndarray, threshold: np.ndarray, left: np.ndarray, right: np.ndarray, value: np.ndarray,
+    skip: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover - compiled  # fmt: skip
     trees = feature.shape[0]
     n = X.shape[0]
     total = np.zeros(n)
@@ -544,7 +558,9 @@ def _sum_predictions(X, feature, threshold, left, right, value, skip):  # pragma
 
 
 @njit(cache=True, nogil=True)
-def count_pairs(risk, events, first_later):  # pragma: no cover - compiled
+def count_pairs(
+    risk: np.ndarray, events: np.ndarray, first_later: np.ndarray,
+) -> tuple[int, int]:  # pragma: no cover - compiled  # fmt: skip
     concordant = 0
     tied = 0
     n = risk.shape[0]

@@ -14,6 +14,7 @@ Two questions are answered:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -110,7 +111,7 @@ def forest_importance(
 
 
 def library_importance(
-    forest, X: np.ndarray, time: np.ndarray, event: np.ndarray, *, repeats: int = 5, seed: int = 0
+    forest: Any, X: np.ndarray, time: np.ndarray, event: np.ndarray, *, repeats: int = 5, seed: int = 0
 ) -> Importance:
     """scikit-learn's permutation_importance of a scikit-survival forest (``importance: permutation`` by the
     library)."""
@@ -124,7 +125,10 @@ def library_importance(
 
 
 @njit(cache=True, nogil=True)
-def _place_patients(X, feature, threshold, left, right, value, size, skip):  # pragma: no cover - compiled
+def _place_patients(
+    X: np.ndarray, feature: np.ndarray, threshold: np.ndarray, left: np.ndarray, right: np.ndarray, value: np.ndarray,
+    size: np.ndarray, skip: np.ndarray,
+) -> tuple[np.ndarray, ...]:  # pragma: no cover - compiled  # fmt: skip
     # Per tree, a list of its patients in which every node owns one contiguous stretch [begin, end).
     trees, nodes = feature.shape
     n = X.shape[0]
@@ -172,7 +176,10 @@ def _place_patients(X, feature, threshold, left, right, value, size, skip):  # p
 
 
 @njit(cache=True, nogil=True)
-def _nodes_by_feature(feature, left, right, size, begin, end, p):  # pragma: no cover - compiled
+def _nodes_by_feature(
+    feature: np.ndarray, left: np.ndarray, right: np.ndarray, size: np.ndarray, begin: np.ndarray, end: np.ndarray,
+    p: int,
+) -> tuple[np.ndarray, ...]:  # pragma: no cover - compiled  # fmt: skip
     # For every feature its uppermost nodes (no ancestor splits on it), and whether it splits again below them.
     trees, nodes = feature.shape
     parent = np.full(nodes, np.int32(-1))
@@ -217,8 +224,10 @@ def _nodes_by_feature(feature, left, right, size, begin, end, p):  # pragma: no 
 
 @njit(cache=True, nogil=True)
 def _other_leaves(
-    columns, tree_of, node_of, feature, threshold, left, right, value, size, members, begin, end, leaf_value
-):  # pragma: no cover - compiled
+    columns: np.ndarray, tree_of: np.ndarray, node_of: np.ndarray, feature: np.ndarray, threshold: np.ndarray,
+    left: np.ndarray, right: np.ndarray, value: np.ndarray, size: np.ndarray, members: np.ndarray, begin: np.ndarray,
+    end: np.ndarray, leaf_value: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover - compiled  # fmt: skip
     # For every uppermost node and every patient who reaches it: what he gains by taking the other branch there. That
     # does not depend on the permuted value itself, so all permutations share it (where the feature splits once on the
     # way).
@@ -257,10 +266,12 @@ def _other_leaves(
 
 @njit(cache=True, nogil=True)
 def _permuted_scores(
-    rows, X, columns, orders, total, divisor, leaf_value, members, begin, end,
-    feature, threshold, left, right, value,
-    offsets, tree_of, node_of, deeper, first, gain, pair_order, events, first_later, comparable, scores,
-):  # pragma: no cover - compiled  # fmt: skip
+    rows: np.ndarray, X: np.ndarray, columns: np.ndarray, orders: np.ndarray, total: np.ndarray, divisor: np.ndarray,
+    leaf_value: np.ndarray, members: np.ndarray, begin: np.ndarray, end: np.ndarray, feature: np.ndarray,
+    threshold: np.ndarray, left: np.ndarray, right: np.ndarray, value: np.ndarray, offsets: np.ndarray,
+    tree_of: np.ndarray, node_of: np.ndarray, deeper: np.ndarray, first: np.ndarray, gain: np.ndarray,
+    pair_order: np.ndarray, events: np.ndarray, first_later: np.ndarray, comparable: int, scores: np.ndarray,
+) -> None:  # pragma: no cover - compiled  # fmt: skip
     n = X.shape[0]
     repeats = orders.shape[0]
     change = np.empty((n, repeats))

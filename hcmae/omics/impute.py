@@ -197,7 +197,9 @@ def _as_float(X: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _lost_squares(at, columns, rows, lost):  # pragma: no cover - compiled
+def _lost_squares(
+    at: np.ndarray, columns: np.ndarray, rows: np.ndarray, lost: np.ndarray,
+) -> None:  # pragma: no cover - compiled  # fmt: skip
     # at [cols, m]; a hole of patient y in column c takes at[c, :]**2 off everybody's sum with y. lost [n, m].
     m = at.shape[1]
     for k in range(columns.shape[0]):
@@ -207,7 +209,9 @@ def _lost_squares(at, columns, rows, lost):  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
-def _both_missing(col_a, row_a, col_b, row_b, count):  # pragma: no cover - compiled
+def _both_missing(
+    col_a: np.ndarray, row_a: np.ndarray, col_b: np.ndarray, row_b: np.ndarray, count: np.ndarray,
+) -> None:  # pragma: no cover - compiled  # fmt: skip
     start = 0
     for k in range(col_a.shape[0]):
         while start < col_b.shape[0] and col_b[start] < col_a[k]:
@@ -219,7 +223,10 @@ def _both_missing(col_a, row_a, col_b, row_b, count):  # pragma: no cover - comp
 
 
 @njit(cache=True, nogil=True)
-def _fill(filled, rows, donors, order, usable, centre, neighbours):  # pragma: no cover - compiled
+def _fill(
+    filled: np.ndarray, rows: np.ndarray, donors: np.ndarray, order: np.ndarray, usable: np.ndarray,
+    centre: np.ndarray, neighbours: int,
+) -> None:  # pragma: no cover - compiled  # fmt: skip
     for r in range(rows.shape[0]):
         i = rows[r]
         for c in range(filled.shape[1]):

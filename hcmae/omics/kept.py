@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hcmae.config import ConfigError
-from hcmae.omics.readers import quiet_mudata, read_local_table
+from hcmae.omics.readers import keep_tables_apart, read_local_table
 
 if TYPE_CHECKING:
     import mudata
@@ -19,7 +19,7 @@ def read_h5mu(path: str | Path) -> mudata.MuData:
     """A MuData from disk, its modalities left as they were written."""
     import mudata
 
-    quiet_mudata()
+    keep_tables_apart()
     return mudata.read_h5mu(path)
 
 

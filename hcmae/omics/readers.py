@@ -82,14 +82,14 @@ def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
             parts[modality] = _FROM_FILES[modality](paths, list(table.index))
     if not parts:
         raise OmicsFormatError("the cohort names no omics file; curate it with at least one modality")
-    quiet_mudata()
+    keep_tables_apart()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return mudata.MuData(parts)
 
 
-def quiet_mudata() -> None:
-    """Tell MuData 0.3 not to copy columns between modalities; from 0.4 on it does not, and cannot be told."""
+def keep_tables_apart() -> None:
+    """Keep MuData from copying the columns of its tables into its own: version 0.3 must be told, later ones do not."""
     import mudata
 
     if hasattr(mudata, "set_options"):

@@ -77,7 +77,7 @@ def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @njit(cache=True)
-def _random(state):
+def _random(state: np.ndarray) -> float:
     """Uniform in [0, 1); SplitMix64, so that the pictures depend on nothing but their seed."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     z = state[0]
@@ -88,7 +88,7 @@ def _random(state):
 
 
 @njit(cache=True)
-def _normal(state):
+def _normal(state: np.ndarray) -> float:
     """Roughly normal, bounded: sum of four uniforms."""
     return (_random(state) + _random(state) + _random(state) + _random(state) - 2.0) * 1.732
 
@@ -136,7 +136,10 @@ def draw_ground(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 @njit(cache=True)
-def _nucleus(h, e, y0, x0, y1, x1, cy, cx, ry, rx, angle, dark, grain, nucleolus, state):
+def _nucleus(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, y1: int, x1: int, cy: float, cx: float, ry: float, rx: float,
+    angle: float, dark: float, grain: np.ndarray, nucleolus: bool, state: np.ndarray,
+) -> None:  # fmt: skip
     """An ellipse of haematoxylin with grainy chromatin and a darker rim, cut at the borders of its patch."""
     reach = max(ry, rx) + 1.0
     top, bottom = max(y0, int(cy - reach)), min(y1, int(cy + reach) + 2)
@@ -160,7 +163,10 @@ def _nucleus(h, e, y0, x0, y1, x1, cy, cx, ry, rx, angle, dark, grain, nucleolus
 
 
 @njit(cache=True)
-def _paint_patch(h, e, y0, x0, top, patch, kind, cell, ground, grain, fibres, state):
+def _paint_patch(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, top: int, patch: int, kind: int, cell: float, ground: np.ndarray,
+    grain: np.ndarray, fibres: np.ndarray, state: np.ndarray,
+) -> None:  # fmt: skip
     """Fill one patch of the stain maps; everything stays inside it and depends on its kind, ``cell`` and chance.
 
     ``ground`` = texture offsets (y, x), fibre direction, direction and phase of the cords: one draw per slide, so that
@@ -196,14 +202,17 @@ def _paint_patch(h, e, y0, x0, top, patch, kind, cell, ground, grain, fibres, st
 
 
 @njit(cache=True)
-def _roundness(dy, dx):
+def _roundness(dy: float, dx: float) -> float:
     """Distance whose circles lie between a circle and a square, so that a blob fills its patch well."""
     a, b = dy * dy, dx * dx
     return 0.5 * (math.sqrt(a + b) + math.sqrt(math.sqrt(a * a + b * b)))
 
 
 @njit(cache=True)
-def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
+def _blob(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, y1: int, x1: int, cy: float, cx: float, size: float, kind: int,
+    cell: float, grain: np.ndarray, state: np.ndarray,
+) -> None:  # fmt: skip
     """A rounded nest of tumour cells (some with a gland's lumen) or a pale pool of mucin, inside its stroma."""
     radius = size * (0.45 + 0.02 * _normal(state))
     squash = 1.0 + 0.05 * _normal(state)
@@ -268,7 +277,10 @@ def _blob(h, e, y0, x0, y1, x1, cy, cx, size, kind, cell, grain, state):
 
 
 @njit(cache=True)
-def _stroma_cells(h, e, y0, x0, y1, x1, grain, upright, state):
+def _stroma_cells(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, y1: int, x1: int, grain: np.ndarray, upright: bool,
+    state: np.ndarray,
+) -> None:  # fmt: skip
     """Spindle-shaped fibroblasts along the fibres, and a lymphocyte now and then."""
     area = (y1 - y0) * (x1 - x0)
     along = 1.5708 if upright else 0.0
@@ -284,7 +296,10 @@ def _stroma_cells(h, e, y0, x0, y1, x1, grain, upright, state):
 
 
 @njit(cache=True)
-def _normal_cells(h, e, y0, x0, y1, x1, top, ground, grain, state):
+def _normal_cells(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, y1: int, x1: int, top: int, ground: np.ndarray, grain: np.ndarray,
+    state: np.ndarray,
+) -> None:  # fmt: skip
     """Normal parenchyma: cords of large pink cells with small, round, regular nuclei and pale clefts between cords."""
     cos, sin = math.cos(ground[3]), math.sin(ground[3])
     for y in range(y0, y1):
@@ -307,7 +322,10 @@ def _normal_cells(h, e, y0, x0, y1, x1, top, ground, grain, state):
 
 
 @njit(cache=True)
-def paint_region(h, e, y0, x0, top, patch, kinds, cell, ground, grain, fibres, seed):
+def paint_region(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, top: int, patch: int, kinds: np.ndarray, cell: float,
+    ground: np.ndarray, grain: np.ndarray, fibres: np.ndarray, seed: np.uint64,
+) -> None:  # fmt: skip
     """Paint one region into the stain maps h, e (uint8 [H, W]) at (y0, x0); kinds [S, S] are its patches.
 
     ``top`` is the slide's y of row 0 of the maps, ``ground`` as drawn by ``draw_ground``.
@@ -324,7 +342,9 @@ def paint_region(h, e, y0, x0, top, patch, kinds, cell, ground, grain, fibres, s
 
 
 @njit(cache=True)
-def erode_side(h, e, y0, x0, size, side, amplitude, phase):
+def erode_side(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, size: int, side: int, amplitude: float, phase: float,
+) -> None:  # fmt: skip
     """Take a wavy strip of tissue off one side of a region (0 top, 1 bottom, 2 left, 3 right)."""
     for t in range(size):
         s = t / size * 6.2832
@@ -343,7 +363,7 @@ def erode_side(h, e, y0, x0, size, side, amplitude, phase):
 
 
 @njit(cache=True)
-def round_corner(h, e, y0, x0, size, corner, radius):
+def round_corner(h: np.ndarray, e: np.ndarray, y0: int, x0: int, size: int, corner: int, radius: int) -> None:
     """Round one corner of a region (0 top left, 1 top right, 2 bottom left, 3 bottom right)."""
     for dy in range(radius):
         for dx in range(radius):
@@ -355,7 +375,7 @@ def round_corner(h, e, y0, x0, size, corner, radius):
 
 
 @njit(cache=True)
-def to_colour(h, e, table, out):
+def to_colour(h: np.ndarray, e: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
     """Stain maps [H, W] to RGB [H, W, 3] through the table of one patient."""
     for y in range(h.shape[0]):
         for x in range(h.shape[1]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,19 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
+from book._ext import quiz, reference, results, settings
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 PAGES = sorted(path for path in BOOK.rglob("*.md") if "executed" not in path.parts)
-
-
-@pytest.fixture(scope="module")
-def extension():
-    sys.path.insert(0, str(BOOK / "_ext"))
-    try:
-        import hcmae_book
-    finally:
-        sys.path.pop(0)
-    return hcmae_book
 
 
 def toc_files() -> list[str]:
@@ -68,7 +59,7 @@ def test_every_citation_has_an_entry_and_every_entry_a_year():
                 assert key.strip() in keys, f"{path.name} cites {key.strip()}, which book/references.bib does not have"
 
 
-def test_every_switch_that_a_page_names_exists(extension):
+def test_every_switch_that_a_page_names_exists():
     named = [
         (path.name, match)
         for path in PAGES
@@ -77,7 +68,7 @@ def test_every_switch_that_a_page_names_exists(extension):
     assert len(named) > 20
     for page, text in named:
         section, _, field = text.partition(".")
-        assert field in extension._section(section).model_fields, f"{page}: {text}"
+        assert field in settings.model_of(section).model_fields, f"{page}: {text}"
 
 
 def test_every_fidelity_switch_is_explained():
@@ -88,58 +79,58 @@ def test_every_fidelity_switch_is_explained():
         assert f"Fidelity.{field}`" in text, f"paper_vs_release.md has no row for Fidelity.{field}"
 
 
-def test_a_wrong_section_is_an_error(extension):
+def test_a_wrong_section_is_an_error():
     from sphinx.errors import ExtensionError
 
     with pytest.raises(ExtensionError, match="has a section 'Fidelty'"):
-        extension._section("Fidelty")
+        settings.model_of("Fidelty")
 
 
-def test_choices_are_read_from_the_annotation(extension):
+def test_choices_are_read_from_the_annotation():
     from hcmae.config import Fidelity, Protocol
 
-    assert extension._choices(Protocol.model_fields["select_on"].annotation) == "train | all"
-    assert extension._choices(Fidelity.model_fields["extract_depth"].annotation) == "whole number | none"
-    assert extension._choices(bool) == "on | off"
+    assert settings.choices(Protocol.model_fields["select_on"].annotation) == "train | all"
+    assert settings.choices(Fidelity.model_fields["extract_depth"].annotation) == "whole number | none"
+    assert settings.choices(bool) == "on | off"
 
 
-def test_stray_markup_in_docstrings_is_kept_as_text(extension):
+def test_stray_markup_in_docstrings_is_kept_as_text():
     lines = ["Sum over ``x_`` and n_ of a * b | c.", "* a bullet *", ":func:`f_` stays"]
-    extension.plain_docstrings(None, "function", "f", None, None, lines)
+    reference.plain_docstrings(None, "function", "f", None, None, lines)
     assert lines == ["Sum over ``x_`` and n\\_ of a \\* b \\| c.", "* a bullet \\*", ":func:`f_` stays"]
 
 
-def test_a_broken_hanging_indent_becomes_a_paragraph(extension):
+def test_a_broken_hanging_indent_becomes_a_paragraph():
     lines = ["Shapes:", "  a: one", "    and more", " b: two"]
-    extension.plain_docstrings(None, "function", "f", None, None, lines)
+    reference.plain_docstrings(None, "function", "f", None, None, lines)
     assert lines == ["Shapes:", "a: one", "and more", "b: two"]
 
 
-def test_quiz_options_are_recognised(extension):
-    match = extension._OPTION.match("- (x) Four :: Two and two.")
+def test_quiz_options_are_recognised():
+    match = quiz.OPTION.match("- (x) Four :: Two and two.")
     assert match
     assert (match["right"], match["text"], match["reply"]) == ("x", "Four", "Two and two.")
-    assert extension._OPTION.match("- ( ) Five")
-    assert not extension._OPTION.match("How many?")
+    assert quiz.OPTION.match("- ( ) Five")
+    assert not quiz.OPTION.match("How many?")
 
 
-def test_sparse_columns_of_measurements_share_one(extension):
+def test_sparse_columns_of_measurements_share_one():
     rows = [{"": "a", "seconds": 1.0, "note": "exact"}, {"": "b", "seconds": 2.0}, {"": "c", "seconds": 1234.5}]
-    text = extension._records(rows, None).astext().split("\n\n")
+    text = results.records_table(rows, None).astext().split("\n\n")
     assert [word for word in text if word] == ["seconds", "details", "a", "1", "note: exact", "b", "2", "c", "1,234"]
 
 
-def test_minutes_of_every_lesson_are_found(extension):
+def test_minutes_of_every_lesson_are_found():
     sources = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
     for source in sources:
-        title, minutes = extension._lesson(source)
+        title, minutes = results.lesson(source)
         assert not title.startswith("#"), source.name
         assert 5 <= int(minutes) <= 120, source.name
 
 
 @pytest.mark.parametrize("seconds", [(59.4, "59 s"), (61.0, "1 min 01 s"), (None, "not recorded")])
-def test_durations_in_words(extension, seconds):
-    assert extension._duration(seconds[0]) == seconds[1]
+def test_durations_in_words(seconds):
+    assert results.duration(seconds[0]) == seconds[1]
 
 
 def test_result_files_are_readable_tables():
@@ -230,10 +221,10 @@ def test_plots_are_gathered_without_name_clashes():
     assert all(hasattr(plots, name) for name in plots.__all__)
 
 
-def test_records_inside_a_record_become_rows(extension):
+def test_records_inside_a_record_become_rows():
     rows = [{"": "tiled", "mib": 3.0, "readers": {"our_own": {"speed": 2.0}, "other": {"speed": 1.0, "peak": 5}}}]
-    assert extension._spread(rows) == [
+    assert results.spread(rows) == [
         {"": "tiled", "mib": 3.0, "readers": "our own", "speed": 2.0},
         {"": "tiled", "mib": 3.0, "readers": "other", "speed": 1.0, "peak": 5},
     ]
-    assert extension._spread([{"a": {"x": 1}, "b": {}}]) == [{"a": {"x": 1}, "b": {}}]
+    assert results.spread([{"a": {"x": 1}, "b": {}}]) == [{"a": {"x": 1}, "b": {}}]

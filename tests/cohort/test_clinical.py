@@ -358,6 +358,7 @@ def test_a_mapping_to_a_missing_column(tmp_path: Path) -> None:
         read_clinical_table(path, {"patient": "who"})
 
 
+@pytest.mark.slow
 def test_ten_thousand_damaged_tables(tmp_path: Path) -> None:
     rng = random.Random(5)
     lines = ["patient\tdays\tevent\tage"] + [f"P{i}\t{30 + i}\t{i % 2}\t{40 + i}" for i in range(6)]

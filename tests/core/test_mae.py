@@ -191,6 +191,7 @@ def test_equality_at_the_paper_depth(kind: str) -> None:
         _compare(MAERegion(512, 32), _images(2, 512), torch.randn(2, 256, 384))
 
 
+@pytest.mark.slow
 def test_compiled_blocks_compute_the_same() -> None:
     torch.manual_seed(0)
     model = MAEPatch(32, 8, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))

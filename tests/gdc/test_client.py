@@ -593,6 +593,7 @@ def test_kill_9_of_the_command_and_the_same_command_again(server: StandIn, tmp_p
     assert len(server.log) == before
 
 
+@pytest.mark.slow
 def test_ten_thousand_malformed_lines_of_a_lock(tmp_path: Path, client: GDCClient, manifest: Manifest) -> None:
     fetch.write_lock(fetch.resolve(manifest, client), tmp_path / "lock.tsv")
     lines = (tmp_path / "lock.tsv").read_bytes().splitlines(keepends=True)

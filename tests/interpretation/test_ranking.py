@@ -84,7 +84,7 @@ def test_the_deciding_region_comes_first_for_patients_never_seen(data: SurvivalD
         per_region=PATCHES,
     )
     np.testing.assert_array_equal(
-        other.bags["patch_features"].packed(row), np.repeat(whole[first].reshape(-1, 8), 2, axis=1)
+        other.bags["patch_features"].packed(row), np.repeat(whole[first].reshape(-1, 8).numpy(), 2, axis=1)
     )
     # Folds of cut bags are not those of whole bags of the same network.
     worst = ranking.assign(rank=5 - ranking["rank"])

@@ -24,6 +24,7 @@ from hcmae.cohort.curate import Cohort
 from hcmae.content import Contents
 from hcmae.omics.readers import (
     OmicsFormatError,
+    keep_tables_apart,
     omics_inputs,
     read_local_table,
     read_mirna_counts,
@@ -213,6 +214,7 @@ def test_xena_counts_come_back_as_integers(tmp_path: Path) -> None:
 NAMES = st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9.|_-]{0,12}", fullmatch=True), min_size=1, max_size=6, unique=True)
 
 
+@pytest.mark.slow
 @given(NAMES, st.data())
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_counts_survive_being_written_and_read(tmp_path: Path, names: list[str], data: st.DataObject) -> None:
@@ -359,6 +361,7 @@ BYTES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FUZZED))
 def test_ten_thousand_malformed_lines(name: str, tmp_path: Path) -> None:
     """Files with ten damaged lines each, a thousand of them: a result that is sound, or the documented error."""
@@ -391,6 +394,18 @@ def test_ten_thousand_malformed_lines(name: str, tmp_path: Path) -> None:
             values = result[0] if name == "xena" else result.to_numpy()
             assert not np.isinf(values).any()
     assert refused > 300
+
+
+@pytest.mark.parametrize("version", ["0.3", "0.4"])
+def test_tables_are_kept_apart_with_either_mudata(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.3 copies columns unless told not to; 0.4 has no such option, and asking for it would be an AttributeError."""
+    asked: list[dict[str, bool]] = []
+    if version == "0.3":
+        monkeypatch.setattr("mudata.set_options", lambda **options: asked.append(options), raising=False)
+    else:
+        monkeypatch.delattr("mudata.set_options", raising=False)
+    keep_tables_apart()
+    assert asked == ([{"pull_on_update": False}] if version == "0.3" else [])
 
 
 # --- what is read, as hashes ----------------------------------------------------------------------------------------

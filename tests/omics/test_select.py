@@ -139,6 +139,7 @@ def test_concordance_is_scikit_survivals_with_every_kind_of_tie() -> None:
 # ------------------------------------------------------------------------------------------------------ importance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", [1, 120])
 def test_importance_equals_scikit_learns_on_the_same_permutations(ties: int) -> None:
     time, event, hazard = survival(70, seed=ties, ties=ties)

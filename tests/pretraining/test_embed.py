@@ -76,7 +76,7 @@ def test_work_is_keyed_by_the_weights(store: Path, weights: Path, tmp_path: Path
     other = save_weights(tmp_path / "other.safetensors", build_mae_patch(profile()))
     assert embed.embed_patches([store], other, profile(), progress=False, device="cpu") == 1
     assert not np.allclose(SlideStore(store).vectors("patch_vectors"), first, atol=1e-2)
-    assert SlideStore(store).vector_weights["patch_vectors"] == embed.vectors_key(other, profile())
+    assert SlideStore(store).vector_weights["patch_vectors"] == embed.network_of(other, profile())
 
 
 @pytest.mark.parametrize("damage", ["none", "cut", "foreign"])
@@ -142,7 +142,7 @@ def test_release_crops_are_frozen_whatever_the_groups(store: Path) -> None:
 def test_region_vectors_need_the_patch_vectors_of_their_training(store: Path, weights: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     model = build_mae_region(profile())
-    key = embed.vectors_key(weights, profile())
+    key = embed.network_of(weights, profile())
     trained = save_weights(tmp_path / "r.safetensors", model, {"training": {"patch_weights": [key]}})
     with pytest.raises(ValueError, match=r"one\.h5.*no patch vectors"):
         embed.embed_regions([store], trained, profile(), progress=False, device="cpu")

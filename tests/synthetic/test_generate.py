@@ -207,6 +207,7 @@ def _auc(features: np.ndarray, label: np.ndarray, strength: float) -> float:
     return float(roc_auc_score(label, cross_val_predict(model, features, label, cv=5, method="decision_function")))
 
 
+@pytest.mark.slow
 def test_architecture_is_invisible_in_bags_of_patches_and_visible_in_the_layout(painted: dict[str, np.ndarray]) -> None:
     high = painted["architecture"] > 0
     from_patches = [_auc(painted["bag"], high, strength) for strength in (1e-3, 1e-2, 1e-1)]
@@ -214,12 +215,14 @@ def test_architecture_is_invisible_in_bags_of_patches_and_visible_in_the_layout(
     assert _auc(painted["layout"], high, 1.0) > 0.85
 
 
+@pytest.mark.slow
 def test_the_same_bag_classifier_does_see_the_cell_factor(painted: dict[str, np.ndarray]) -> None:
     """Control of the test above: its features are not blind, they tell the cell factor at once."""
     assert _auc(painted["bag"], painted["cell"] > 0, 1e-2) > 0.95
     assert abs(_auc(painted["layout"], painted["cell"] > 0, 1.0) - 0.5) < 0.25
 
 
+@pytest.mark.slow
 def test_cell_factor_is_decodable_from_the_mean_over_patches(painted: dict[str, np.ndarray]) -> None:
     mean = painted["bag"][:, : painted["bag"].shape[1] // 7]
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13)))
@@ -337,6 +340,7 @@ def test_workers_do_not_change_a_byte(cohort: Path, manifest: Manifest, tiny_pro
     assert _digests(parallel) == _digests(cohort)
 
 
+@pytest.mark.slow
 def test_interrupted_cohort_continues_and_finished_one_is_left_alone(
     cohort: Path, manifest: Manifest, tiny_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
