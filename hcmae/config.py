@@ -279,6 +279,11 @@ class Protocol(Settings):
     epoch: Literal["last", "inner", "best_test"] = "inner"
 
     @classmethod
+    def named(cls, name: str) -> Protocol | None:
+        """The preset of a name; None for a protocol of one's own."""
+        return cls.preset(name) if name in ("honest", "paper") else None  # type: ignore[arg-type]
+
+    @classmethod
     def preset(cls, name: Literal["honest", "paper"]) -> Protocol:
         """The two protocols: honest leaks nothing, paper selects on everybody and reads the best test epoch."""
         if name == "honest":

@@ -86,8 +86,8 @@ def status_command(
 
     table = Run(cancer, profile, source, seed, data_dir, run_dir, manifest_dir=manifest_dir).status()
     width = int(table["step"].str.len().max())
-    for row in table.itertuples():
-        print(f"{row.step:<{width}}  {row.state:<7}  {row.why or row.title}")
+    for row in table.to_dict("records"):
+        print(f"{row['step']:<{width}}  {row['state']:<7}  {row['why'] or row['title']}")
 
 
 def _slides(run: Run, asked: Asked) -> None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hcmae import __version__
 from hcmae.evaluation.tables import source_commit
 from hcmae.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from hcmae.pipeline.run import Run
+from hcmae.pipeline.place import Place
 
 
-def save_result(run: Run, name: str, value: dict[str, Any]) -> Path:
+def save_result(run: Place, name: str, value: dict[str, Any]) -> Path:
     """Write results/<name>.json with the provenance of the run beside the numbers."""
     path = run.dir / "results" / f"{name}.json"
     write_json(path, {**value, "provenance": provenance(run)})
     return path
 
 
-def load_result(run: Run, name: str) -> dict[str, Any]:
+def load_result(run: Place, name: str) -> dict[str, Any]:
     """Read results/<name>.json back; raises FileNotFoundError naming it."""
     path = run.dir / "results" / f"{name}.json"
     if not path.exists():
@@ -28,7 +26,7 @@ def load_result(run: Run, name: str) -> dict[str, Any]:
     return read_json(path)
 
 
-def provenance(run: Run) -> dict[str, Any]:
+def provenance(run: Place) -> dict[str, Any]:
     """Where a number comes from: cancer, profile, source, seed, folds, settings hash, library version, commit."""
     return {
         "folds": f"{run.profile.survival.repeats} x {run.profile.survival.folds}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -18,24 +18,22 @@ from hcmae.config import ConfigError, Profile
 from hcmae.files import read_json
 from hcmae.keys import Key, Reads
 from hcmae.pipeline import work
+from hcmae.pipeline.place import Place
 from hcmae.pipeline.stages import Stage
 from hcmae.pipeline.work import Options, Vectors
-
-if TYPE_CHECKING:
-    from hcmae.pipeline.run import Run
 
 Scope = Literal["cancer", "pool"]
 
 
-def _nothing(run: Run, options: Options) -> dict[str, Any]:
+def _nothing(run: Place, options: Options) -> dict[str, Any]:
     return {}
 
 
-def _no_suffix(run: Run, options: Options) -> str:
+def _no_suffix(run: Place, options: Options) -> str:
     return ""
 
 
-def _none_left(run: Run, key: Key, options: Options) -> Sequence[str]:
+def _none_left(run: Place, key: Key, options: Options) -> Sequence[str]:
     return ()
 
 
@@ -56,43 +54,47 @@ class Step:
         on_request: no step of the ordinary road; done only when asked for.
         options: options of the work, with their defaults.
         suffix: added to the name of the record, where one step is done in several ways side by side.
+        made_key: makes the key where it depends on more than the row says (on the method, for predictions).
     """
 
     name: str
     title: str
     after: tuple[str, ...]
     reads: Callable[[Profile], Reads]
-    work: Callable[[Run, Key, Options], None]
-    outputs: Callable[[Run, Options], Sequence[Path]]
-    inputs: Callable[[Run, Options], Mapping[str, str]] = _nothing
-    facts: Callable[[Run, Options], Mapping[str, Any]] = _nothing
-    pending: Callable[[Run, Key, Options], Sequence[str]] = _none_left
+    work: Callable[[Place, Key, Options], None]
+    outputs: Callable[[Place, Options], Sequence[Path]]
+    inputs: Callable[[Place, Options], Mapping[str, str]] = _nothing
+    facts: Callable[[Place, Options], Mapping[str, Any]] = _nothing
+    pending: Callable[[Place, Key, Options], Sequence[str]] = _none_left
     scope: Scope = "cancer"
     on_request: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
-    suffix: Callable[[Run, Options], str] = _no_suffix
+    suffix: Callable[[Place, Options], str] = _no_suffix
+    made_key: Callable[[Place, Options], Key] | None = None
 
-    def key(self, run: Run, options: Options) -> Key:
+    def key(self, run: Place, options: Options) -> Key:
         """The key of this step for a run. Raises what reading its inputs raises (FileNotFoundError: not made yet)."""
+        if self.made_key is not None:
+            return self.made_key(run, options)
         reads = self.reads(run.profile)
         name = self.name + self.suffix(run, options)
         return reads.key(name, run.profile, self.inputs(run, options), **self.facts(run, options))
 
-    def folder(self, run: Run) -> Path:
+    def folder(self, run: Place) -> Path:
         """Where the step's record lies."""
         if self.scope == "pool":
             return run.pretrain_dir
         # Raw data are shared by all runs that read them.
         return run.root if self.name == "synthesise" else run.dir
 
-    def stage(self, run: Run, options: Options | None = None) -> Stage:
+    def stage(self, run: Place, options: Options | None = None) -> Stage:
         """The step's stage of a run: its key, its outputs and its units."""
         chosen = {**self.options, **(options or {})}
         key = self.key(run, chosen)
         return Stage(self.folder(run), key, self.outputs(run, chosen), lambda: self.pending(run, key, chosen))
 
 
-def do(run: Run, name: str, *, say: Callable[[str], None] = print, **options: Any) -> bool:
+def do(run: Place, name: str, *, say: Callable[[str], None] = print, **options: Any) -> bool:
     """Do one step of a run unless it is done; returns True where work was done."""
     step = ROAD[name]
     stage = step.stage(run, options)
@@ -131,6 +133,18 @@ def _embed_step(
 _COHORT_CODE = tuple(f"hcmae.cohort.{name}" for name in ("barcodes", "clinical", "curate", "evidence", "local", "lock"))
 _MAE_PATCH_CODE = ("hcmae_core.mae_patch", *work.CORE_MAE)
 _MAE_REGION_CODE = ("hcmae_core.mae_region", "hcmae_core.attention", *work.CORE_MAE)
+_SURVIVAL_FIDELITY = tuple(
+    f"fidelity.{name}"
+    for name in (
+        "slide_positions",
+        "omics_projection",
+        "pooler",
+        "risk_head",
+        "cox_divisor",
+        "max_regions",
+        "drop_last_group",
+    )
+)
 _WORKERS = {"workers": 2}
 _PROGRESS = {"progress": True}
 
@@ -310,6 +324,26 @@ STEPS = (
         options={"repeats": None},
         suffix=work.fold_suffix,
     ),
+    Step(
+        "predictions",
+        "predict survival out of fold, method by method",
+        (*dict.fromkeys(work.MADE_BY.values()), "folds"),
+        # All that some method reads; the key of a method's predictions holds what that one reads.
+        _fixed(
+            "survival",
+            "-survival.micro_batch",
+            "omics",
+            "comparisons",
+            "compute.precision",
+            *_SURVIVAL_FIDELITY,
+            code=(),
+        ),
+        work.predict,
+        work.prediction_files,
+        options={"method": "hcmae", "protocol": "honest"},
+        suffix=work.prediction_suffix,
+        made_key=work.prediction_key,
+    ),
 )
 ROAD: Mapping[str, Step] = {step.name: step for step in STEPS}
 
@@ -346,13 +380,13 @@ NOTEBOOKS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def steps_for(run: Run) -> list[Step]:
+def steps_for(run: Place) -> list[Step]:
     """The steps of a run in order: those of its source, without what is done only when asked for."""
     skipped = {"synthesise"} if run.source != "synthetic" else set()
     return [step for step in STEPS if step.name not in skipped and not step.on_request]
 
 
-def check_source(run: Run) -> None:
+def check_source(run: Place) -> None:
     """Raise ConfigError where there are no raw data, with the command that brings them."""
     if not run.root.is_dir():
         hint = {
@@ -363,27 +397,35 @@ def check_source(run: Run) -> None:
         raise ConfigError(f"no raw data at {run.root}: {hint[run.source]}")
 
 
-def status(run: Run) -> pd.DataFrame:
+def record_predictions(run: Place, method: str, protocol: str, seconds: float) -> None:
+    """Note what the predictions of a method were made from, so that ``status`` can tell whether they still hold."""
+    ROAD["predictions"].stage(run, {"method": method, "protocol": protocol}).write(seconds)
+
+
+def status(run: Place) -> pd.DataFrame:
     """Every step of a run: [step, state, why, title].
 
     A step whose forerunner is not done waits for it: whether it will have to be done again is known only then, since
-    it depends on what its inputs will hold.
+    it depends on what its inputs will hold. Computes nothing; predictions are one row.
     """
-    rows, undone = [], dict[str, str]()
+    rows, undone = [], set[str]()
     for step in steps_for(run):
-        state, why = _state(run, step)
-        waits = [name for name in step.after if name in undone]
-        if waits and state == "done":
-            state, why = "waits", f"for {', '.join(waits)}"
+        if step.name == "predictions":
+            state, why = _predictions_state(run, step, undone)
+        else:
+            # Options that a step was called with and that are part of its key are taken from its record.
+            kept = {name: value for name, value in _kept_settings(run, step).items() if name in step.options}
+            state, why = _state(run, step, kept)
+            waits = [name for name in step.after if name in undone]
+            if waits and state == "done":
+                state, why = "waits", f"for {', '.join(waits)}"
         if state != "done":
-            undone[step.name] = state
+            undone.add(step.name)
         rows.append((step.name, state, why, step.title))
     return pd.DataFrame(rows, columns=["step", "state", "why", "title"])
 
 
-def _state(run: Run, step: Step) -> tuple[str, str]:
-    # Options that a step was called with and that are part of its key are taken from its record.
-    options = {name: value for name, value in _kept_settings(run, step).items() if name in step.options}
+def _state(run: Place, step: Step, options: Options) -> tuple[str, str]:
     try:
         found = step.stage(run, options).state()
     except OSError as error:
@@ -392,6 +434,26 @@ def _state(run: Run, step: Step) -> tuple[str, str]:
     return found.kind, found.reason()
 
 
-def _kept_settings(run: Run, step: Step) -> Mapping[str, Any]:
+def _predictions_state(run: Place, step: Step, undone: set[str]) -> tuple[str, str]:
+    from hcmae.survival.methods import METHODS
+
+    kept = [options for options in work.kept_predictions(run) if options["method"] in METHODS]
+    if not kept:
+        return "missing", "never run here"
+    reasons, waits = [], set[str]()
+    for options in kept:
+        state, why = _state(run, step, options)
+        if state != "done":
+            reasons.append(f"{options['method']} ({options['protocol']}): {why}")
+        waits |= undone & {work.MADE_BY[kind] for kind in METHODS[options["method"]].kinds}
+    if reasons:
+        more = f"; and {len(reasons) - 3} more methods" if len(reasons) > 3 else ""
+        return "stale", "; ".join(reasons[:3]) + more
+    if waits or "folds" in undone:
+        return "waits", f"for {', '.join(sorted(waits | (undone & {'folds'})))}"
+    return "done", f"{len(kept)} methods and protocols"
+
+
+def _kept_settings(run: Place, step: Step) -> Mapping[str, Any]:
     path = step.folder(run) / "stages" / f"{step.name}{step.suffix(run, step.options)}.json"
     return read_json(path).get("settings", {}) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""One cancer under one profile: where everything lies, and the verbs that do what is missing.
+"""The road for one cancer: verbs that do what is missing.
 
 What a step reads, writes and depends on stands in ``road``; a verb does its step unless it is done.
 """
@@ -6,17 +6,16 @@ What a step reads, writes and depends on stands in ``road``; a verb does its ste
 from __future__ import annotations
 
 import os
+import time
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hcmae.config import CANCERS, MODALITIES, ConfigError, Profile, Protocol, load_profile
-from hcmae.content import MEMORY_NAME, Contents
-from hcmae.manifest import Manifest, load_manifest
+from hcmae.config import CANCERS, ConfigError, Protocol
 from hcmae.pipeline import results, road, work
-from hcmae.synthetic import truth
+from hcmae.pipeline.place import NULL_COHORT, REGION_VARIANTS, Place, Variant
 
 if TYPE_CHECKING:
     import mudata
@@ -24,76 +23,15 @@ if TYPE_CHECKING:
     from hcmae.cohort.curate import Cohort
     from hcmae.survival.data import SurvivalData
 
-Source = Literal["synthetic", "gdc", "local"]
-Variant = Literal["patreg", "reg"]
-NULL_COHORT = "NULL"
-REGION_VARIANTS: tuple[Variant, ...] = ("reg", "patreg")
+__all__ = ["NULL_COHORT", "REGION_VARIANTS", "Run", "all_runs", "example_data"]
 
 
-class Run:
-    """One cancer, one profile, one source of data.
-
-    ``cancer`` is one of the six, a cancer with a manifest of your own, or 'NULL': the twin of LIHC whose survival
-    depends on nothing. Raises ConfigError for an unknown cancer, profile or source.
-    """
-
-    def __init__(
-        self,
-        cancer: str = "LIHC",
-        profile: str | Path = "smoke",
-        source: str = "synthetic",
-        seed: int = 0,
-        data_dir: str | Path = "data",
-        run_dir: str | Path = "runs",
-        *,
-        overrides: dict[str, Any] | None = None,
-        modalities: tuple[str, ...] = MODALITIES,
-        manifest_dir: str | Path | None = None,
-    ) -> None:
-        if source not in get_args(Source):
-            raise ConfigError(f"unknown source '{source}': choose 'synthetic', 'gdc' or 'local'")
-        self._given: dict[str, Any] = {
-            "profile": profile,
-            "source": source,
-            "seed": seed,
-            "data_dir": data_dir,
-            "run_dir": run_dir,
-            "overrides": overrides,
-            "modalities": modalities,
-            "manifest_dir": manifest_dir,
-        }
-        self.cancer, self.source, self.seed, self.modalities = cancer, source, int(seed), tuple(modalities)
-        self.profile: Profile = load_profile(profile, overrides)
-        self.manifest: Manifest = load_manifest("LIHC" if self.is_null else cancer, manifest_dir)
-        self.data_dir, self.run_dir = Path(data_dir), Path(run_dir)
-        name = self.profile.name
-        self.root = self.data_dir / (f"synthetic-{name}" if source == "synthetic" else source) / cancer
-        self.profile_dir = self.run_dir / (name if source == "synthetic" else f"{name}-{source}")
-        self.dir = self.profile_dir / cancer
-        self.pretrain_dir = self.profile_dir / "pretrain"
-
-    def __repr__(self) -> str:
-        return f"Run({self.cancer}, profile={self.profile.name}, source={self.source}, seed={self.seed})"
-
-    @property
-    def is_null(self) -> bool:
-        """Whether this is the cohort without signal."""
-        return self.cancer == NULL_COHORT
-
-    def sibling(self, cancer: str) -> Run:
-        """The same run for another cancer: profile, source, folders, manifests and modalities stay."""
-        return Run(cancer, **self._given)
-
-    @cached_property
-    def contents(self) -> Contents:
-        """Hashes of raw files, remembered beside the runs; those that a fetch has verified are taken over."""
-        return Contents(self.run_dir / MEMORY_NAME, known=[self.root / MEMORY_NAME])
+class Run(Place):
+    """One cancer, one profile, one source of data, and all that can be done with them (see ``Place``)."""
 
     def status(self) -> pd.DataFrame:
         """Every step of the road: [step, state, why, title]; a step after one that is not done waits for it."""
         return road.status(self)
-
-    # --- raw data -----------------------------------------------------------------------------------------------
 
     def synthesise(self, *, workers: int = 2) -> None:
         """Write the synthetic twin (slides, omics, clinical records, truth) unless it is there already."""
@@ -101,44 +39,11 @@ class Run:
             raise ConfigError(f"source is '{self.source}': only source 'synthetic' can be synthesised")
         road.do(self, "synthesise", workers=workers)
 
-    def truth(self) -> pd.DataFrame | None:
-        """Latent factors and log hazard per patient (synthetic cohorts only)."""
-        return truth.read_truth(self.root)
-
-    def truth_summary(self) -> dict[str, Any] | None:
-        """Oracle C-index, planted features and hazard mix (synthetic cohorts only)."""
-        return truth.read_summary(self.root)
-
-    # --- who ----------------------------------------------------------------------------------------------------
-
     def curate(self, *, slides: bool = True) -> Cohort:
         """Apply the inclusion rules; keep the cohort, the exclusions, the flow and the choices on disk."""
         road.check_source(self)
         road.do(self, "curate", slides=slides)
         return self.cohort()
-
-    def cohort(self) -> Cohort:
-        """The curated cohort from disk, its paths found where the data lie now.
-
-        Raises FileNotFoundError naming the step to run.
-        """
-        from hcmae.cohort.curate import Cohort
-        from hcmae.cohort.paths import located
-
-        frames = []
-        for name in ("cohort", "exclusions", "flow"):
-            path = self.dir / f"{name}.parquet"
-            if not path.exists():
-                raise FileNotFoundError(f"{path} is missing: run curate() (notebook 02) for {self.cancer} first")
-            frames.append(pd.read_parquet(path))
-        return Cohort(located(frames[0], self.root), *frames[1:])
-
-    # --- pixels -------------------------------------------------------------------------------------------------
-
-    @property
-    def store_dir(self) -> Path:
-        """Folder of the slide stores."""
-        return self.dir / "slides"
 
     def make_slides(self, *, workers: int = 2, strict: bool = False, progress: bool = True) -> pd.DataFrame:
         """Cut every slide of the cohort into regions; returns one outcome per slide (also kept as slides.parquet).
@@ -148,76 +53,10 @@ class Run:
         road.do(self, "slides", workers=workers, strict=strict, progress=progress)
         return self.slide_outcomes()
 
-    def slide_outcomes(self) -> pd.DataFrame:
-        """What became of each slide; empty before the first call of ``make_slides``."""
-        path = self.dir / "slides.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
-
-    def stores(self) -> list[Path]:
-        """The slide stores of the cohort, in the order of its table; slides without a region have none."""
-        return list(self.patient_stores().values())
-
-    def patient_stores(self) -> dict[str, Path]:
-        """The store of each patient whose slide was cut, in the order of the cohort's table.
-
-        A store that lies there while its slide's last outcome is none (now truncated, say) is not one of them.
-        """
-        outcomes = self.slide_outcomes()
-        if outcomes.empty:
-            return {}
-        cut = set(outcomes.loc[outcomes["status"].isin(["ok", "skipped"]) & (outcomes["regions"] > 0), "slide"])
-        slides = self.cohort().table["slide"]
-        paths = {str(patient): self.store_dir / f"{slide}.h5" for patient, slide in slides.items() if slide in cut}
-        return {patient: path for patient, path in paths.items() if path.exists()}
-
-    # --- molecules ----------------------------------------------------------------------------------------------
-
     def load_omics(self) -> mudata.MuData:
         """Read the omics tables of the cohort into one MuData and keep it as omics.h5mu."""
         road.do(self, "omics")
         return self.omics()
-
-    def omics(self) -> mudata.MuData:
-        """The stored MuData; raises FileNotFoundError naming the step to run."""
-        from hcmae.omics.kept import read_h5mu
-
-        path = self.dir / "omics.h5mu"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: run load_omics() (notebook 04) for {self.cancer} first")
-        return read_h5mu(path)
-
-    # --- networks on images -------------------------------------------------------------------------------------
-
-    def pool(self) -> list[Run]:
-        """The runs whose slides pre-train the networks: every cancer of this profile that has been cut into regions.
-
-        Pre-training sees the images of all patients, test patients included, and no label (transductive, as in the
-        release). The null cohort takes no part. Raises FileNotFoundError where no cancer has slides.
-        """
-        found = sorted(path.parent.name for path in self.profile_dir.glob("*/slides.parquet"))
-        ready = [self if cancer == self.cancer else self.sibling(cancer) for cancer in found if cancer != NULL_COHORT]
-        if not ready:
-            raise FileNotFoundError(
-                f"no cancer below {self.profile_dir} has slides: run make_slides() (notebook 03) first"
-            )
-        return ready
-
-    def pool_stores(self) -> list[Path]:
-        """The stores of the whole pool."""
-        return [store for run in self.pool() for store in run.stores()]
-
-    @property
-    def patch_weights(self) -> Path:
-        """Weights of MAE-Patch."""
-        return self.pretrain_dir / "mae_patch.safetensors"
-
-    def region_weights(self, variant: Variant = "patreg") -> Path:
-        """Weights of MAE-Region: 'patreg' with, 'reg' without patch vectors."""
-        return self.pretrain_dir / f"mae_region_{variant}.safetensors"
-
-    def dino_weights(self, stage: Literal["patch", "region"]) -> Path:
-        """Weights of one of HIPT's two stages."""
-        return self.pretrain_dir / "dino" / f"hipt_{stage}.safetensors"
 
     def pretrain_patch(self, *, progress: bool = True) -> Path:
         """Pre-train MAE-Patch on the pool and write the patch vectors of every slide of the pool."""
@@ -319,7 +158,8 @@ class Run:
         if data is not None and label is None:
             raise ConfigError("evaluate(data=...) needs label=..., the folder its predictions are kept in")
         folder = self.dir / "predictions" / (f"{label}-{protocol.name}" if label else protocol.name)
-        return cross_validate(
+        began = time.perf_counter()
+        predictions = cross_validate(
             method,
             data if data is not None else self.survival_data,
             self.folds(repeats=repeats),
@@ -330,6 +170,9 @@ class Run:
             omics_cache=self.dir / "omics_cache",
             workers=workers,
         )
+        if data is None and protocol == Protocol.named(protocol.name):
+            road.record_predictions(self, method, protocol.name, round(time.perf_counter() - began, 2))
+        return predictions
 
     # --- results ------------------------------------------------------------------------------------------------
 

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from hcmae.config import Profile
+from hcmae.config import Profile, Protocol
 from hcmae.content import content_id
 from hcmae.files import atomic_path
 from hcmae.keys import Key, Reads, derived
-
-if TYPE_CHECKING:
-    from hcmae.pipeline.run import Run
+from hcmae.omics.kept import normal_tables
+from hcmae.pipeline.place import Place
 
 Options = Mapping[str, Any]
 
@@ -28,7 +27,7 @@ Options = Mapping[str, Any]
 # --- raw data, cohort, omics ----------------------------------------------------------------------------------------
 
 
-def write_twin(run: Run, key: Key, options: Options) -> None:
+def write_twin(run: Place, key: Key, options: Options) -> None:
     from hcmae.synthetic import generate_cohort
 
     generate_cohort(
@@ -36,13 +35,13 @@ def write_twin(run: Run, key: Key, options: Options) -> None:
     )
 
 
-def unwritten(run: Run, key: Key, options: Options) -> Sequence[str]:
+def unwritten(run: Place, key: Key, options: Options) -> Sequence[str]:
     from hcmae.synthetic.generate import missing_files
 
     return missing_files(run.root)
 
 
-def twin_of(run: Run, options: Options) -> Mapping[str, Any]:
+def twin_of(run: Place, options: Options) -> Mapping[str, Any]:
     return {
         "manifest.synthetic": run.manifest.synthetic.model_dump(mode="json"),
         "manifest.regions_per_slide": run.manifest.regions_per_slide,
@@ -52,7 +51,7 @@ def twin_of(run: Run, options: Options) -> Mapping[str, Any]:
     }
 
 
-def curate_cohort(run: Run, key: Key, options: Options) -> None:
+def curate_cohort(run: Place, key: Key, options: Options) -> None:
     from hcmae.cohort.curate import curate
     from hcmae.cohort.paths import relative_paths
 
@@ -67,13 +66,13 @@ def curate_cohort(run: Run, key: Key, options: Options) -> None:
             frame.to_csv(temporary, index=False)
 
 
-def raw_files(run: Run, options: Options) -> Mapping[str, str]:
+def raw_files(run: Place, options: Options) -> Mapping[str, str]:
     from hcmae.cohort.inputs import curate_inputs
 
     return curate_inputs(run.source, run.root, run.modalities, options["slides"], run.manifest, run.contents)
 
 
-def rules_of(run: Run, options: Options) -> Mapping[str, Any]:
+def rules_of(run: Place, options: Options) -> Mapping[str, Any]:
     return {
         "manifest.inclusion": run.manifest.inclusion.model_dump(mode="json"),
         "source": run.source,
@@ -83,7 +82,7 @@ def rules_of(run: Run, options: Options) -> Mapping[str, Any]:
     }
 
 
-def read_omics_tables(run: Run, key: Key, options: Options) -> None:
+def read_omics_tables(run: Place, key: Key, options: Options) -> None:
     from hcmae.omics.readers import read_omics
 
     data = read_omics(run.cohort(), run.source, run.root)
@@ -91,7 +90,7 @@ def read_omics_tables(run: Run, key: Key, options: Options) -> None:
         data.write(temporary)
 
 
-def omics_files(run: Run, options: Options) -> Mapping[str, str]:
+def omics_files(run: Place, options: Options) -> Mapping[str, str]:
     from hcmae.omics.readers import omics_inputs
 
     return omics_inputs(run.cohort(), run.source, run.root, run.contents)
@@ -100,13 +99,14 @@ def omics_files(run: Run, options: Options) -> Mapping[str, str]:
 # --- slides ---------------------------------------------------------------------------------------------------------
 
 
-def slide_jobs(run: Run) -> list[tuple[str, Path, str]]:
+def slide_jobs(run: Place) -> list[tuple[str, Path, str]]:
     """(slide path, store path, slide id) of every slide of the cohort."""
     table = run.cohort().table
-    return [(row.slide_path, run.store_dir / f"{row.slide}.h5", row.slide) for row in table.itertuples()]
+    named = zip(table["slide_path"].astype(str), table["slide"].astype(str), strict=True)
+    return [(path, run.store_dir / f"{slide}.h5", slide) for path, slide in named]
 
 
-def cut_slides(run: Run, key: Key, options: Options) -> None:
+def cut_slides(run: Place, key: Key, options: Options) -> None:
     from hcmae.slides.batch import merge_outcomes, pending, process_slides
     from hcmae.slides.locations import write_locations
 
@@ -125,7 +125,7 @@ def cut_slides(run: Run, key: Key, options: Options) -> None:
     write_locations(run.store_dir, run.root, run.cohort().table)
 
 
-def unfinished_slides(run: Run, key: Key, options: Options) -> Sequence[str]:
+def unfinished_slides(run: Place, key: Key, options: Options) -> Sequence[str]:
     from hcmae.slides.batch import pending
 
     waiting = pending(
@@ -134,7 +134,7 @@ def unfinished_slides(run: Run, key: Key, options: Options) -> Sequence[str]:
     return [f"slide {name}" for _, _, name in waiting]
 
 
-def slide_list(run: Run, options: Options) -> Mapping[str, str]:
+def slide_list(run: Place, options: Options) -> Mapping[str, str]:
     table = run.cohort().table
     if "slide" not in table.columns or table["slide"].isna().all():
         raise FileNotFoundError(f"the cohort of {run.cancer} was curated without slides: curate with slides=True")
@@ -160,12 +160,12 @@ _TRAINING = (
 EMBEDDING = ("hcmae.pretraining.embed", "hcmae.pretraining.augment", "hcmae.slides.regions")
 
 
-def pool_contents(run: Run, options: Options) -> dict[str, str]:
+def pool_contents(run: Place, options: Options) -> dict[str, str]:
     """Content of every store that the pool's networks are trained on."""
     return {f"{other.cancer}/{path.stem}": store.content for other in run.pool() for path, store in _stores(other)}
 
 
-def pool_patches(run: Run, options: Options) -> dict[str, str]:
+def pool_patches(run: Place, options: Options) -> dict[str, str]:
     """The same with the patch vectors, for networks that read them. Raises FileNotFoundError where one lacks them."""
     return {
         f"{other.cancer}/{path.stem}": content_id([store.content, _vectors_of(store, "patch_vectors")])
@@ -174,7 +174,7 @@ def pool_patches(run: Run, options: Options) -> dict[str, str]:
     }
 
 
-def _stores(run: Run) -> Iterator[tuple[Path, Any]]:
+def _stores(run: Place) -> Iterator[tuple[Path, Any]]:
     from hcmae.slides.store import SlideStore
 
     return ((path, SlideStore(path)) for path in run.stores())
@@ -186,11 +186,11 @@ def _vectors_of(store: Any, name: str) -> str:
     return store.vector_content[name]
 
 
-def seed_of(run: Run, options: Options) -> Mapping[str, Any]:
+def seed_of(run: Place, options: Options) -> Mapping[str, Any]:
     return {"seed": run.seed}
 
 
-def train_patch(run: Run, key: Key, options: Options) -> None:
+def train_patch(run: Place, key: Key, options: Options) -> None:
     from hcmae.pretraining.pretrain import pretrain_patch
 
     weights = pretrain_patch(
@@ -227,8 +227,8 @@ def region_reads(variant: str) -> Callable[[Profile], Reads]:
     return reads
 
 
-def train_region(variant: Literal["reg", "patreg"]) -> Callable[[Run, Key, Options], None]:
-    def work(run: Run, key: Key, options: Options) -> None:
+def train_region(variant: Literal["reg", "patreg"]) -> Callable[[Place, Key, Options], None]:
+    def work(run: Place, key: Key, options: Options) -> None:
         from hcmae.pretraining.pretrain import pretrain_region
 
         weights = pretrain_region(
@@ -246,7 +246,7 @@ def train_region(variant: Literal["reg", "patreg"]) -> Callable[[Run, Key, Optio
     return work
 
 
-def patreg_inputs(run: Run, options: Options) -> Mapping[str, str]:
+def patreg_inputs(run: Place, options: Options) -> Mapping[str, str]:
     reads_patches = run.profile.fidelity.region_attention in ("q_enc_kv_patch", "prose")
     found = pool_patches(run, options) if reads_patches else pool_contents(run, options)
     if starts_warm(run.profile, "patreg"):
@@ -254,8 +254,8 @@ def patreg_inputs(run: Run, options: Options) -> Mapping[str, str]:
     return found
 
 
-def train_dino(stage: Literal["patch", "region"]) -> Callable[[Run, Key, Options], None]:
-    def work(run: Run, key: Key, options: Options) -> None:
+def train_dino(stage: Literal["patch", "region"]) -> Callable[[Place, Key, Options], None]:
+    def work(run: Place, key: Key, options: Options) -> None:
         from hcmae.pretraining.dino import pretrain_dino
 
         pretrain_dino(
@@ -287,7 +287,7 @@ def dino_reads(stage: str) -> Callable[[Profile], Reads]:
     return reads
 
 
-def hipt_patches(run: Run, options: Options) -> Mapping[str, str]:
+def hipt_patches(run: Place, options: Options) -> Mapping[str, str]:
     return {
         f"{other.cancer}/{path.stem}": content_id([store.content, _vectors_of(store, "hipt_patch_vectors")])
         for other in run.pool()
@@ -303,18 +303,18 @@ class Vectors:
     """Vectors that one network writes into the stores of a cancer: dataset, weights, and the function that does it."""
 
     dataset: str
-    weights: Callable[[Run, Options], Path]
+    weights: Callable[[Place, Options], Path]
     embed: str  # module.function below hcmae.pretraining
     reads: str | None = None
 
-    def inputs(self, run: Run, options: Options) -> Mapping[str, str]:
+    def inputs(self, run: Place, options: Options) -> Mapping[str, str]:
         """The weights; the stores are units."""
         weights = self.weights(run, options)
         if not weights.exists():
             raise FileNotFoundError(f"{weights} is missing: run the step that trains it for profile {run.profile.name}")
         return {"weights": run.contents.file(weights)}
 
-    def pending(self, run: Run, key: Key, options: Options) -> list[str]:
+    def pending(self, run: Place, key: Key, options: Options) -> list[str]:
         """Stores without these vectors."""
         return [f"store {path.stem}" for path, store in _stores(run) if not self.done(store, key)]
 
@@ -322,7 +322,7 @@ class Vectors:
         """Whether a store holds the vectors of this key (and, for a second level, of its present first level)."""
         return store.has_vectors(self.dataset, derived(key.digest, self.reads, store.vector_content))
 
-    def work(self, run: Run, key: Key, options: Options) -> None:
+    def work(self, run: Place, key: Key, options: Options) -> None:
         """Write the vectors into every store that lacks them."""
         module, _, function = self.embed.partition(".")
         embed = getattr(importlib.import_module(f"hcmae.pretraining.{module}"), function)
@@ -346,7 +346,7 @@ RESNET_VECTORS = Vectors("resnet_vectors", lambda run, options: Path(options["we
 EXTRACTION = ("fidelity.extract_depth", "fidelity.extract_norm", "fidelity.extract_augment")
 
 
-def measure_nuclei(run: Run, key: Key, options: Options) -> None:
+def measure_nuclei(run: Place, key: Key, options: Options) -> None:
     from hcmae.slides.handcrafted import measure_slides
 
     measure_slides(
@@ -355,24 +355,24 @@ def measure_nuclei(run: Run, key: Key, options: Options) -> None:
     )  # fmt: skip
 
 
-def unmeasured(run: Run, key: Key, options: Options) -> Sequence[str]:
+def unmeasured(run: Place, key: Key, options: Options) -> Sequence[str]:
     return [f"store {path.stem}" for path, store in _stores(run) if not store.has_vectors("handcrafted", key.digest)]
 
 
 # --- folds ----------------------------------------------------------------------------------------------------------
 
 
-def fold_path(run: Run, repeats: int | None) -> Path:
+def fold_path(run: Place, repeats: int | None) -> Path:
     """Where the folds of so many repeats (None: the profile's) are kept."""
     return run.dir / f"folds_{run.profile.survival.folds}x{repeats or run.profile.survival.repeats}.parquet"
 
 
-def fold_suffix(run: Run, options: Options) -> str:
+def fold_suffix(run: Place, options: Options) -> str:
     """Folds of different numbers of repeats lie side by side."""
     return fold_path(run, options["repeats"]).stem.removeprefix("folds")
 
 
-def deal_folds(run: Run, key: Key, options: Options) -> None:
+def deal_folds(run: Place, key: Key, options: Options) -> None:
     from hcmae.cohort.splits import make_folds
 
     table = run.cohort().table
@@ -387,14 +387,79 @@ def deal_folds(run: Run, key: Key, options: Options) -> None:
     _write_parquet(fold_path(run, options["repeats"]), frame)
 
 
-def outcomes_of(run: Run, options: Options) -> Mapping[str, str]:
+def outcomes_of(run: Place, options: Options) -> Mapping[str, str]:
     table = run.cohort().table
     rows = [list(map(str, table.index)), table["time"].tolist(), np.asarray(table["event"]).tolist()]
     return {"outcomes of the cohort": content_id(rows)}
 
 
-def repeats_of(run: Run, options: Options) -> Mapping[str, Any]:
+def repeats_of(run: Place, options: Options) -> Mapping[str, Any]:
     return {"seed": run.seed, "repeats": options["repeats"] or run.profile.survival.repeats}
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+# Which step makes each kind of input.
+MADE_BY = {
+    "region": "region_vectors",
+    "region_reg": "region_vectors_reg",
+    "region_hipt": "region_vectors_hipt",
+    "patch": "patch_vectors",
+    "patch_features": "patch_vectors",
+    "thumbnail": "slides",
+    "positions": "slides",
+    "handcrafted": "nuclei",
+    "omics": "omics",
+    "clinical": "curate",
+}
+
+
+def prediction_suffix(run: Place, options: Options) -> str:
+    """Predictions of each method and protocol have a record of their own."""
+    return f"_{options['protocol']}_{options['method']}"
+
+
+def kept_predictions(run: Place) -> list[Options]:
+    """Methods and protocols with predictions of this cohort, shuffled labels and other data left out."""
+    found = sorted((run.dir / "stages").glob("predictions_*.json"))
+    parts = [path.stem.removeprefix("predictions_").partition("_") for path in found]
+    return [{"protocol": protocol, "method": method} for protocol, _, method in parts]
+
+
+def prediction_key(run: Place, options: Options) -> Key:
+    """The key of a method's predictions, from the content that lies on disk; nothing large is read."""
+    from hcmae.survival.bags import STORE_FIELDS
+    from hcmae.survival.cross_validate import method_key
+    from hcmae.survival.methods import get_method
+
+    method = get_method(options["method"])
+    inputs = dict(outcomes_of(run, options))
+    if "clinical" in method.kinds:
+        table = run.cohort().table
+        inputs["clinical"] = content_id(table[[c for c in ("age", "sex", "stage") if c in table]].to_csv())
+    if "omics" in method.kinds:
+        inputs["omics"] = run.contents.file(run.dir / "omics.h5mu")
+        if run.profile.omics.contrast == "tumour_normal":
+            for name, path in normal_tables(run.root, run.modalities).items():
+                inputs[f"normal {name}"] = run.contents.file(path)
+    fields = [STORE_FIELDS[kind] for kind in method.kinds if kind in STORE_FIELDS]
+    if fields or {"thumbnail", "positions"} & set(method.kinds):
+        for path, store in _stores(run):
+            held = [store.vector_content.get(name) for name in fields]
+            inputs[path.stem] = content_id([store.content, *held])
+    protocol = Protocol.preset(options["protocol"])
+    key = method_key(method, inputs, run.profile, protocol, run.seed)
+    facts = {"fidelity.max_regions": run.profile.fidelity.max_regions} if fields else {}
+    return replace(key, name=f"predictions{prediction_suffix(run, options)}", settings={**key.settings, **facts})
+
+
+def predict(run: Place, key: Key, options: Options) -> None:
+    """Predictions are the business of ``Run.evaluate``, which resumes fold by fold."""
+    raise NotImplementedError("call Run.evaluate")
+
+
+def prediction_files(run: Place, options: Options) -> Sequence[Path]:
+    return [run.dir / "predictions" / options["protocol"] / f"{options['method']}.parquet"]
 
 
 def _write_parquet(path: Path, frame: pd.DataFrame) -> None:

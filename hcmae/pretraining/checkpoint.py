@@ -47,7 +47,8 @@ class Interrupted(SystemExit):
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
     """Write tensors and JSON metadata atomically; returns the path."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "metadata": json.dumps(metadata, sort_keys=True)}
+    # One entry only: safetensors writes several in any order, and equal weights would not be equal files.
+    header = {FORMAT: json.dumps(metadata, sort_keys=True)}
     with atomic_path(path) as temporary:
         save_file(plain, temporary, metadata=header)
     return path
@@ -68,7 +69,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raw, header = _open(Path(path), tensors=tensors)
-    if header.get("format") != FORMAT:
+    if FORMAT in header:
+        return raw, json.loads(header[FORMAT])
+    if header.get("format") != FORMAT:  # written by version 0.1 in two entries
         raise CheckpointError(
             f"{path}: a safetensors file, but not one of ours (format {header.get('format')!r}); "
             "weights of other programs are read with load_foreign"

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -339,6 +340,20 @@ def predictions_key(method: Method | str, data: SurvivalData, profile: Profile, 
     are cut is not in it: a part says itself whom it tests. Raises ValueError for settings that the method refuses.
     """
     chosen = get_method(method) if isinstance(method, str) else method
+    inputs = data.content(chosen.kinds, normals=profile.omics.contrast == "tumour_normal")
+    return method_key(chosen, inputs, profile, protocol, seed, selected=isinstance(data.omics, np.ndarray))
+
+
+def method_key(
+    chosen: Method,
+    inputs: Mapping[str, str],
+    profile: Profile,
+    protocol: Protocol,
+    seed: int,
+    *,
+    selected: bool = False,
+) -> Key:
+    """``predictions_key`` for inputs whose content is known; ``selected``: omics were chosen beforehand."""
     profile = chosen.adapt(profile) if chosen.adapt is not None else profile
     names = [name for name in chosen.reads if protocol.epoch == "inner" or name not in INNER]
     ours = [name for name in names if name.startswith("protocol.")]
@@ -346,13 +361,11 @@ def predictions_key(method: Method | str, data: SurvivalData, profile: Profile, 
     settings.update({name: getattr(protocol, name.removeprefix("protocol.")) for name in ours})
     code = {"method": code_of(chosen), "harness": code_of(*HARNESS, *((fit_network,) if chosen.build else ()))}
     if "omics" in chosen.needs:
-        if isinstance(data.omics, np.ndarray):
+        if selected:
             code["omics"] = code_of(standardised)
         else:
             settings.update(pick(profile, ["omics"]))
             code.update(source_of(SELECTION_CODE))
-    normals = profile.omics.contrast == "tumour_normal"
-    inputs = data.content(chosen.kinds, normals=normals)
     return Key(f"predictions of {chosen.name}", settings, inputs, code)
 
 

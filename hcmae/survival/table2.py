@@ -57,7 +57,7 @@ def own_settings(inputs: FoldInputs, own: MethodSettings) -> FoldInputs:
     return replace(inputs, profile=own_profile(inputs.profile, own))
 
 
-def _dropout(own: MethodSettings) -> dict[str, float]:
+def _dropout(own: MethodSettings) -> dict[str, Any]:
     """Argument of a network for the dropout that is asked for; without it, that of the publication."""
     return {} if own.dropout is None else {"dropout": own.dropout}
 

@@ -1,0 +1,189 @@
+"""One cancer under one profile: who is meant, where everything lies, and what lies there already.
+
+Nothing here computes anything; ``Run`` adds the verbs.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+import pandas as pd
+
+from hcmae.config import MODALITIES, ConfigError, Profile, load_profile
+from hcmae.content import MEMORY_NAME, Contents
+from hcmae.manifest import Manifest, load_manifest
+from hcmae.synthetic import truth
+
+if TYPE_CHECKING:
+    import mudata
+
+    from hcmae.cohort.curate import Cohort
+
+Source = Literal["synthetic", "gdc", "local"]
+Variant = Literal["patreg", "reg"]
+NULL_COHORT = "NULL"
+REGION_VARIANTS: tuple[Variant, ...] = ("reg", "patreg")
+
+
+class Place:
+    """A run's identity, its folders and files, and what has been written there.
+
+    ``cancer`` is one of the six, a cancer with a manifest of your own, or 'NULL': the twin of LIHC whose survival
+    depends on nothing. Raises ConfigError for an unknown cancer, profile or source.
+    """
+
+    def __init__(
+        self,
+        cancer: str = "LIHC",
+        profile: str | Path = "smoke",
+        source: str = "synthetic",
+        seed: int = 0,
+        data_dir: str | Path = "data",
+        run_dir: str | Path = "runs",
+        *,
+        overrides: dict[str, Any] | None = None,
+        modalities: tuple[str, ...] = MODALITIES,
+        manifest_dir: str | Path | None = None,
+    ) -> None:
+        if source not in get_args(Source):
+            raise ConfigError(f"unknown source '{source}': choose 'synthetic', 'gdc' or 'local'")
+        self._given: dict[str, Any] = {
+            "profile": profile,
+            "source": source,
+            "seed": seed,
+            "data_dir": data_dir,
+            "run_dir": run_dir,
+            "overrides": overrides,
+            "modalities": modalities,
+            "manifest_dir": manifest_dir,
+        }
+        self.cancer, self.source, self.seed, self.modalities = cancer, source, int(seed), tuple(modalities)
+        self.profile: Profile = load_profile(profile, overrides)
+        self.manifest: Manifest = load_manifest("LIHC" if self.is_null else cancer, manifest_dir)
+        self.data_dir, self.run_dir = Path(data_dir), Path(run_dir)
+        name = self.profile.name
+        self.root = self.data_dir / (f"synthetic-{name}" if source == "synthetic" else source) / cancer
+        self.profile_dir = self.run_dir / (name if source == "synthetic" else f"{name}-{source}")
+        self.dir = self.profile_dir / cancer
+        self.pretrain_dir = self.profile_dir / "pretrain"
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}({self.cancer}, profile={self.profile.name}, source={self.source}, seed={self.seed})"
+
+    @property
+    def is_null(self) -> bool:
+        """Whether this is the cohort without signal."""
+        return self.cancer == NULL_COHORT
+
+    def sibling(self, cancer: str) -> Self:
+        """The same run for another cancer: profile, source, folders, manifests and modalities stay."""
+        return type(self)(cancer, **self._given)
+
+    @cached_property
+    def contents(self) -> Contents:
+        """Hashes of raw files, remembered beside the runs; those that a fetch has verified are taken over."""
+        return Contents(self.run_dir / MEMORY_NAME, known=[self.root / MEMORY_NAME])
+
+    # --- raw data ---------------------------------------------------------------------------------------------------
+
+    def truth(self) -> pd.DataFrame | None:
+        """Latent factors and log hazard per patient (synthetic cohorts only)."""
+        return truth.read_truth(self.root)
+
+    def truth_summary(self) -> dict[str, Any] | None:
+        """Oracle C-index, planted features and hazard mix (synthetic cohorts only)."""
+        return truth.read_summary(self.root)
+
+    # --- who --------------------------------------------------------------------------------------------------------
+
+    def cohort(self) -> Cohort:
+        """The curated cohort from disk, its paths found where the data lie now.
+
+        Raises FileNotFoundError naming the step to run.
+        """
+        from hcmae.cohort.curate import Cohort
+        from hcmae.cohort.paths import located
+
+        frames = []
+        for name in ("cohort", "exclusions", "flow"):
+            path = self.dir / f"{name}.parquet"
+            if not path.exists():
+                raise FileNotFoundError(f"{path} is missing: run curate() (notebook 02) for {self.cancer} first")
+            frames.append(pd.read_parquet(path))
+        return Cohort(located(frames[0], self.root), *frames[1:])
+
+    # --- pixels -----------------------------------------------------------------------------------------------------
+
+    @property
+    def store_dir(self) -> Path:
+        """Folder of the slide stores."""
+        return self.dir / "slides"
+
+    def slide_outcomes(self) -> pd.DataFrame:
+        """What became of each slide; empty before the first call of ``make_slides``."""
+        path = self.dir / "slides.parquet"
+        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+
+    def stores(self) -> list[Path]:
+        """The slide stores of the cohort, in the order of its table; slides without a region have none."""
+        return list(self.patient_stores().values())
+
+    def patient_stores(self) -> dict[str, Path]:
+        """The store of each patient whose slide was cut, in the order of the cohort's table.
+
+        A store that lies there while its slide's last outcome is none (now truncated, say) is not one of them.
+        """
+        outcomes = self.slide_outcomes()
+        if outcomes.empty:
+            return {}
+        cut = set(outcomes.loc[outcomes["status"].isin(["ok", "skipped"]) & (outcomes["regions"] > 0), "slide"])
+        slides = self.cohort().table["slide"]
+        paths = {str(patient): self.store_dir / f"{slide}.h5" for patient, slide in slides.items() if slide in cut}
+        return {patient: path for patient, path in paths.items() if path.exists()}
+
+    # --- molecules --------------------------------------------------------------------------------------------------
+
+    def omics(self) -> mudata.MuData:
+        """The stored MuData; raises FileNotFoundError naming the step to run."""
+        from hcmae.omics.kept import read_h5mu
+
+        path = self.dir / "omics.h5mu"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run load_omics() (notebook 04) for {self.cancer} first")
+        return read_h5mu(path)
+
+    # --- networks on images -----------------------------------------------------------------------------------------
+
+    def pool(self) -> list[Self]:
+        """The runs whose slides pre-train the networks: every cancer of this profile that has been cut into regions.
+
+        Pre-training sees the images of all patients, test patients included, and no label (transductive, as in the
+        release). The null cohort takes no part. Raises FileNotFoundError where no cancer has slides.
+        """
+        found = sorted(path.parent.name for path in self.profile_dir.glob("*/slides.parquet"))
+        ready = [self if cancer == self.cancer else self.sibling(cancer) for cancer in found if cancer != NULL_COHORT]
+        if not ready:
+            raise FileNotFoundError(
+                f"no cancer below {self.profile_dir} has slides: run make_slides() (notebook 03) first"
+            )
+        return ready
+
+    def pool_stores(self) -> list[Path]:
+        """The stores of the whole pool."""
+        return [store for run in self.pool() for store in run.stores()]
+
+    @property
+    def patch_weights(self) -> Path:
+        """Weights of MAE-Patch."""
+        return self.pretrain_dir / "mae_patch.safetensors"
+
+    def region_weights(self, variant: Variant = "patreg") -> Path:
+        """Weights of MAE-Region: 'patreg' with, 'reg' without patch vectors."""
+        return self.pretrain_dir / f"mae_region_{variant}.safetensors"
+
+    def dino_weights(self, stage: Literal["patch", "region"]) -> Path:
+        """Weights of one of HIPT's two stages."""
+        return self.pretrain_dir / "dino" / f"hipt_{stage}.safetensors"
