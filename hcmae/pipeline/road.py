@@ -133,17 +133,20 @@ def _embed_step(
 _COHORT_CODE = tuple(f"hcmae.cohort.{name}" for name in ("barcodes", "clinical", "curate", "evidence", "local", "lock"))
 _MAE_PATCH_CODE = ("hcmae_core.mae_patch", *work.CORE_MAE)
 _MAE_REGION_CODE = ("hcmae_core.mae_region", "hcmae_core.attention", *work.CORE_MAE)
-_SURVIVAL_FIDELITY = tuple(
-    f"fidelity.{name}"
-    for name in (
-        "slide_positions",
-        "omics_projection",
-        "pooler",
-        "risk_head",
-        "cox_divisor",
-        "max_regions",
-        "drop_last_group",
-    )
+_SURVIVAL_FIDELITY = (
+    "compute.precision",
+    *(
+        f"fidelity.{name}"
+        for name in (
+            "slide_positions",
+            "omics_projection",
+            "pooler",
+            "risk_head",
+            "cox_divisor",
+            "max_regions",
+            "drop_last_group",
+        )
+    ),
 )
 _WORKERS = {"workers": 2}
 _PROGRESS = {"progress": True}
@@ -305,7 +308,12 @@ STEPS = (
         "nuclei",
         "measure nuclei by hand-crafted features",
         ("slides",),
-        _fixed("handcrafted", "geometry", code=("hcmae.slides.handcrafted", "hcmae.slides.regions")),
+        _fixed(
+            "handcrafted",
+            "geometry.region",
+            "geometry.patch",
+            code=("hcmae.slides.handcrafted", "hcmae.slides.regions"),
+        ),
         work.measure_nuclei,
         lambda run, _: [],
         facts=work.seed_of,
@@ -340,7 +348,7 @@ STEPS = (
         ),
         work.predict,
         work.prediction_files,
-        options={"method": "hcmae", "protocol": "honest"},
+        options={"method": "hcmae", "protocol": "honest", "repeats": None},
         suffix=work.prediction_suffix,
         made_key=work.prediction_key,
     ),
@@ -397,9 +405,10 @@ def check_source(run: Place) -> None:
         raise ConfigError(f"no raw data at {run.root}: {hint[run.source]}")
 
 
-def record_predictions(run: Place, method: str, protocol: str, seconds: float) -> None:
+def record_predictions(run: Place, method: str, protocol: str, repeats: int | None, seconds: float) -> None:
     """Note what the predictions of a method were made from, so that ``status`` can tell whether they still hold."""
-    ROAD["predictions"].stage(run, {"method": method, "protocol": protocol}).write(seconds)
+    options = {"method": method, "protocol": protocol, "repeats": repeats}
+    ROAD["predictions"].stage(run, options).write(seconds)
 
 
 def status(run: Place) -> pd.DataFrame:

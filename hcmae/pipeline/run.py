@@ -171,7 +171,8 @@ class Run(Place):
             workers=workers,
         )
         if data is None and protocol == Protocol.named(protocol.name):
-            road.record_predictions(self, method, protocol.name, round(time.perf_counter() - began, 2))
+            seconds = round(time.perf_counter() - began, 2)
+            road.record_predictions(self, method, protocol.name, repeats, seconds)
         return predictions
 
     # --- results ------------------------------------------------------------------------------------------------

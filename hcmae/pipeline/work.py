@@ -16,7 +16,7 @@ import pandas as pd
 
 from hcmae.config import Profile, Protocol
 from hcmae.content import content_id
-from hcmae.files import atomic_path
+from hcmae.files import atomic_path, read_json
 from hcmae.keys import Key, Reads, derived
 from hcmae.omics.kept import normal_tables
 from hcmae.pipeline.place import Place
@@ -205,7 +205,8 @@ def train_patch(run: Place, key: Key, options: Options) -> None:
 
 
 def patch_reads(profile: Profile) -> Reads:
-    settings = ("geometry", "network", "mae_patch", "fidelity.augment", "compute.precision")
+    sizes = ("geometry.region", "geometry.patch", "geometry.cell")
+    settings = (*sizes, "network", "mae_patch", "fidelity.augment", "compute.precision")
     return Reads(settings, (*_TRAINING, "hcmae_core.mae_patch", *CORE_MAE))
 
 
@@ -216,7 +217,14 @@ def starts_warm(profile: Profile, variant: str) -> bool:
 
 def region_reads(variant: str) -> Callable[[Profile], Reads]:
     def reads(profile: Profile) -> Reads:
-        settings = ["geometry", "network", "mae_region", "fidelity.augment", "compute.precision"]
+        settings = [
+            "geometry.region",
+            "geometry.patch",
+            "network",
+            "mae_region",
+            "fidelity.augment",
+            "compute.precision",
+        ]
         if not starts_warm(profile, variant):
             settings.append("-mae_region.warm_epochs")
         if variant == "patreg":
@@ -274,7 +282,8 @@ def train_dino(stage: Literal["patch", "region"]) -> Callable[[Place, Key, Optio
 def dino_reads(stage: str) -> Callable[[Profile], Reads]:
     def reads(profile: Profile) -> Reads:
         own = getattr(profile.dino, stage)
-        settings = [f"dino.{stage}", "geometry", "compute.precision"]
+        settings = [f"dino.{stage}", "geometry.region", "geometry.patch", "compute.precision"]
+        settings += ["geometry.cell"] if stage == "patch" else ["dino.patch.network.dim"]
         # What the stage leaves open is the budget of the masked autoencoder of its level.
         twin = f"mae_{stage}.optimisation"
         settings += [f"{twin}.{name}" for name in ("epochs", "samples_per_epoch") if getattr(own, name) is None]
@@ -423,7 +432,11 @@ def kept_predictions(run: Place) -> list[Options]:
     """Methods and protocols with predictions of this cohort, shuffled labels and other data left out."""
     found = sorted((run.dir / "stages").glob("predictions_*.json"))
     parts = [path.stem.removeprefix("predictions_").partition("_") for path in found]
-    return [{"protocol": protocol, "method": method} for protocol, _, method in parts]
+    asked = [read_json(path).get("settings", {}).get("repeats") for path in found]
+    return [
+        {"protocol": protocol, "method": method, "repeats": repeats}
+        for (protocol, _, method), repeats in zip(parts, asked, strict=True)
+    ]
 
 
 def prediction_key(run: Place, options: Options) -> Key:
@@ -449,7 +462,9 @@ def prediction_key(run: Place, options: Options) -> Key:
             inputs[path.stem] = content_id([store.content, *held])
     protocol = Protocol.preset(options["protocol"])
     key = method_key(method, inputs, run.profile, protocol, run.seed)
-    facts = {"fidelity.max_regions": run.profile.fidelity.max_regions} if fields else {}
+    facts: dict[str, Any] = {"fidelity.max_regions": run.profile.fidelity.max_regions} if fields else {}
+    repeats = options["repeats"] or run.profile.survival.repeats
+    facts |= {"folds": f"{repeats} x {run.profile.survival.folds}", "repeats": options["repeats"]}
     return replace(key, name=f"predictions{prediction_suffix(run, options)}", settings={**key.settings, **facts})
 
 

@@ -44,7 +44,7 @@ class Recorder:
 
     def __init__(self, profile: Profile) -> None:
         self.settings: set[str] = set()
-        self.modules: set[str] = set()
+        self.files: set[str] = set()
         self._prefix: dict[int, str] = {}
         self._held: list[Any] = []
         self._on = False
@@ -73,14 +73,18 @@ class Recorder:
 
     def _call(self, frame: FrameType, event: str, argument: object) -> None:
         if event == "call" and frame.f_code.co_name != "<module>":
-            self._seen(frame.f_code.co_filename)
+            self.files.add(frame.f_code.co_filename)
 
-    def _seen(self, filename: str) -> None:
-        path = Path(filename)
-        for folder, name in PACKAGES.items():
-            if path.is_relative_to(folder):
-                parts = path.relative_to(folder).with_suffix("").parts
-                self.modules.add(".".join([name, *parts]).removesuffix(".__init__"))
+    @property
+    def modules(self) -> set[str]:
+        """Modules of the project that a function of was called."""
+        found = set()
+        for path in map(Path, self.files):
+            for folder, name in PACKAGES.items():
+                if path.is_relative_to(folder):
+                    parts = path.relative_to(folder).with_suffix("").parts
+                    found.add(".".join([name, *parts]).removesuffix(".__init__"))
+        return found
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
@@ -164,7 +168,7 @@ def test_steps_read_what_they_declare(project: Run, recorder: Recorder) -> None:
         options = {**step.options, **({"workers": 1} if "workers" in step.options else {})}
         options |= {"progress": False} if "progress" in options else {}
         stage = step.stage(run, options)
-        recorder.settings, recorder.modules = set(), set()
+        recorder.settings, recorder.files = set(), set()
         with recorder.on(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             step.work(run, stage.key, options)

@@ -30,7 +30,7 @@ VECTORS = {"patch_vectors", "region_vectors_reg", "region_vectors", "hipt_patch_
 EXPECTED: dict[str, set[str]] = {
     "geometry.region": {"synthesise", "nuclei"} | CUT | MAE_PATCH | MAE_REGION | DINO | VECTORS,
     "geometry.patch": {"synthesise", "nuclei"} | CUT | MAE_PATCH | MAE_REGION | DINO | VECTORS,
-    "geometry.cell": {"synthesise"} | CUT | MAE_PATCH | DINO,
+    "geometry.cell": {"synthesise", "dino_patch"} | CUT | MAE_PATCH,
     "geometry.thumbnail": {"synthesise"} | CUT,
     "network": MAE_PATCH | MAE_REGION,
     "mae_patch": MAE_PATCH,
@@ -42,7 +42,8 @@ EXPECTED: dict[str, set[str]] = {
     "omics": {"predictions"},
     "survival": {"predictions"},
     "survival.folds": {"folds", "predictions"},
-    "survival.repeats": {"folds", "predictions"},
+    # Folds of another number of repeats lie beside the others.
+    "survival.repeats": {"predictions"},
     "fidelity": {"predictions"},
     "fidelity.region_attention": {"mae_region_patreg"},
     "fidelity.region_residual": {"mae_region_patreg"},
@@ -52,6 +53,7 @@ EXPECTED: dict[str, set[str]] = {
     "fidelity.extract_augment": {"patch_vectors", "region_vectors_reg", "region_vectors"},
     "fidelity.augment": MAE_PATCH | MAE_REGION,
     "dino.patch": {"dino_patch"},
+    "dino.patch.network.dim": DINO,
     "dino.region": {"dino_region"},
     "handcrafted": {"nuclei"},
     "comparisons": {"predictions"},
