@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -366,8 +365,3 @@ def _part_path(folder: Path | None, task: tuple[int, int, NDArray, NDArray], dat
     # Another partition of the same patients is another part.
     tested = hashlib.sha256(json.dumps([data.patients[row] for row in task[3]]).encode()).hexdigest()[:8]
     return folder / f"r{task[0]}f{task[1]}-{tested}.parquet"
-
-
-def default_workers() -> int:
-    """Processes for folds on this machine."""
-    return max(1, len(os.sched_getaffinity(0)))
