@@ -195,6 +195,7 @@ def patient_weights(n_patients: int, draws: int, seed: int) -> Vector:
 
 
 def percentile_interval(value: float, values: list[float], level: float) -> Interval:
+    """A value between the percentiles of its resampled values, those that are undefined left out; NaN without any."""
     known = np.asarray([v for v in values if np.isfinite(v)])
     if len(known) == 0:
         return Interval(value, float("nan"), float("nan"))

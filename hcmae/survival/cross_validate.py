@@ -71,7 +71,7 @@ def cross_validate(
     """
     chosen = get_method(method)
     protocol = protocol or Protocol.preset("honest")
-    for need in sorted(chosen.needs):
+    for need in chosen.kinds:
         if not data.has(need):
             raise ValueError(
                 f"method '{method}' needs '{need}', which the data of these {len(data.time)} patients lack"
