@@ -133,7 +133,9 @@ if truth is not None:
 # same few epochs on the same regions, as the paper has it: with nothing but the attention behind the encoder.
 
 # %%
-readings = run.probe_readings(progress=False)
+from hcmae.interpretation.readings import probe_readings
+
+readings = probe_readings(run, progress=False)
 if readings is not None:
     if run.profile.fidelity.region_residual:
         readings.loc["q_enc_kv_patch + residual"] = table.loc["MAE-PatReg"]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from hcmae.cohort.splits import FewEventsWarning
-from hcmae.evaluation.metrics import Interval, _interval, fold_concordance, pair_counts, patient_weights
+from hcmae.evaluation.metrics import Interval, fold_concordance, pair_counts, patient_weights, percentile_interval
 
 
 def nadeau_bengio(differences: ArrayLike, test_share: float) -> tuple[float, float, float]:
@@ -89,7 +89,7 @@ def bootstrap_difference(
     weights = patient_weights(pairs[0].n_patients, draws, seed)
     ones = np.ones((1, pairs[0].n_patients))
     values = pairs[0].scores(weights) - pairs[1].scores(weights)
-    return _interval(float((pairs[0].scores(ones) - pairs[1].scores(ones))[0]), list(values), level)
+    return percentile_interval(float((pairs[0].scores(ones) - pairs[1].scores(ones))[0]), list(values), level)
 
 
 def compare(

@@ -115,16 +115,6 @@ def mean_concordance(predictions: pd.DataFrame) -> tuple[float, float]:
     return float(np.nanmean(table["c_index"])), float(np.nanstd(table["c_index"], ddof=1))
 
 
-def within_fold_concordance(predictions: pd.DataFrame) -> float:
-    """C over all pairs of patients that were tested by the same network; pairs of different folds are not compared."""
-    counts = np.zeros(3)
-    for _, part in predictions.groupby(["repeat", "fold"]):
-        counts += concordant_pairs(part["time"], part["event"], part["risk"])
-    if counts[2] == 0:
-        raise ValueError("no comparable pair within any fold")
-    return float((counts[0] + 0.5 * counts[1]) / counts[2])
-
-
 def bootstrap(
     predictions: pd.DataFrame,
     statistic: Callable[[pd.DataFrame], float] | None = None,
@@ -152,7 +142,7 @@ def bootstrap(
             values.append(statistic(sample))
         except ValueError:
             continue
-    return _interval(statistic(predictions), values, level)
+    return percentile_interval(statistic(predictions), values, level)
 
 
 def _bootstrap_c(predictions: pd.DataFrame, *, draws: int, level: float, seed: int) -> Interval:
@@ -160,7 +150,7 @@ def _bootstrap_c(predictions: pd.DataFrame, *, draws: int, level: float, seed: i
     pairs = pair_counts(predictions)
     weights = patient_weights(pairs.n_patients, draws, seed)
     value = float(pairs.scores(np.ones((1, pairs.n_patients)))[0])
-    return _interval(value, list(pairs.scores(weights)), level)
+    return percentile_interval(value, list(pairs.scores(weights)), level)
 
 
 @dataclass
@@ -204,7 +194,8 @@ def patient_weights(n_patients: int, draws: int, seed: int) -> Vector:
     return rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), draws).astype(np.float64)
 
 
-def _interval(value: float, values: list[float], level: float) -> Interval:
+def percentile_interval(value: float, values: list[float], level: float) -> Interval:
+    """A value between the percentiles of its resampled values, those that are undefined left out; NaN without any."""
     known = np.asarray([v for v in values if np.isfinite(v)])
     if len(known) == 0:
         return Interval(value, float("nan"), float("nan"))

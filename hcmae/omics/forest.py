@@ -139,7 +139,7 @@ class SurvivalForest:
         )
         self.time_, self.event_ = time64, event8
         self.n_features_ = p
-        self._X = X32
+        self.X_ = X32
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ class SurvivalForest:
     def oob_prediction(self) -> np.ndarray:
         """Risk [n] of each training patient from the trees that did not see him; 0 where every tree did."""
         a = self.arrays
-        total, votes = _sum_predictions(self._X, a.feature, a.threshold, a.left, a.right, a.value, a.copies)
+        total, votes = _sum_predictions(self.X_, a.feature, a.threshold, a.left, a.right, a.value, a.copies)
         return total / np.maximum(votes, 1)
 
     def oob_score(self) -> float:

@@ -70,7 +70,7 @@ def forest_importance(
     n, p = X32.shape
     trees: ForestArrays = forest.arrays
     if kind == "oob":
-        if n != trees.copies.shape[1] or not np.array_equal(X32, forest._X):
+        if n != trees.copies.shape[1] or not np.array_equal(X32, forest.X_):
             raise ValueError("out-of-bag importance needs the very patients the forest was grown on, in their order")
         skip = trees.copies
     elif kind == "permutation":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -73,7 +72,7 @@ def cross_validate(
     """
     chosen = get_method(method)
     protocol = protocol or Protocol.preset("honest")
-    for need in sorted(chosen.needs):
+    for need in chosen.kinds:
         if not data.has(need):
             raise ValueError(
                 f"method '{method}' needs '{need}', which the data of these {len(data.time)} patients lack"
@@ -379,8 +378,3 @@ def _part_path(folder: Path | None, task: tuple[int, int, NDArray, NDArray], dat
     # Another partition of the same patients is another part.
     tested = hashlib.sha256(json.dumps([data.patients[row] for row in task[3]]).encode()).hexdigest()[:8]
     return folder / f"r{task[0]}f{task[1]}-{tested}.parquet"
-
-
-def default_workers() -> int:
-    """Processes for folds on this machine."""
-    return max(1, len(os.sched_getaffinity(0)))

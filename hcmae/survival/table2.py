@@ -204,7 +204,7 @@ def _published(
 class _Penalised(nn.Module):
     """GPDBN on features [B, 2, dim]: (log hazard, L1 of all weights)."""
 
-    def __init__(self, dim: int, **dropout: float) -> None:
+    def __init__(self, dim: int, **dropout: Any) -> None:
         super().__init__()
         self.network = GPDBN(dim, **dropout)
 
@@ -250,7 +250,7 @@ _published(
 class _AlignedModalities(nn.Module):
     """CAMR on features [B, 3, dim]: (log hazard, auxiliary losses, network)."""
 
-    def __init__(self, dim: int, aligned: bool, **dropout: float) -> None:
+    def __init__(self, dim: int, aligned: bool, **dropout: Any) -> None:
         super().__init__()
         self.network = CAMR(dim, aligned=aligned, **dropout)
 

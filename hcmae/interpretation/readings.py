@@ -1,0 +1,101 @@
+"""The readings of Eq. 4 side by side: what region vectors say about latent factors under each (lesson 06)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import pandas as pd
+
+from hcmae.config import Profile
+from hcmae.content import content_id
+from hcmae.files import atomic_path, file_hash, read_json, write_json
+from hcmae.interpretation.probe import linear_probe, patient_means
+from hcmae.keys import Key, Reads
+from hcmae.pretraining.embed import embed_regions
+from hcmae.pretraining.pretrain import pretrain_region
+from hcmae.slides.store import SlideStore
+from hcmae.survival.bags import stored_content
+from hcmae_core.mae_region import Reading
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hcmae.pipeline import Run
+
+READINGS: tuple[Reading, ...] = tuple(reading for reading in get_args(Reading) if reading != "none")
+FACTORS = ("cell", "architecture", "burden")
+READS = Reads(
+    ("geometry", "network", "mae_region", "fidelity.augment", "fidelity.extract_augment", "compute.precision"),
+    (
+        "hcmae.interpretation.probe",
+        "hcmae.interpretation.readings",
+        "hcmae.pretraining.augment",
+        "hcmae.pretraining.embed",
+        "hcmae.pretraining.loop",
+        "hcmae.pretraining.pretrain",
+        "hcmae_core.*",
+    ),
+)
+
+
+def probe_readings(run: Run, *, epochs: int = 12, progress: bool = True) -> pd.DataFrame | None:
+    """R2 of the latent factors in region vectors of the three readings of Eq. 4, none of them with a residual.
+
+    Each reading goes on from MAE-Reg's weights for the same few epochs on this cancer's regions; rows are readings,
+    columns factors. Kept below the pre-training folder. None without known truth.
+    """
+    truth = run.truth()
+    if truth is None:
+        return None
+    start = run.pretrain_region("reg", progress=progress)
+    profile = run.profile.model_copy(
+        update={
+            "mae_region": run.profile.mae_region.model_copy(update={"warm_epochs": epochs}),
+            "fidelity": run.profile.fidelity.model_copy(update={"region_residual": False}),
+        }
+    )
+    slides = run.cohort().table["slide"].astype(str)
+    places = {str(patient): run.store_dir / f"{slide}.h5" for patient, slide in slides.items()}
+    stores = {patient: path for patient, path in places.items() if path.exists()}
+    folder = run.pretrain_dir / "readings"
+    target, record = folder / f"{run.cancer}.parquet", folder / f"{run.cancer}.key.json"
+    key = _key(profile, run.seed, truth, start, list(stores.values()))
+    if target.exists() and record.exists() and read_json(record) == key.record():
+        return pd.read_parquet(target)
+    rows = {}
+    for reading in READINGS:
+        rows[reading] = _probe(reading, profile, stores, truth, start, folder, run.seed, progress)
+    found = pd.DataFrame(rows).T
+    with atomic_path(target) as temporary:
+        found.to_parquet(temporary)
+    write_json(record, key.record())
+    return found
+
+
+def _probe(
+    reading: Reading,
+    profile: Profile,
+    stores: dict[str, Path],
+    truth: pd.DataFrame,
+    start: Path,
+    folder: Path,
+    seed: int,
+    progress: bool,
+) -> pd.Series:
+    paths = list(stores.values())
+    weights = pretrain_region(
+        paths, profile, folder, seed, attention=reading, name=reading, start=start, progress=progress
+    )
+    name = f"region_vectors_{reading}"
+    embed_regions(paths, weights, profile, name=name, progress=progress)
+    means = np.stack([SlideStore(path).vectors(name).astype(np.float32).mean(axis=0) for path in paths])
+    return linear_probe(patient_means(means, list(stores)), truth, names=FACTORS).mean()
+
+
+def _key(profile: Profile, seed: int, truth: pd.DataFrame, start: Path, stores: list[Path]) -> Key:
+    inputs = {"truth": content_id(truth.to_csv()), "MAE-Reg": file_hash(start)}
+    for path in stores:
+        regions = [SlideStore(path).coords.tolist(), stored_content(path, "thumbnails")]
+        inputs[path.stem] = content_id([regions, stored_content(path, "patch_vectors")])
+    return READS.key("readings of Eq. 4", profile, inputs, seed=seed)
