@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hcmae.files import write_json
-from hcmae.pretraining.loop import cpu_has_bf16
+from hcmae.pretraining.devices import cpu_has_bf16
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
 from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD

@@ -58,7 +58,7 @@ from IPython.display import Markdown, display
 
 from hcmae.interpretation import probe
 from hcmae.pretraining.logs import read_log
-from hcmae.pretraining.pretrain import load_mae_region
+from hcmae.pretraining.networks import load_mae_region
 from hcmae.slides import regions
 from hcmae.slides.store import SlideStore
 from hcmae.slides.store_reading import iter_regions

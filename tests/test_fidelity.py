@@ -16,7 +16,8 @@ import torch
 from hcmae.config import Fidelity, Profile, Protocol, SlideSettings, load_profile
 from hcmae.pipeline import Run
 from hcmae.pretraining import embed
-from hcmae.pretraining.pretrain import build_mae_patch, build_mae_region, pretrain_patch, pretrain_region, save_weights
+from hcmae.pretraining.networks import build_mae_patch, build_mae_region, save_weights
+from hcmae.pretraining.pretrain import pretrain_patch, pretrain_region
 from hcmae.slides.process import process_slide
 from hcmae.slides.store import SlideStore, write_vectors
 from hcmae.survival import fit, table2

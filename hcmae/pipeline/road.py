@@ -118,7 +118,7 @@ def _embed_step(
         name,
         title,
         after,
-        _fixed("geometry.region", "geometry.patch", "compute.precision", *settings, code=(*work.EMBEDDING, *code)),
+        _fixed("compute.precision", *settings, code=(*work.EMBEDDING, *code)),
         vectors.work,
         lambda run, _: [],
         vectors.inputs,
@@ -131,6 +131,9 @@ def _embed_step(
 # --- the table ------------------------------------------------------------------------------------------------------
 
 _COHORT_CODE = tuple(f"hcmae.cohort.{name}" for name in ("barcodes", "clinical", "curate", "evidence", "local", "lock"))
+# Sizes of a region and of the patches it is split into.
+_GRID = ("geometry.region", "geometry.patch")
+_HIPT_CODE = ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt", "hcmae_core.transformer")
 _MAE_PATCH_CODE = ("hcmae_core.mae_patch", *work.CORE_MAE)
 _MAE_REGION_CODE = ("hcmae_core.mae_region", "hcmae_core.attention", *work.CORE_MAE)
 _SURVIVAL_FIDELITY = (
@@ -189,7 +192,7 @@ STEPS = (
         "omics",
         "read the omics tables of the cohort",
         ("curate",),
-        _fixed(code=("hcmae.omics.readers",)),
+        _fixed(code=("hcmae.omics.readers", *(f"hcmae.cohort.{name}" for name in ("barcodes", "evidence", "local")))),
         work.read_omics_tables,
         lambda run, _: [run.dir / "omics.h5mu"],
         work.omics_files,
@@ -212,7 +215,7 @@ STEPS = (
         "write MAE-Patch's vectors",
         ("slides", "mae_patch"),
         work.PATCH_VECTORS,
-        work.EXTRACTION,
+        (*_GRID, *work.EXTRACTION),
         _MAE_PATCH_CODE,
     ),
     Step(
@@ -232,7 +235,7 @@ STEPS = (
         "write MAE-Reg's vectors",
         ("slides", "mae_region_reg"),
         work.REGION_VECTORS_REG,
-        ("mae_region.reduce", "fidelity.extract_augment"),
+        ("geometry.region", "mae_region.reduce", "fidelity.extract_augment"),
         _MAE_REGION_CODE,
     ),
     Step(
@@ -252,7 +255,7 @@ STEPS = (
         "write MAE-PatReg's vectors",
         ("patch_vectors", "mae_region_patreg"),
         work.REGION_VECTORS,
-        ("mae_region.reduce", "fidelity.extract_augment"),
+        ("geometry.region", "mae_region.reduce", "fidelity.extract_augment"),
         _MAE_REGION_CODE,
     ),
     Step(
@@ -272,8 +275,8 @@ STEPS = (
         "write the vectors of HIPT's first stage",
         ("slides", "dino_patch"),
         work.HIPT_PATCH_VECTORS,
-        (),
-        ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt"),
+        _GRID,
+        _HIPT_CODE,
     ),
     Step(
         "dino_region",
@@ -293,14 +296,14 @@ STEPS = (
         ("hipt_patch_vectors", "dino_region"),
         work.HIPT_REGION_VECTORS,
         (),
-        ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt"),
+        _HIPT_CODE,
     ),
     _embed_step(
         "resnet_vectors",
         "write the vectors of an ImageNet ResNet-50",
         ("slides",),
         work.RESNET_VECTORS,
-        (),
+        _GRID,
         ("hcmae.pretraining.checkpoint", "hcmae_core.baselines.resnet"),
         on_request=True,
     ),
@@ -324,7 +327,7 @@ STEPS = (
         "folds",
         "deal the cohort into test folds",
         ("curate",),
-        _fixed("survival.folds", code=("hcmae.cohort.splits",)),
+        _fixed("survival.folds", code=("hcmae.cohort.splits", "hcmae.outcome")),
         work.deal_folds,
         lambda run, options: [work.fold_path(run, options["repeats"])],
         work.outcomes_of,

@@ -152,12 +152,21 @@ def slide_reads(profile: Profile) -> Reads:
 CORE_MAE = ("hcmae_core.mae", "hcmae_core.transformer", "hcmae_core.pixels")
 _TRAINING = (
     "hcmae.pretraining.pretrain",
+    "hcmae.pretraining.networks",
     "hcmae.pretraining.loop",
+    "hcmae.pretraining.devices",
+    "hcmae.optimiser",
     "hcmae.pretraining.augment",
     "hcmae.slides.stream",
     "hcmae.slides.regions",
 )
-EMBEDDING = ("hcmae.pretraining.embed", "hcmae.pretraining.augment", "hcmae.slides.regions")
+EMBEDDING = (
+    "hcmae.pretraining.embed",
+    "hcmae.pretraining.networks",
+    "hcmae.pretraining.devices",
+    "hcmae.pretraining.augment",
+    "hcmae.slides.regions",
+)
 
 
 def pool_contents(run: Place, options: Options) -> dict[str, str]:
@@ -205,7 +214,7 @@ def train_patch(run: Place, key: Key, options: Options) -> None:
 
 
 def patch_reads(profile: Profile) -> Reads:
-    sizes = ("geometry.region", "geometry.patch", "geometry.cell")
+    sizes = ("geometry.patch", "geometry.cell")
     settings = (*sizes, "network", "mae_patch", "fidelity.augment", "compute.precision")
     return Reads(settings, (*_TRAINING, "hcmae_core.mae_patch", *CORE_MAE))
 
@@ -279,21 +288,36 @@ def train_dino(stage: Literal["patch", "region"]) -> Callable[[Place, Key, Optio
     return work
 
 
-def dino_reads(stage: str) -> Callable[[Profile], Reads]:
+def dino_reads(stage: Literal["patch", "region"]) -> Callable[[Profile], Reads]:
+    """Settings and source of one of HIPT's stages; the second one sees vectors and no pixels."""
+
     def reads(profile: Profile) -> Reads:
         own = getattr(profile.dino, stage)
-        settings = [f"dino.{stage}", "geometry.region", "geometry.patch", "compute.precision"]
-        settings += ["geometry.cell"] if stage == "patch" else ["dino.patch.network.dim"]
+        settings = [f"dino.{stage}", "compute.precision"]
+        if stage == "patch":
+            settings += ["geometry.region", "geometry.patch", "geometry.cell"]
+        else:
+            settings += ["-dino.region.interpolation", "-dino.region.jitter", "dino.patch.network.dim"]
         # What the stage leaves open is the budget of the masked autoencoder of its level.
         twin = f"mae_{stage}.optimisation"
         settings += [f"{twin}.{name}" for name in ("epochs", "samples_per_epoch") if getattr(own, name) is None]
-        code = (
-            "hcmae.pretraining.dino", "hcmae.pretraining.crops", "hcmae.pretraining.loop", "hcmae.slides.stream",
-            "hcmae.slides.regions", "hcmae_core.dino", "hcmae_core.baselines.hipt",
-        )  # fmt: skip
-        return Reads(tuple(settings), code)
+        return Reads(tuple(settings), DINO_CODE)
 
     return reads
+
+
+DINO_CODE = (
+    "hcmae.optimiser",
+    "hcmae.pretraining.crops",
+    "hcmae.pretraining.devices",
+    "hcmae.pretraining.dino",
+    "hcmae.pretraining.loop",
+    "hcmae.slides.stream",
+    "hcmae.slides.regions",
+    "hcmae_core.dino",
+    "hcmae_core.baselines.hipt",
+    "hcmae_core.transformer",
+)
 
 
 def hipt_patches(run: Place, options: Options) -> Mapping[str, str]:

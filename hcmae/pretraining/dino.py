@@ -34,8 +34,9 @@ from hcmae.pretraining.checkpoint import (
     write_tensors,
 )
 from hcmae.pretraining.crops import GridCrops, PixelCrops
+from hcmae.pretraining.devices import choose_precision
 from hcmae.pretraining.logs import Log
-from hcmae.pretraining.loop import NonFiniteLossError, choose_precision
+from hcmae.pretraining.loop import NonFiniteLossError
 from hcmae_core.baselines.hipt import vit_patch, vit_region
 from hcmae_core.dino import DINO, clip_each, cosine_value, health
 from hcmae_core.pixels import IMAGENET_MEAN, IMAGENET_STD

