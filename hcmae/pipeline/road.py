@@ -313,7 +313,6 @@ STEPS = (
         ("slides",),
         _fixed(
             "handcrafted",
-            "geometry.region",
             "geometry.patch",
             code=("hcmae.slides.handcrafted", "hcmae.slides.regions"),
         ),

@@ -58,31 +58,6 @@ def network_of(weights: Path, profile: Profile, choices: tuple[str, ...] = EXTRA
     return f"{weights_hash(weights)}-{suffix}"
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """Vectors to be written into stores.
-
-    Args:
-        dataset: their name in the store; network: what made them, kept beside them.
-        encode: (store, region numbers, regions uint8 [G, R, R, 3]) -> vectors [G, ...].
-        group: regions per call of ``encode``.
-        reads: other vectors of the store that they are made from.
-    """
-
-    dataset: str
-    network: str
-    encode: Callable[[Path, list[int], np.ndarray], np.ndarray]
-    group: int
-    reads: str | None = None
-
-
-def network_of(weights: Path, profile: Profile) -> str:
-    """Which network made stored vectors: the weights' hash and how they are applied (the release's choices)."""
-    choices = profile.fidelity.model_dump(include={"extract_depth", "extract_norm", "extract_augment"})
-    suffix = hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()[:4]
-    return f"{weights_hash(weights)}-{suffix}"
-
-
 def embed_patches(
     stores: Sequence[Path],
     weights: Path,
