@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,7 @@ from hcmae.keys import Key, Reads
 from hcmae.pretraining.embed import embed_regions
 from hcmae.pretraining.pretrain import pretrain_region
 from hcmae.slides.store import SlideStore
-from hcmae.survival.bags import stored_content
 from hcmae_core.mae_region import Reading
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hcmae.pipeline import Run
 
 READINGS: tuple[Reading, ...] = tuple(reading for reading in get_args(Reading) if reading != "none")
 FACTORS = ("cell", "architecture", "burden")
@@ -39,7 +34,20 @@ READS = Reads(
 )
 
 
-def probe_readings(run: Run, *, epochs: int = 12, progress: bool = True) -> pd.DataFrame | None:
+class Pretrained(Protocol):
+    """What is asked of a run: who it is, what lies there, and MAE-Reg's weights."""
+
+    cancer: str
+    seed: int
+    profile: Profile
+    pretrain_dir: Path
+
+    def truth(self) -> pd.DataFrame | None: ...
+    def patient_stores(self) -> dict[str, Path]: ...
+    def pretrain_region(self, variant: Literal["patreg", "reg"] = ..., *, progress: bool = ...) -> Path: ...
+
+
+def probe_readings(run: Pretrained, *, epochs: int = 12, progress: bool = True) -> pd.DataFrame | None:
     """R2 of the latent factors in region vectors of the three readings of Eq. 4, none of them with a residual.
 
     Each reading goes on from MAE-Reg's weights for the same few epochs on this cancer's regions; rows are readings,
@@ -55,9 +63,7 @@ def probe_readings(run: Run, *, epochs: int = 12, progress: bool = True) -> pd.D
             "fidelity": run.profile.fidelity.model_copy(update={"region_residual": False}),
         }
     )
-    slides = run.cohort().table["slide"].astype(str)
-    places = {str(patient): run.store_dir / f"{slide}.h5" for patient, slide in slides.items()}
-    stores = {patient: path for patient, path in places.items() if path.exists()}
+    stores = run.patient_stores()
     folder = run.pretrain_dir / "readings"
     target, record = folder / f"{run.cancer}.parquet", folder / f"{run.cancer}.key.json"
     key = _key(profile, run.seed, truth, start, list(stores.values()))
@@ -96,6 +102,6 @@ def _probe(
 def _key(profile: Profile, seed: int, truth: pd.DataFrame, start: Path, stores: list[Path]) -> Key:
     inputs = {"truth": content_id(truth.to_csv()), "MAE-Reg": file_hash(start)}
     for path in stores:
-        regions = [SlideStore(path).coords.tolist(), stored_content(path, "thumbnails")]
-        inputs[path.stem] = content_id([regions, stored_content(path, "patch_vectors")])
+        store = SlideStore(path)
+        inputs[path.stem] = content_id([store.content, store.vector_content["patch_vectors"]])
     return READS.key("readings of Eq. 4", profile, inputs, seed=seed)
