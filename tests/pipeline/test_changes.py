@@ -25,6 +25,7 @@ from tests.support.local_cohort import local_run, write_cohort, write_slide, wri
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 CANCER = "HCC2"
+PATIENTS = 24
 # All that depends on what stands in the stores.
 IMAGES = {
     "mae_patch", "patch_vectors", "mae_region_reg", "region_vectors_reg", "mae_region_patreg", "region_vectors",
@@ -93,7 +94,7 @@ def own_method() -> Iterator[None]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has been walked to its end."""
     folder = tmp_path_factory.mktemp("finished")
-    write_cohort(folder, CANCER)
+    write_cohort(folder, CANCER, patients=PATIENTS)
     register(Method("own", "Own", "image", {"vectors": "region"}, _build), replace=True)
     walk(local_run(folder, CANCER))
     assert walk(local_run(folder, CANCER)) == set(), "a second call of an unchanged run"
@@ -175,7 +176,7 @@ def test_a_deleted_store_is_made_again_it_alone(project: Path) -> None:
 
 def test_an_edited_mask(project: Path) -> None:
     run = local_run(project, CANCER)
-    square = [[[0, 0], [1100, 0], [1100, 1100], [0, 1100], [0, 0]]]
+    square = [[[0, 0], [640, 0], [640, 640], [0, 640], [0, 0]]]
     feature = {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": square},
@@ -214,13 +215,13 @@ def test_a_corrected_table_of_resolutions(tmp_path: Path) -> None:
 
 
 def test_a_new_slide_behind_a_link(project: Path, tmp_path: Path) -> None:
-    names = [f"P{number:03d}" for number in range(7)]
+    names = [f"P{number:03d}" for number in range(PATIENTS + 1)]
     write_tables(root_of(project), names)
-    write_slide(tmp_path / "share" / "P006.svs", seed=6)
+    write_slide(tmp_path / "share" / f"P{PATIENTS:03d}.svs", seed=6)
     (root_of(project) / "slides" / "new").symlink_to(tmp_path / "share")
     done = again(project)
     assert {"curate", "slides", "omics", "folds_2x1"} | IMAGES | PREDICTIONS == done
-    assert "P006" in local_run(project, CANCER).cohort().table.index
+    assert f"P{PATIENTS:03d}" in local_run(project, CANCER).cohort().table.index
 
 
 def test_an_edited_network(project: Path) -> None:

@@ -86,7 +86,7 @@ def write_tables(root: Path, patients: Sequence[str], *, seed: int = 0, features
         frame.to_csv(root / f"{name}.tsv", sep="\t", index=False)
 
 
-def write_slide(path: Path, *, seed: int, side: int = 1100) -> Path:
+def write_slide(path: Path, *, seed: int, side: int = 640) -> Path:
     """A painted slide as a pyramid of tiles."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_twin(path, paint(side, side, seed=seed))
