@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from hcmae.config import Fidelity, Profile, Protocol, SlideSettings, load_profile
-from hcmae.pipeline import Run
+from hcmae.pipeline.work import starts_warm
 from hcmae.pretraining import embed
 from hcmae.pretraining.networks import build_mae_patch, build_mae_region, save_weights
 from hcmae.pretraining.pretrain import pretrain_patch, pretrain_region
@@ -158,9 +157,8 @@ def proves_region_residual(store: Path, tmp_path: Path) -> None:
 
 def proves_region_warm_start(store: Path, tmp_path: Path) -> None:
     for on in (False, True):
-        run: Any = SimpleNamespace(profile=profile(region_warm_start=on))
-        assert Run._starts_warm(run, "patreg") is on
-        assert not Run._starts_warm(run, "reg")
+        assert starts_warm(profile(region_warm_start=on), "patreg") is on
+        assert not starts_warm(profile(region_warm_start=on), "reg")
     write_vectors(store, "patch_vectors", np.zeros((len(SlideStore(store)), 16, 24), np.float16), weights="x")
     first = pretrain_region([store], profile(), tmp_path / "a", 0, variant="reg", progress=False)
     cold, warm = (

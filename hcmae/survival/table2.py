@@ -52,11 +52,6 @@ def own_profile(profile: Profile, own: MethodSettings) -> Profile:
     return profile.model_copy(update={"survival": profile.survival.model_copy(update=changes)})
 
 
-def own_settings(inputs: FoldInputs, own: MethodSettings) -> FoldInputs:
-    """The fold with ``own_profile``."""
-    return replace(inputs, profile=own_profile(inputs.profile, own))
-
-
 def _dropout(own: MethodSettings) -> dict[str, Any]:
     """Argument of a network for the dropout that is asked for; without it, that of the publication."""
     return {} if own.dropout is None else {"dropout": own.dropout}
@@ -534,7 +529,6 @@ __all__ = [
     "discrete_loss",
     "handcrafted_table",
     "own_profile",
-    "own_settings",
     "time_edges",
     "to_bins",
     "training_rows",

@@ -5,7 +5,7 @@ trained and what it is fed is registered in ``hcmae.survival.table2``.
 """
 
 from hcmae_core.baselines.camr import CAMR
-from hcmae_core.baselines.clam import CLAMSB, region_scores
+from hcmae_core.baselines.clam import CLAMSB
 from hcmae_core.baselines.deepcorrsurv import DeepCorrSurv, DeepCorrSurvCosine, correlation_loss
 from hcmae_core.baselines.gpdbn import GPDBN
 from hcmae_core.baselines.hipt import HIPT, HIPTIntegration
@@ -21,5 +21,4 @@ __all__ = [
     "DeepCorrSurvCosine",
     "HIPTIntegration",
     "correlation_loss",
-    "region_scores",
 ]

@@ -6,8 +6,7 @@ classified, and per class a small classifier taught on the eight most and the ei
 Had to be decided: CLAM is a classifier, HC-MAE names no classes; here the bag's classes are the four time bins of the
 discrete survival likelihood, and the instance branch of a bin learns from patients who died in it only (a censored
 patient's bin is unknown). The instance loss is the cross entropy (the code's default), not the smooth SVM.
-Region ranking (``region_scores``): the literal reading of "diagnostically valuable regions", the
-mean attention of a region's patches under a model that saw the training fold only. Off by default.
+
 """
 
 from __future__ import annotations
@@ -74,12 +73,3 @@ class CLAMSB(nn.Module):
         return torch.stack(losses).mean() if losses else codes.sum() * 0.0
 
     risk = staticmethod(hazard_risk)
-
-
-def region_scores(attention: Tensor, patches_per_region: int) -> Tensor:
-    """Mean attention of each region's patches: attention [M * P] -> [M]."""
-    if attention.ndim != 1 or len(attention) % patches_per_region:
-        raise ValueError(
-            f"attention of shape {list(attention.shape)} does not split into regions of {patches_per_region} patches"
-        )
-    return attention.reshape(-1, patches_per_region).mean(dim=1)

@@ -63,7 +63,7 @@ def write_manifest(folder: Path, cancer: str, **inclusion: Any) -> Path:
 
 
 def write_tables(root: Path, patients: Sequence[str], *, seed: int = 0, features: int = 20) -> None:
-    """clinical.tsv and three omics tables; every second patient dies, times lie between 200 and 1000 days."""
+    """clinical.tsv and three omics tables; three of four patients die, times lie between 200 and 1000 days."""
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     count = len(patients)
@@ -71,7 +71,7 @@ def write_tables(root: Path, patients: Sequence[str], *, seed: int = 0, features
         {
             "patient": patients,
             "time_days": np.linspace(200, 999, count).astype(int),
-            "event": [(row + 1) % 2 for row in range(count)],
+            "event": [int(row % 4 != 3) for row in range(count)],
         }
     )
     clinical.to_csv(root / "clinical.tsv", sep="\t", index=False)

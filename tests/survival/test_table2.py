@@ -32,7 +32,6 @@ from hcmae_core.baselines import (
     DeepCorrSurvCosine,
     HIPTIntegration,
     correlation_loss,
-    region_scores,
 )
 from hcmae_core.baselines.camr import Gate
 from hcmae_core.baselines.hipt import vit_patch, vit_region
@@ -170,7 +169,7 @@ def test_camr_reverses_the_gradient_of_the_shared_encoder_only() -> None:
     torch.testing.assert_close(grads[True][1], grads[False][1])
 
 
-def test_clam_instances_and_region_ranking() -> None:
+def test_clam_instances() -> None:
     network = CLAMSB(4, 8, 4, instances=2)
     codes, weights = torch.randn(2, 6, 8), torch.rand(2, 6)
     bins = torch.tensor([1, 2])
@@ -179,10 +178,6 @@ def test_clam_instances_and_region_ranking() -> None:
     both = network.instance_loss(weights, codes, bins, torch.tensor([1, 0]))
     assert float(both.detach()) > 0
     assert float(network.instance_loss(weights[:, :1], codes[:, :1], bins, torch.tensor([1, 1]))) == 0.0
-    attention = torch.tensor([0.1, 0.1, 0.4, 0.2, 0.0, 0.2])
-    torch.testing.assert_close(region_scores(attention, 2), torch.tensor([0.1, 0.3, 0.1]))
-    with pytest.raises(ValueError, match="does not split"):
-        region_scores(attention, 4)
 
 
 def test_time_bins_come_from_deaths() -> None:
