@@ -142,7 +142,7 @@ def test_an_edit_of_the_same_size_in_the_clinical_table(project: Path) -> None:
     edit(root_of(project) / "clinical.tsv", "P000\t200\t1", "P000\t900\t0")
     assert (root_of(project) / "clinical.tsv").stat().st_size == size
     # Who is in the cohort and which slides they have is the same: no network sees a difference.
-    assert again(project) == {"curate", "folds_2x1"} | PREDICTIONS
+    assert again(project) == {"curate"} | PREDICTIONS
     row = local_run(project, CANCER).cohort().table.loc["P000"]
     assert (row["time"], row["event"]) == (900.0, 0)
 
@@ -176,10 +176,10 @@ def test_a_deleted_store_is_made_again_it_alone(project: Path) -> None:
 
 def test_an_edited_mask(project: Path) -> None:
     run = local_run(project, CANCER)
-    square = [[[0, 0], [640, 0], [640, 640], [0, 640], [0, 0]]]
+    half = [[[0, 0], [280, 0], [280, 640], [0, 640], [0, 0]]]
     feature = {
         "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": square},
+        "geometry": {"type": "Polygon", "coordinates": half},
         "properties": {"classification": {"name": "Tissue"}},
     }
     mask = run.store_dir / "P001.tissue.geojson"
@@ -220,7 +220,7 @@ def test_a_new_slide_behind_a_link(project: Path, tmp_path: Path) -> None:
     write_slide(tmp_path / "share" / f"P{PATIENTS:03d}.svs", seed=6)
     (root_of(project) / "slides" / "new").symlink_to(tmp_path / "share")
     done = again(project)
-    assert {"curate", "slides", "omics", "folds_2x1"} | IMAGES | PREDICTIONS == done
+    assert {"curate", "slides", "omics"} | IMAGES | PREDICTIONS == done
     assert f"P{PATIENTS:03d}" in local_run(project, CANCER).cohort().table.index
 
 
@@ -327,7 +327,7 @@ def test_status_names_what_is_done_and_why_something_is_not(finished: Path, proj
     edit(root_of(project) / "clinical.tsv", "P000\t200\t1", "P000\t900\t0")
     table = local_run(project, CANCER).status().set_index("step")
     assert table.loc["curate", "state"] == "stale"
-    assert "clinical.tsv: changed" in table.loc["curate", "why"]
+    assert "input clinical: changed" in table.loc["curate", "why"]
     assert table.loc["slides", "state"] == "waits"
 
 
