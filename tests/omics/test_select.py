@@ -19,6 +19,7 @@ from hcmae.omics.cache import SelectorCache
 from hcmae.omics.forest import SurvivalForest, concordance, library_forest
 from hcmae.omics.importance import forest_importance, library_importance, permutations
 from hcmae.omics.impute import NeighbourImputer, SharedSums, nan_distances
+from hcmae.omics.readers import keep_tables_apart
 from hcmae.omics.select import OmicsSelector, omics_tables
 from hcmae.survival.data import SurvivalData
 from hcmae.survival.fold import fold_omics
@@ -416,6 +417,7 @@ def test_m_values_and_guesses() -> None:
 
 
 def as_mudata(tables: dict[str, pd.DataFrame]) -> mudata.MuData:
+    keep_tables_apart()
     return mudata.MuData({name: anndata.AnnData(table) for name, table in tables.items()})
 
 
