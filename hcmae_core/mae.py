@@ -111,9 +111,9 @@ class Decoder(nn.Module):
             return block.forward_with(tokens, torch.cat([block.qkv(block.norm1(seen)), shared], dim=1))
         dim = table.shape[1]
         own = F.linear(block.norm1(seen), block.qkv.weight[dim:], block.qkv.bias[dim:])
-        (query,) = block._split(shared[..., :dim], 1)
-        key, value = block._split(torch.cat([own, shared[..., dim:]], dim=1), 2)
-        return block._finish(tokens[:, start:], attention(query, key, value))
+        (query,) = block.split_heads(shared[..., :dim], 1)
+        key, value = block.split_heads(torch.cat([own, shared[..., dim:]], dim=1), 2)
+        return block.finish(tokens[:, start:], attention(query, key, value))
 
 
 class TokenEncoder(nn.Module):

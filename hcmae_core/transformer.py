@@ -109,31 +109,33 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Projections [B, L, parts * D] as ``parts`` tensors [B, heads, L, D / heads]."""
         batch, length, _ = x.shape
         return x.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What the heads mixed [B, heads, L, d] into the tokens x [B, L, D], and the perceptron."""
         x = x + self.proj(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, L, D] to [B, L, D]."""
-        query, key, value = self._split(self.qkv(self.norm1(x)), 3)
-        return self._finish(x, attention(query, key, value))
+        query, key, value = self.split_heads(self.qkv(self.norm1(x)), 3)
+        return self.finish(x, attention(query, key, value))
 
     def forward_with(self, x: Tensor, qkv: Tensor) -> Tensor:
         """The same with the projections [B, L, 3 D] of the normed tokens already known."""
-        query, key, value = self._split(qkv, 3)
-        return self._finish(x, attention(query, key, value))
+        query, key, value = self.split_heads(qkv, 3)
+        return self.finish(x, attention(query, key, value))
 
     def forward_tail(self, x: Tensor, start: int) -> Tensor:
         """The result for tokens from ``start`` on, [B, L - start, D]: the others serve as keys and values only."""
         dim = x.shape[-1]
         normed = self.norm1(x)
-        (query,) = self._split(F.linear(normed[:, start:], self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
-        key, value = self._split(F.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
-        return self._finish(x[:, start:], attention(query, key, value))
+        (query,) = self.split_heads(F.linear(normed[:, start:], self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
+        key, value = self.split_heads(F.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
+        return self.finish(x[:, start:], attention(query, key, value))
 
 
 def blocks(size: Size) -> nn.ModuleList:
