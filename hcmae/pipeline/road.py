@@ -17,7 +17,7 @@ import pandas as pd
 from hcmae.config import ConfigError, Profile
 from hcmae.files import read_json
 from hcmae.keys import Key, Reads
-from hcmae.pipeline import work
+from hcmae.pipeline import stages, work
 from hcmae.pipeline.place import Place
 from hcmae.pipeline.stages import Stage
 from hcmae.pipeline.work import Options, Vectors
@@ -437,6 +437,12 @@ def status(run: Place) -> pd.DataFrame:
 
 
 def _state(run: Place, step: Step, options: Options) -> tuple[str, str]:
+    chosen = {**step.options, **options}
+    # What its record says alone comes first: the inputs of a step need not be looked at for that.
+    kept = step.folder(run) / "stages" / f"{step.name}{step.suffix(run, chosen)}.json"
+    found = stages.recorded(kept)
+    if found is not None:
+        return found.kind, found.reason()
     try:
         found = step.stage(run, options).state()
     except OSError as error:
@@ -446,11 +452,12 @@ def _state(run: Place, step: Step, options: Options) -> tuple[str, str]:
 
 
 def _predictions_state(run: Place, step: Step, undone: set[str]) -> tuple[str, str]:
+    found = work.kept_predictions(run)
+    if not found:
+        return "missing", "never run here"
     from hcmae.survival.methods import METHODS
 
-    kept = [options for options in work.kept_predictions(run) if options["method"] in METHODS]
-    if not kept:
-        return "missing", "never run here"
+    kept = [options for options in found if options["method"] in METHODS]
     reasons, waits = [], set[str]()
     for options in kept:
         state, why = _state(run, step, options)

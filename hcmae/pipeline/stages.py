@@ -62,12 +62,10 @@ class Stage:
 
     def state(self) -> State:
         """Done, stale or missing, with the reasons."""
-        record = self.record()
-        if record is None:
-            return State("missing", ("never run here",))
-        if record.get("format") != FORMAT:
-            return State("stale", ("made by hcmae 0.1, which kept no account of what it read",))
-        changed = self.key.changes(record)
+        verdict = recorded(self.record_path)
+        if verdict is not None:
+            return verdict
+        changed = self.key.changes(self.record() or {})
         if changed:
             return State("stale", tuple(changed))
         gone = [f"{path.name} is missing" for path in self.outputs if not path.exists()]
@@ -100,6 +98,15 @@ class Stage:
         """Record that the work of this key has ended."""
         facts = {"format": FORMAT, "version": __version__, "seconds": seconds}
         write_json(self.record_path, {**facts, **self.key.record()})
+
+
+def recorded(path: Path) -> State | None:
+    """What a record says by itself: that there is none, or none of this kind; None where its key has to be compared."""
+    if not path.exists():
+        return State("missing", ("never run here",))
+    if read_json(path).get("format") != FORMAT:
+        return State("stale", ("made by hcmae 0.1, which kept no account of what it read",))
+    return None
 
 
 def _unfinished(units: Iterable[str]) -> State:
