@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hcmae.config import ConfigError
 from hcmae.pipeline import Run
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 def test_run_without_data_says_which_stage_is_missing(tmp_path: Path) -> None:
@@ -25,3 +29,10 @@ def test_run_without_data_says_which_stage_is_missing(tmp_path: Path) -> None:
 def test_unknown_source_is_an_error() -> None:
     with pytest.raises(ConfigError, match="unknown source"):
         Run(source="web")
+
+
+def test_looking_at_a_run_draws_nothing_and_loads_no_network() -> None:
+    """Neither figures nor networks are imported before a verb asks for them."""
+    text = "import sys, hcmae.pipeline; print({'matplotlib', 'torch', 'lifelines'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", text], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "set()"
