@@ -176,7 +176,7 @@ def test_a_deleted_store_is_made_again_it_alone(project: Path) -> None:
 
 def test_an_edited_mask(project: Path) -> None:
     run = local_run(project, CANCER)
-    half = [[[0, 0], [280, 0], [280, 640], [0, 640], [0, 0]]]
+    half = [[[0, 0], [256, 0], [256, 640], [0, 640], [0, 0]]]
     feature = {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": half},
