@@ -224,7 +224,7 @@ def _pretrain(
     final = out_dir / f"{name}.safetensors"
     slides = [Path(store).stem for store in stores]
     # What a reader of the weights wants to know of their training.
-    described = {**(training or {}), "seed": seed, "slides": sorted(slides), "profile": profile.name}
+    described = {**(training or {}), "seed": seed, "slides": sorted(slides)}
     fingerprint = key or _whole_key(name, profile, stores, described).digest
     if resume and final.exists() and read_metadata(final).get("fingerprint") == fingerprint:
         tqdm.write(f"{name}: {final.name} is up to date, nothing to do", file=sys.stderr)
