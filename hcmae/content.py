@@ -56,6 +56,22 @@ class Contents:
             self._keep(path, facts, digest)
         return digest
 
+    def weights(self, path: str | Path) -> str:
+        """``tensors:hexdigest`` of a weight file: of its tensors and the network they fit, not of how they were made.
+
+        Raises OSError where it cannot be read, ValueError where it is no safetensors file.
+        """
+        path = Path(path)
+        stat = path.stat()
+        facts = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        known = self._records.get(_name(path))
+        if known is not None and known[:3] == facts and known[3].startswith("tensors:"):
+            return known[3]
+        digest = f"tensors:{tensors_hash(path)}"
+        if time.time_ns() - stat.st_mtime_ns > RACY_NS:
+            self._keep(path, facts, digest)
+        return digest
+
     def slide(self, path: str | Path) -> str:
         """Hash of a slide: of its file, or of all files it consists of (MIRAX, VMS, DICOM)."""
         return self.group(slide_parts(path))
@@ -86,6 +102,25 @@ class Contents:
                 handle.write(line.encode())
         except OSError:
             self.memory = None
+
+
+def tensors_hash(path: str | Path) -> str:
+    """Hash of what a safetensors file holds for a network: names, shapes and numbers, kind and sizes of the network.
+
+    Notes about the training stand in the same file and do not count, so that weights that come out the same again are
+    the same. Raises ValueError for a file of another kind.
+    """
+    with open(path, "rb") as handle:
+        try:
+            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+            notes = header.pop("__metadata__", {})
+            told = json.loads(next((text for name, text in notes.items() if text.startswith("{")), "{}"))
+        except (ValueError, AttributeError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+        digest = hashlib.sha256(json.dumps([header, told.get("kind"), told.get("model")], sort_keys=True).encode())
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def content_id(values: object) -> str:

@@ -134,3 +134,22 @@ def test_files_behind_links_are_found_once(tmp_path: Path) -> None:
     (tmp_path / "share" / "back").symlink_to(folder)
     (folder / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
     assert [p.relative_to(folder).as_posix() for p in files_below(folder)] == ["linked/deep/a.svs"]
+
+
+def test_weights_count_by_their_tensors_and_network_and_not_by_how_they_were_made(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from hcmae.pretraining.checkpoint import write_tensors
+
+    tensors = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.zeros(2)}
+    made = {"kind": "mae_patch", "model": {"dim": 2}, "fingerprint": "a"}
+    first = write_tensors(tmp_path / "a.safetensors", tensors, made)
+    again = write_tensors(tmp_path / "b.safetensors", dict(reversed(tensors.items())), {**made, "fingerprint": "b"})
+    assert content.tensors_hash(first) == content.tensors_hash(again)
+    other = write_tensors(tmp_path / "c.safetensors", tensors, {**made, "model": {"dim": 3}})
+    assert content.tensors_hash(other) != content.tensors_hash(first)
+    moved = write_tensors(tmp_path / "d.safetensors", {**tensors, "layer.bias": torch.ones(2)}, made)
+    assert content.tensors_hash(moved) != content.tensors_hash(first)
+    assert Contents().weights(first) == f"tensors:{content.tensors_hash(first)}"
+    (tmp_path / "e.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        content.tensors_hash(tmp_path / "e.safetensors")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from hcmae.config import Profile
-from hcmae.content import content_id
-from hcmae.files import atomic_path, file_hash, read_json, write_json
+from hcmae.content import content_id, tensors_hash
+from hcmae.files import atomic_path, read_json, write_json
 from hcmae.interpretation.probe import linear_probe, patient_means
 from hcmae.keys import Key, Reads
 from hcmae.pretraining.embed import embed_regions
@@ -100,7 +100,7 @@ def _probe(
 
 
 def _key(profile: Profile, seed: int, truth: pd.DataFrame, start: Path, stores: list[Path]) -> Key:
-    inputs = {"truth": content_id(truth.to_csv()), "MAE-Reg": file_hash(start)}
+    inputs = {"truth": content_id(truth.to_csv()), "MAE-Reg": tensors_hash(start)}
     for path in stores:
         store = SlideStore(path)
         inputs[path.stem] = content_id([store.content, store.vector_content["patch_vectors"]])

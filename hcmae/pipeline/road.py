@@ -445,8 +445,8 @@ def _state(run: Place, step: Step, options: Options) -> tuple[str, str]:
         return found.kind, found.reason()
     try:
         found = step.stage(run, options).state()
-    except OSError as error:
-        # Its inputs are not there yet.
+    except (OSError, ValueError) as error:
+        # Its inputs are not there yet, or cannot be used.
         return "missing", str(error)
     return found.kind, found.reason()
 

@@ -276,7 +276,7 @@ def patreg_inputs(run: Place, options: Options) -> Mapping[str, str]:
     reads_patches = run.profile.fidelity.region_attention in ("q_enc_kv_patch", "prose")
     found = pool_patches(run, options) if reads_patches else pool_contents(run, options)
     if starts_warm(run.profile, "patreg"):
-        found["MAE-Reg"] = run.contents.file(run.region_weights("reg"))
+        found["MAE-Reg"] = run.contents.weights(run.region_weights("reg"))
     return found
 
 
@@ -354,7 +354,7 @@ class Vectors:
         weights = self.weights(run, options)
         if not weights.exists():
             raise FileNotFoundError(f"{weights} is missing: run the step that trains it for profile {run.profile.name}")
-        return {"weights": run.contents.file(weights)}
+        return {"weights": run.contents.weights(weights)}
 
     def pending(self, run: Place, key: Key, options: Options) -> list[str]:
         """Stores without these vectors."""

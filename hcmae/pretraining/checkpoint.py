@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hcmae.files import atomic_path, file_hash
+from hcmae.content import tensors_hash
+from hcmae.files import atomic_path
 
 FORMAT = "hcmae-1"
 # Exit status after SIGTERM or SIGINT with a checkpoint written: run the same command again to go on (EX_TEMPFAIL).
@@ -95,8 +96,8 @@ def _open(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def weights_hash(path: Path) -> str:
-    """Short hash of a weight file, stored with every vector made from it."""
-    return file_hash(path)[:16]
+    """Short hash of a weight file's tensors and network, stored with every vector made from it."""
+    return tensors_hash(path)[:16]
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
