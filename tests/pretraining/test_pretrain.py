@@ -28,6 +28,7 @@ from hcmae.pretraining import augment, loop
 from hcmae.pretraining.checkpoint import EXIT_INTERRUPTED, CheckpointError, Interrupted, read_metadata
 from hcmae.pretraining.networks import build_mae_patch, build_mae_region, load_mae_patch, load_mae_region
 from hcmae.pretraining.pretrain import pretrain_patch, pretrain_region, reconstruct, record_reconstructions
+from hcmae.slides.store import StoreContents, write_store, write_vectors
 
 
 def tiny_profile(**fidelity: Any) -> Profile:
@@ -82,19 +83,27 @@ class MemoryStream:
 
 def fake_stores(folder: Path) -> list[Path]:
     """Two stores of 8 regions: coordinates and patch vectors are all that is read."""
-    import h5py
-
-    paths = []
-    for name in ("A", "B"):
-        path = folder / f"{name}.h5"
-        paths.append(path)
-        if path.exists():
-            continue
-        with h5py.File(path, "w") as handle:
-            handle["coords"] = np.zeros((8, 2), np.int32)
-            handle["patch_vectors"] = np.zeros((8, 16, 16), np.float16)
-            handle["patch_vectors"].attrs["weights"] = "abc"
+    paths = [folder / "A.h5", folder / "B.h5"]
+    for path in paths:
+        if not path.exists():
+            write_fake_store(path, np.zeros((8, 2), np.int32))
     return paths
+
+
+def write_fake_store(path: Path, coords: np.ndarray) -> None:
+    """A store of no slide, with patch vectors."""
+    attrs = {
+        "slide_id": path.stem,
+        "slide_content": path.stem,
+        "geometry": json.dumps(tiny_profile().geometry.model_dump()),
+        "side": 64,
+        "width": 640,
+        "height": 640,
+        "mpp": 0.5,
+    }
+    thumbnails = np.zeros((len(coords), 4, 4, 3), np.uint8)
+    write_store(path, StoreContents(coords, thumbnails, np.ones(len(coords), np.float32), attrs))
+    write_vectors(path, "patch_vectors", np.zeros((len(coords), 16, 16), np.float16), weights="abc")
 
 
 def train(kind: str, folder: Path, out: Path, **options: Any) -> Path:
@@ -466,12 +475,9 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_regions_cut_anew_are_trained_anew(tmp_path: Path) -> None:
-    import h5py
-
     path = train("patch", tmp_path, tmp_path / "out")
     stamp = path.stat().st_mtime_ns
-    with h5py.File(tmp_path / "A.h5", "r+") as handle:
-        handle["coords"][0] = 64
+    write_fake_store(tmp_path / "A.h5", np.array([[64, 64], *[[0, 0]] * 7], np.int32))
     train("patch", tmp_path, tmp_path / "out")
     assert path.stat().st_mtime_ns != stamp
 
