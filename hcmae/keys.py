@@ -9,12 +9,15 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib
 import importlib.util
 import json
 import linecache
 import sys
 import sysconfig
+import time
 import types
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -23,6 +26,9 @@ from typing import Any
 from hcmae.config import Profile
 
 LENGTH = 20
+_STARTED_NS = time.time_ns()
+# Packages whose source is followed wherever it is installed; __main__ is a notebook or a script.
+OURS = ("hcmae", "hcmae_core", "__main__")
 # Settings that change how fast something is done, or how it is called, and never what comes out. No key holds them.
 NEUTRAL = ("name", "compute.workers", "compute.compile", "survival.micro_batch")
 
@@ -162,11 +168,24 @@ def source_of(modules: Iterable[str]) -> dict[str, str]:
             package = _file_of(name[:-2]).parent
             for path in sorted(package.rglob("*.py")):
                 dotted = ".".join([name[:-2], *path.relative_to(package).with_suffix("").parts])
-                found[dotted.removesuffix(".__init__")] = _file_source(path, path.stat().st_mtime_ns)
+                found[dotted.removesuffix(".__init__")] = _module_source(dotted.removesuffix(".__init__"), path)
         else:
-            path = _file_of(name)
-            found[name] = _file_source(path, path.stat().st_mtime_ns)
+            found[name] = _module_source(name, _file_of(name))
     return found
+
+
+def _module_source(name: str, path: Path) -> str:
+    """Hash of a module's file; marked where the file is younger than this process, which then runs older code."""
+    changed = path.stat().st_mtime_ns
+    source = _file_source(path, changed)
+    if changed > _STARTED_NS and name in sys.modules:
+        warnings.warn(
+            f"{path.name} was changed after this session began: what it runs is the older code, so results are kept "
+            "as made by neither; restart to use the new one",
+            stacklevel=2,
+        )
+        return f"{source}+older"
+    return source
 
 
 @functools.cache
@@ -233,34 +252,81 @@ def _describe(item: Any, seen: dict[int, int]) -> Any:
     seen[id(item)] = len(seen)
     if isinstance(item, types.ModuleType):
         return ["module", item.__name__]
+    if hasattr(item, "dtype") and hasattr(item, "shape"):
+        return ["array", str(item.dtype), list(item.shape), _array_hash(item)]
     if isinstance(item, functools.partial):
         return ["partial", _describe([item.func, item.args, item.keywords], seen)]
     if isinstance(item, types.MethodType):
         return ["method", _describe(item.__func__, seen)]
     if hasattr(item, "py_func"):  # compiled by numba
         return ["compiled", _describe(item.py_func, seen)]
-    if hasattr(item, "__wrapped__") and not isinstance(item, type):  # a cache or another decorator
-        return ["wrapped", _describe(item.__wrapped__, seen)]
     if isinstance(item, types.FunctionType):
         return _describe_function(item, seen)
+    if hasattr(item, "__wrapped__") and not isinstance(item, type):  # a cache
+        return ["wrapped", _describe(item.__wrapped__, seen)]
     if isinstance(item, type):
         return _describe_class(item, seen)
     if is_dataclass(item):
         return [type(item).__qualname__, [[f.name, _describe(getattr(item, f.name), seen)] for f in fields(item)]]
-    return ["object", f"{type(item).__module__}.{type(item).__qualname__}"]
+    name = f"{type(item).__module__}.{type(item).__qualname__}"
+    if _is_ours(type(item).__module__):
+        return ["object", name, _describe(vars(item) if hasattr(item, "__dict__") else None, seen)]
+    return ["object", name]
 
 
 def _describe_function(function: types.FunctionType, seen: dict[int, int]) -> Any:
-    if not _is_ours(function.__module__):
+    if not _is_ours(function.__module__, function.__code__.co_filename):
         return ["external", f"{function.__module__}.{function.__qualname__}"]
+    names = _names(function.__code__)
     used = [
-        [name, _describe(function.__globals__[name], seen)]
-        for name in _names(function.__code__)
+        [name, _describe_used(function.__globals__[name], names, seen)]
+        for name in names
         if name in function.__globals__
     ]
+    used += [[name, _describe_used(value, names, seen)] for name, value in _imported_inside(function)]
     closed = [_describe(cell.cell_contents, seen) for cell in function.__closure__ or () if _filled(cell)]
     defaults = _describe([function.__defaults__, function.__kwdefaults__], seen)
     return ["function", _function_source(function), used, closed, defaults]
+
+
+def _describe_used(item: Any, names: list[str], seen: dict[int, int]) -> Any:
+    """A value that a function looks up; of a module of the project or the user, what the function takes from it."""
+    if not isinstance(item, types.ModuleType) or not _is_ours(item.__name__):
+        return _describe(item, seen)
+    return ["module", item.__name__, [[n, _describe(getattr(item, n), seen)] for n in names if hasattr(item, n)]]
+
+
+def _imported_inside(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """What a function imports in its own body, as far as it is the project's or the user's."""
+    found: list[tuple[str, Any]] = []
+    for node in _nodes_of(function):
+        for part in ast.walk(node):
+            if isinstance(part, ast.ImportFrom) and part.module and not part.level:
+                module = _loaded(part.module)
+                found += [(a.name, getattr(module, a.name)) for a in part.names if hasattr(module, a.name)]
+            elif isinstance(part, ast.Import):
+                modules = [(a.name, _loaded(a.name)) for a in part.names]
+                found += [(name, module) for name, module in modules if module is not None]
+    return sorted(found, key=lambda item: item[0])
+
+
+def _loaded(name: str) -> types.ModuleType | None:
+    """A module of the project or the user, imported if need be; None for any other."""
+    if name.split(".")[0] in OURS or (name in sys.modules and _is_ours(name)):
+        return importlib.import_module(name)
+    if name not in sys.modules:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            return None
+        if spec is not None and spec.origin is not None and not _installed(spec.origin):
+            return importlib.import_module(name)
+    return None
+
+
+def _array_hash(item: Any) -> str:
+    values = item.detach().cpu().numpy() if hasattr(item, "detach") else item
+    return hashlib.sha256(values.tobytes()).hexdigest()[:LENGTH] if hasattr(values, "tobytes") else repr(values)
 
 
 def _describe_class(kind: type, seen: dict[int, int]) -> Any:
@@ -277,6 +343,8 @@ def _describe_class(kind: type, seen: dict[int, int]) -> Any:
             value = value.__func__
         elif isinstance(value, property):
             value = value.fget
+        elif isinstance(value, functools.cached_property):
+            value = value.func
         parts.append([attribute, _describe(value, seen)])
     return ["class", kind.__qualname__, [_describe(base, seen) for base in kind.__bases__], parts]
 
@@ -299,17 +367,23 @@ def _names(code: types.CodeType) -> list[str]:
 
 
 def _function_source(function: types.FunctionType) -> str:
+    found = _nodes_of(function)
+    if not found:
+        return _compiled(function.__code__)
+    # Two lambdas may begin on one line: both count.
+    return _tree_hash(ast.Module([ast.Expr(n) if isinstance(n, ast.Lambda) else n for n in found], []))
+
+
+def _nodes_of(function: types.FunctionType) -> list[ast.AST]:
+    """The definition of a function in its file or cell, as it stands there now; empty where there is none."""
     code = function.__code__
     kinds = ast.Lambda if code.co_name == "<lambda>" else ast.FunctionDef | ast.AsyncFunctionDef
-    found = [
+    linecache.checkcache(code.co_filename)
+    return [
         node
         for node in _functions_of(code.co_filename, "".join(linecache.getlines(code.co_filename)))
         if isinstance(node, kinds) and _first_line(node) == code.co_firstlineno
     ]
-    if not found:
-        return _compiled(code)
-    # Two lambdas may begin on one line: both count.
-    return _tree_hash(ast.Module([ast.Expr(n) if isinstance(n, ast.Lambda) else n for n in found], []))
 
 
 def _first_line(node: ast.AST) -> int:
@@ -335,14 +409,20 @@ def _compiled(code: types.CodeType) -> str:
 
 
 @functools.cache
-def _is_ours(module: str | None) -> bool:
-    """Whether source belongs to the project or to the user rather than to an installed package."""
-    if module is None:
-        return False
-    if module.split(".")[0] in ("hcmae", "hcmae_core", "__main__"):
+def _is_ours(module: str | None, filename: str | None = None) -> bool:
+    """Whether source belongs to the project or to the user rather than to an installed package.
+
+    filename: where a function was compiled; without it (classes, objects) the module's own file decides.
+    """
+    if module is not None and module.split(".")[0] in OURS:
         return True
-    source = getattr(sys.modules.get(module), "__file__", None)
-    if source is None:
-        return False
+    source = filename or getattr(sys.modules.get(module or ""), "__file__", None)
+    return source is not None and not _installed(source)
+
+
+@functools.cache
+def _installed(source: str) -> bool:
+    if source.startswith("<frozen"):
+        return True
     homes = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return not any(home in Path(source).resolve().parents for home in homes)
+    return any(home in Path(source).resolve().parents for home in homes)

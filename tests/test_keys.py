@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hcmae import keys
 from hcmae.config import load_profile
 from hcmae.keys import Key, Reads, code_of, pick, source_of
 
@@ -134,3 +136,65 @@ def test_a_key_says_what_changed() -> None:
         "input P003: new",
     ]
     assert Key("x").changes({"key": "of another version"}) == ["made in another way than now"]
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ("import helpers_of_mine\ndef build():\n    return helpers_of_mine.scale(1)\n", "x * 2", "x * 3"),
+        ("def build():\n    from helpers_of_mine import scale\n    return scale(1)\n", "x * 2", "x * 3"),
+        ("import helpers_of_mine as h\ndef build():\n    return h.TABLE.sum()\n", "[1.0, 2.0]", "[1.0, 3.0]"),
+        ("from helpers_of_mine import louder\n@louder\ndef build():\n    return 1\n", "+ 1", "+ 2"),
+        ("from helpers_of_mine import Cached\ndef build():\n    return Cached().value\n", "return 4", "return 5"),
+    ],
+    ids=["through its module", "imported inside", "an array", "a decorator", "a cached property"],
+)
+def test_code_follows_helpers_wherever_they_are(tmp_path: Path, text: str, old: str, new: str) -> None:
+    helpers = """
+        import functools
+        import numpy as np
+
+        TABLE = np.array([1.0, 2.0])
+
+        def scale(x):
+            return x * 2
+
+        def louder(function):
+            @functools.wraps(function)
+            def inner():
+                return function() + 1
+            return inner
+
+        class Cached:
+            @functools.cached_property
+            def value(self):
+                return 4
+    """
+    module(tmp_path, helpers, "helpers_of_mine")
+    before = code_of(module(tmp_path, text).build)
+    assert code_of(module(tmp_path, text).build) == before
+    module(tmp_path, helpers.replace(old, new), "helpers_of_mine")
+    assert code_of(module(tmp_path, text).build) != before
+
+
+def test_a_reloaded_module_is_read_again(tmp_path: Path) -> None:
+    own = module(tmp_path, "def build():\n    return 1\n")
+    before = code_of(own.build)
+    path = tmp_path / "users_own.py"
+    path.write_text("def build():\n    return 2\n")
+    os.utime(path, ns=(0, 10**18))
+    sys.path.insert(0, str(tmp_path))
+    try:
+        importlib.reload(own)
+    finally:
+        sys.path.pop(0)
+    assert code_of(own.build) != before
+
+
+def test_a_file_younger_than_the_session_is_kept_as_made_by_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hcmae_core.losses  # noqa: F401
+
+    before = source_of(["hcmae_core.losses"])
+    monkeypatch.setattr(keys, "_STARTED_NS", 0)
+    with pytest.warns(UserWarning, match=r"losses\.py was changed after this session began"):
+        assert source_of(["hcmae_core.losses"]) != before
