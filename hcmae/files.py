@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 @contextmanager
@@ -48,6 +49,16 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); delete it and run the stage again") from error
+
+
+def read_parquet(path: str | Path) -> pd.DataFrame:
+    """Read a Parquet table; a broken one raises ValueError with its path."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path}: not a whole table ({error}); delete it and run the step again") from error
 
 
 def file_hash(path: str | Path, *, algorithm: str = "sha256") -> str:

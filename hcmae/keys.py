@@ -371,7 +371,8 @@ def _function_source(function: types.FunctionType) -> str:
     if not found:
         return _compiled(function.__code__)
     # Two lambdas may begin on one line: both count.
-    return _tree_hash(ast.Module([ast.Expr(n) if isinstance(n, ast.Lambda) else n for n in found], []))
+    body: list[Any] = [ast.Expr(n) if isinstance(n, ast.Lambda) else n for n in found]
+    return _tree_hash(ast.Module(body, []))
 
 
 def _nodes_of(function: types.FunctionType) -> list[ast.AST]:

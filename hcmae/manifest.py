@@ -97,6 +97,12 @@ def load_manifest(cancer: str, directory: str | Path | None = None) -> Manifest:
     return manifest
 
 
+def manifest_names(directory: str | Path | None = None) -> set[str]:
+    """Cancers that have a manifest in ``directory`` (default: as ``load_manifest``)."""
+    folder = Path(directory) if directory is not None else default_manifest_dir()
+    return {path.stem for path in folder.glob("*.yaml")}
+
+
 def default_manifest_dir() -> Path:
     for base in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent):
         if (base / "data_manifests").is_dir():

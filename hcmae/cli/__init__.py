@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from hcmae.cli import data, doctor, run
-from hcmae.config import ConfigError
 
 typer_app = typer.Typer(
     name="hcmae", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -18,9 +18,11 @@ run.register(typer_app)
 
 
 def app() -> None:
-    """Entry point: settings that cannot be used and missing files end in one line, not in a traceback."""
+    """Entry point: what cannot be used or is not there ends in one line; HCMAE_DEBUG=1 shows where it was found."""
     try:
         typer_app()
-    except (ConfigError, FileNotFoundError) as error:
-        print(f"hcmae: {error}", file=sys.stderr)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if os.environ.get("HCMAE_DEBUG"):
+            raise
+        print(f"hcmae: {error.args[0] if isinstance(error, KeyError) and error.args else error}", file=sys.stderr)
         raise SystemExit(2) from None

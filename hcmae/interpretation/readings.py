@@ -10,7 +10,7 @@ import pandas as pd
 
 from hcmae.config import Profile
 from hcmae.content import content_id, tensors_hash
-from hcmae.files import atomic_path, read_json, write_json
+from hcmae.files import atomic_path, read_json, read_parquet, write_json
 from hcmae.interpretation.probe import linear_probe, patient_means
 from hcmae.keys import Key, Reads
 from hcmae.pretraining.embed import embed_regions
@@ -68,7 +68,7 @@ def probe_readings(run: Pretrained, *, epochs: int = 12, progress: bool = True) 
     target, record = folder / f"{run.cancer}.parquet", folder / f"{run.cancer}.key.json"
     key = _key(profile, run.seed, truth, start, list(stores.values()))
     if target.exists() and record.exists() and read_json(record) == key.record():
-        return pd.read_parquet(target)
+        return read_parquet(target)
     rows = {}
     for reading in READINGS:
         rows[reading] = _probe(reading, profile, stores, truth, start, folder, run.seed, progress)

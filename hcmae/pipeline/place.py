@@ -13,7 +13,8 @@ import pandas as pd
 
 from hcmae.config import MODALITIES, ConfigError, Profile, load_profile
 from hcmae.content import MEMORY_NAME, Contents
-from hcmae.manifest import Manifest, load_manifest
+from hcmae.files import read_parquet
+from hcmae.manifest import Manifest, load_manifest, manifest_names
 from hcmae.synthetic import truth
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Place:
             path = self.dir / f"{name}.parquet"
             if not path.exists():
                 raise FileNotFoundError(f"{path} is missing: run curate() (notebook 02) for {self.cancer} first")
-            frames.append(pd.read_parquet(path))
+            frames.append(read_parquet(path))
         return Cohort(located(frames[0], self.root), *frames[1:])
 
     # --- pixels -----------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Place:
     def slide_outcomes(self) -> pd.DataFrame:
         """What became of each slide; empty before the first call of ``make_slides``."""
         path = self.dir / "slides.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+        return read_parquet(path) if path.exists() else pd.DataFrame()
 
     def stores(self) -> list[Path]:
         """The slide stores of the cohort, in the order of its table; slides without a region have none."""
@@ -164,7 +165,14 @@ class Place:
         release). The null cohort takes no part. Raises FileNotFoundError where no cancer has slides.
         """
         found = sorted(path.parent.name for path in self.profile_dir.glob("*/slides.parquet"))
-        ready = [self if cancer == self.cancer else self.sibling(cancer) for cancer in found if cancer != NULL_COHORT]
+        known = manifest_names(self._given["manifest_dir"])
+        # A folder that no manifest is named after (a backup, say) is nobody's cohort.
+        ready = [
+            self if cancer == self.cancer else self.sibling(cancer)
+            for cancer in found
+            if cancer == self.cancer or cancer in known
+            if cancer != NULL_COHORT
+        ]
         if not ready:
             raise FileNotFoundError(
                 f"no cancer below {self.profile_dir} has slides: run make_slides() (notebook 03) first"

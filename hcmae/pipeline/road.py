@@ -49,7 +49,7 @@ class Step:
         outputs: files that must be there when it is done.
         inputs: what it reads from disk or from the steps before -> hash of its content.
         facts: what it depends on beside the profile: seed, manifest, options.
-        pending: names of the units (slides, stores) that are not done under a key.
+        pending: a sentence for each unit (slide, store) that is not done under a key.
         scope: once per cancer, or once for the pool of all cancers.
         on_request: no step of the ordinary road; done only when asked for.
         options: options of the work, with their defaults.
@@ -172,7 +172,7 @@ STEPS = (
         ("synthesise",),
         _fixed(code=_COHORT_CODE),
         work.curate_cohort,
-        lambda run, _: [run.dir / "cohort.parquet", run.dir / "flow.parquet"],
+        lambda run, _: [run.dir / name for name in work.COHORT_FILES],
         work.raw_files,
         work.rules_of,
         options={"slides": True},
@@ -318,7 +318,8 @@ STEPS = (
         ),
         work.measure_nuclei,
         lambda run, _: [],
-        facts=work.seed_of,
+        work.need_stores,
+        work.seed_of,
         pending=work.unmeasured,
         options={**_WORKERS, **_PROGRESS},
     ),
@@ -411,6 +412,19 @@ def record_predictions(run: Place, method: str, protocol: str, repeats: int | No
     """Note what the predictions of a method were made from, so that ``status`` can tell whether they still hold."""
     options = {"method": method, "protocol": protocol, "repeats": repeats}
     ROAD["predictions"].stage(run, options).write(seconds)
+
+
+def stale_steps(run: Place) -> list[tuple[str, str]]:
+    """Steps before survival that were done once and no longer hold, with the reason."""
+    found = []
+    for step in steps_for(run):
+        if step.name == "predictions":
+            continue
+        kept = {name: value for name, value in _kept_settings(run, step).items() if name in step.options}
+        state, why = _state(run, step, kept)
+        if state == "stale":
+            found.append((step.name, why))
+    return found
 
 
 def status(run: Place) -> pd.DataFrame:

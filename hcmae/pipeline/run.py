@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import time
-from functools import cached_property
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hcmae.config import CANCERS, ConfigError, Protocol
+from hcmae.files import read_parquet
 from hcmae.pipeline import results, road, work
 from hcmae.pipeline.place import NULL_COHORT, REGION_VARIANTS, Place, Variant
 
@@ -43,15 +44,32 @@ class Run(Place):
         """Apply the inclusion rules; keep the cohort, the exclusions, the flow and the choices on disk."""
         road.check_source(self)
         road.do(self, "curate", slides=slides)
-        return self.cohort()
+        cohort = self.cohort()
+        self._note_places(cohort)
+        return cohort
+
+    def _note_places(self, cohort: Cohort) -> None:
+        """Tell the stores where their slides lie now, whatever has moved."""
+        from hcmae.slides.locations import write_locations
+
+        if self.store_dir.is_dir():
+            write_locations(self.store_dir, self.root, cohort.table)
 
     def make_slides(self, *, workers: int = 2, strict: bool = False, progress: bool = True) -> pd.DataFrame:
         """Cut every slide of the cohort into regions; returns one outcome per slide (also kept as slides.parquet).
 
         Slides that failed for a passing reason, and stores that are gone, are done by the next call, they alone.
+        strict: raise SlideError for a slide that failed or has no region, now or when it was cut.
         """
+        from hcmae.slides.reader import SlideError
+
         road.do(self, "slides", workers=workers, strict=strict, progress=progress)
-        return self.slide_outcomes()
+        self._note_places(self.cohort())
+        outcomes = self.slide_outcomes()
+        lost = outcomes[outcomes["status"].isin(["failed", "empty"])]
+        if strict and len(lost):
+            raise SlideError(str(lost["reason"].iloc[0]), str(lost["slide"].iloc[0]), str(lost["detail"].iloc[0]))
+        return outcomes
 
     def load_omics(self) -> mudata.MuData:
         """Read the omics tables of the cohort into one MuData and keep it as omics.h5mu."""
@@ -117,16 +135,29 @@ class Run(Place):
 
     # --- survival -----------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def survival_data(self) -> SurvivalData:
-        """Everything a survival method may need, in memory."""
+        """Everything a survival method may need, in memory; read again when something of it has changed on disk.
+
+        Warns where a step that it rests on is stale: the numbers are then those of what lies there, not of this run.
+        """
+        now = work.inputs_on_disk(self)
+        if self._survival is None or self._survival[0] != now:
+            for name, why in road.stale_steps(self):
+                warnings.warn(f"{self.cancer}: step {name} is stale ({why}); what lies there is used", stacklevel=2)
+            self._survival = (now, self._read_survival_data())
+        return self._survival[1]
+
+    _survival: tuple[str, SurvivalData] | None = None
+
+    def _read_survival_data(self) -> SurvivalData:
         from dataclasses import replace
 
         from hcmae.omics.kept import read_normals
         from hcmae.survival.data import load_inputs
 
-        limit = self.profile.fidelity.max_regions
-        data = load_inputs(self.cohort().table, self.store_dir, self.omics(), max_regions=limit)
+        limit, stores = self.profile.fidelity.max_regions, set(self.stores())
+        data = load_inputs(self.cohort().table, self.store_dir, self.omics(), max_regions=limit, usable=stores)
         if self.profile.omics.contrast != "tumour_normal":
             return data
         return replace(data, normals=read_normals(self.root, list(self.omics().mod)))
@@ -134,7 +165,7 @@ class Run(Place):
     def folds(self, *, repeats: int | None = None) -> pd.DataFrame:
         """Test folds of every repeat, made once, kept as folds_<folds>x<repeats>.parquet and shared by all methods."""
         road.do(self, "folds", say=lambda _: None, repeats=repeats)
-        return pd.read_parquet(work.fold_path(self, repeats))
+        return read_parquet(work.fold_path(self, repeats))
 
     def evaluate(
         self,

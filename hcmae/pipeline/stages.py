@@ -45,7 +45,7 @@ class Stage:
     folder: Path
     key: Key
     outputs: Sequence[Path] = ()
-    # Names of the units that are not done; asked only where everything else is as it was.
+    # A sentence for each unit that is not done; asked only where everything else is as it was.
     pending: Callable[[], Sequence[str]] = field(default=lambda: ())
 
     @property
@@ -113,4 +113,4 @@ def _unfinished(units: Iterable[str]) -> State:
     names = sorted(units)
     if not names:
         return State("done")
-    return State("stale", tuple(f"{name} is not done" for name in names))
+    return State("stale", tuple(names))

@@ -39,7 +39,7 @@ def write_twin(run: Place, key: Key, options: Options) -> None:
 def unwritten(run: Place, key: Key, options: Options) -> Sequence[str]:
     from hcmae.synthetic.generate import missing_files
 
-    return missing_files(run.root)
+    return [f"{name} is missing" for name in missing_files(run.root)]
 
 
 def twin_of(run: Place, options: Options) -> Mapping[str, Any]:
@@ -50,6 +50,9 @@ def twin_of(run: Place, options: Options) -> Mapping[str, Any]:
         "cancer": run.cancer,
         "seed": run.seed,
     }
+
+
+COHORT_FILES = ("cohort.parquet", "exclusions.parquet", "flow.parquet", "exclusions.csv", "choices.csv")
 
 
 def curate_cohort(run: Place, key: Key, options: Options) -> None:
@@ -127,12 +130,12 @@ def cut_slides(run: Place, key: Key, options: Options) -> None:
 
 
 def unfinished_slides(run: Place, key: Key, options: Options) -> Sequence[str]:
-    from hcmae.slides.batch import pending
+    from hcmae.slides.batch import why_pending
 
-    waiting = pending(
+    waiting = why_pending(
         slide_jobs(run), run.slide_outcomes(), run.profile.geometry, run.profile.slides, contents=run.contents
     )
-    return [f"slide {name}" for _, _, name in waiting]
+    return [f"slide {name} is not done ({', '.join(why)})" for name, why in waiting.items()]
 
 
 def slide_list(run: Place, options: Options) -> Mapping[str, str]:
@@ -182,6 +185,13 @@ def pool_patches(run: Place, options: Options) -> dict[str, str]:
         for other in run.pool()
         for path, store in _stores(other)
     }
+
+
+def need_stores(run: Place, options: Options) -> Mapping[str, str]:
+    """No input of a key: raises FileNotFoundError where no slide has been cut; nothing must not count as done."""
+    if not run.stores():
+        raise FileNotFoundError(f"no slide of {run.cancer} has been cut: run make_slides() (notebook 03) first")
+    return {}
 
 
 def _stores(run: Place) -> Iterator[tuple[Path, Any]]:
@@ -351,6 +361,7 @@ class Vectors:
 
     def inputs(self, run: Place, options: Options) -> Mapping[str, str]:
         """The weights; the stores are units."""
+        need_stores(run, options)
         weights = self.weights(run, options)
         if not weights.exists():
             raise FileNotFoundError(f"{weights} is missing: run the step that trains it for profile {run.profile.name}")
@@ -358,7 +369,7 @@ class Vectors:
 
     def pending(self, run: Place, key: Key, options: Options) -> list[str]:
         """Stores without these vectors."""
-        return [f"store {path.stem}" for path, store in _stores(run) if not self.done(store, key)]
+        return [f"store {path.stem} is not done" for path, store in _stores(run) if not self.done(store, key)]
 
     def done(self, store: Any, key: Key) -> bool:
         """Whether a store holds the vectors of this key (and, for a second level, of its present first level)."""
@@ -398,7 +409,8 @@ def measure_nuclei(run: Place, key: Key, options: Options) -> None:
 
 
 def unmeasured(run: Place, key: Key, options: Options) -> Sequence[str]:
-    return [f"store {path.stem}" for path, store in _stores(run) if not store.has_vectors("handcrafted", key.digest)]
+    waiting = [path for path, store in _stores(run) if not store.has_vectors("handcrafted", key.digest)]
+    return [f"store {path.stem} is not done" for path in waiting]
 
 
 # --- folds ----------------------------------------------------------------------------------------------------------
@@ -454,6 +466,14 @@ MADE_BY = {
     "omics": "omics",
     "clinical": "curate",
 }
+
+
+def inputs_on_disk(run: Place) -> str:
+    """What survival data are read from, by the stat of its files: whether data in memory are those on disk."""
+    files = [run.dir / "cohort.parquet", run.dir / "slides.parquet", run.dir / "omics.h5mu", *run.stores()]
+    files += sorted(run.root.glob("normal_*.tsv"))
+    found = [(path.name, path.stat()) for path in files if path.exists()]
+    return content_id([[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found])
 
 
 def prediction_suffix(run: Place, options: Options) -> str:

@@ -115,16 +115,16 @@ class SlideStore:
 
     @property
     def slide_path(self) -> Path:
-        """The slide itself: at its place relative to the store, else where it was, else where the pipeline's
-        ``where.json`` beside the store says; where it was, if it is nowhere.
+        """The slide itself: where the pipeline's ``where.json`` beside the store says, for the data folder in use; else
+        at its place relative to the store, else where it was, be it there or not.
         """
+        named = located_slide(self.path.parent, self.slide_id)
+        if named is not None:
+            return named
         first = Path(self.attrs["slide_path"])
         # Without following links: that is how the relative path was made.
         beside = Path(os.path.normpath(self.path.absolute().parent / self.attrs["slide_relative"]))
-        for found in (beside, first):
-            if found.exists():
-                return found
-        return located_slide(self.path.parent, self.slide_id) or first
+        return beside if beside.exists() else first
 
     @property
     def coords(self) -> NDArray[np.int32]:

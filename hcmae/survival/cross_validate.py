@@ -20,7 +20,7 @@ from torch import nn
 
 from hcmae.config import Profile, Protocol
 from hcmae.evaluation.metrics import breslow_survival
-from hcmae.files import atomic_path, read_json, write_json
+from hcmae.files import atomic_path, read_json, read_parquet, write_json
 from hcmae.keys import Key, code_of, pick, source_of
 from hcmae.omics.cache import SELECTION_CODE
 from hcmae.survival.bags import PackedBags
@@ -93,8 +93,9 @@ def cross_validate(
     waiting = []
     for task in tasks:
         path = _part_path(folder, task, data)
-        if path is not None and path.exists():
-            results[task[:2]] = pd.read_parquet(path)
+        kept = _kept_part(path)
+        if kept is not None:
+            results[task[:2]] = kept
         else:
             waiting.append((task, path))
     arguments = [
@@ -370,6 +371,17 @@ def method_key(
 
 # Between a method and its kept numbers, beside the training loop of networks.
 HARNESS = (fold_seed, predictions_table, survival_grid, FoldInputs.outcome, PackedBags.packed)
+
+
+def _kept_part(path: Path | None) -> pd.DataFrame | None:
+    """Predictions of a fold that is done; None where it is not, or where the file was cut short."""
+    if path is None or not path.exists():
+        return None
+    try:
+        return read_parquet(path)
+    except ValueError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _part_path(folder: Path | None, task: tuple[int, int, NDArray, NDArray], data: SurvivalData) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +164,7 @@ def load_inputs(
     missing: str = "exclude",
     memory_bytes: int = MEMORY_BYTES,
     max_regions: int | None = None,
+    usable: Collection[Path] | None = None,
 ) -> SurvivalData:
     """Gather a curated cohort for the survival stage.
 
@@ -174,6 +175,7 @@ def load_inputs(
         missing: "exclude" (patients without a store or without a region are listed in ``exclusions``) or "raise".
         memory_bytes: kinds larger than this stay on disk and are read group by group.
         max_regions: of a slide with more regions only the darkest are used, in their order (``darkest_regions``).
+        usable: stores that count; one that is not among them is as if it were not there (None: all count).
 
     Raises:
         ValueError: nobody is left, or (missing="raise") the first patient without regions.
@@ -192,7 +194,9 @@ def load_inputs(
             continue
         path = store_dir / f"{row['slide']}.h5"
         reason = None
-        if not path.exists():
+        if usable is not None and path not in usable:
+            reason = f"{path.name} does not hold what its slide gives now"
+        elif not path.exists():
             reason = f"no slide store {path.name}"
         else:
             store = SlideStore(path)

@@ -38,7 +38,7 @@ def test_a_stale_record_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_missing_output_and_an_unfinished_unit_are_not_done(tmp_path: Path) -> None:
     stage(tmp_path).run(lambda: make(tmp_path))
-    assert stage(tmp_path, pending=("slide P2", "slide P1")).state().why == (
+    assert stage(tmp_path, pending=("slide P2 is not done", "slide P1 is not done")).state().why == (
         "slide P1 is not done",
         "slide P2 is not done",
     )
