@@ -252,7 +252,7 @@ def _describe(item: Any, seen: dict[int, int]) -> Any:
     seen[id(item)] = len(seen)
     if isinstance(item, types.ModuleType):
         return ["module", item.__name__]
-    if hasattr(item, "dtype") and hasattr(item, "shape"):
+    if hasattr(item, "dtype") and isinstance(getattr(item, "shape", None), tuple):
         return ["array", str(item.dtype), list(item.shape), _array_hash(item)]
     if isinstance(item, functools.partial):
         return ["partial", _describe([item.func, item.args, item.keywords], seen)]

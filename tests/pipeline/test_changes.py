@@ -20,7 +20,7 @@ from hcmae.config import Profile
 from hcmae.pipeline import Run
 from hcmae.slides.store import SlideStore
 from hcmae.survival.methods import METHODS, Method, Sizes, register
-from tests.support.local_cohort import local_run, write_cohort, write_slide, write_tables
+from tests.support.local_cohort import OVERRIDES, local_run, write_cohort, write_slide, write_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -263,6 +263,65 @@ def test_updated_code_of_one_step(
     for place in ("hcmae.keys", "hcmae.slides.process"):
         monkeypatch.setattr(f"{place}.source_of", updated)
     assert again(project) == expected
+
+
+def test_data_in_memory_follow_the_disk(project: Path) -> None:
+    """One session: an edit between two calls of ``evaluate`` is seen by the second."""
+    run = local_run(project, CANCER)
+    run.evaluate(METHOD)
+    edit(root_of(project) / "clinical.tsv", "P000\t200\t1", "P000\t900\t0")
+    run.curate()
+    now = run.evaluate(METHOD).set_index("patient")
+    assert (now.loc["P000", "time"], now.loc["P000", "event"]) == (900.0, 0)
+    fresh = local_run(project, CANCER).evaluate(METHOD).set_index("patient")
+    assert (now["risk"] == fresh["risk"]).all()
+
+
+def test_slides_that_moved_with_or_within_their_data_are_found(project: Path, tmp_path: Path) -> None:
+    folder = root_of(project) / "slides"
+    (folder / "batch1").mkdir()
+    for slide in folder.glob("*.svs"):
+        slide.rename(folder / "batch1" / slide.name)
+    assert "slides" not in again(project)
+    run = local_run(project, CANCER)
+    with SlideStore(run.stores()[0]).open_slide() as slide:
+        assert slide.path.parent == folder / "batch1"
+
+
+def test_a_store_whose_slide_is_no_slide_any_more_is_not_used(project: Path) -> None:
+    slide = root_of(project) / "slides" / "P001.svs"
+    slide.write_bytes(slide.read_bytes()[: slide.stat().st_size // 2])
+    run = local_run(project, CANCER)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.curate()
+        run.make_slides(workers=1, progress=False)
+    assert "P001" not in run.patient_stores()
+    assert "P001" not in run.survival_data.patients
+    assert "P001" in set(run.survival_data.exclusions["patient"])
+
+
+def test_what_survival_rests_on_is_said_where_it_is_stale(project: Path) -> None:
+    places = {"data_dir": project / "data", "run_dir": project / "runs", "manifest_dir": project / "manifests"}
+    run = Run(CANCER, "smoke", "local", 1, overrides=OVERRIDES, **places)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match=r"step mae_patch is stale \(setting seed: 0 -> 1\)"):
+        assert run.survival_data.patients
+
+
+def test_a_backup_beside_the_cohorts_is_nobodys(project: Path) -> None:
+    run = local_run(project, CANCER)
+    shutil.copytree(run.dir, run.dir.with_name("HCC2_backup"))
+    assert [other.cancer for other in run.pool()] == [CANCER]
+
+
+def test_a_lost_table_of_exclusions_is_made_again(project: Path) -> None:
+    (local_run(project, CANCER).dir / "exclusions.parquet").unlink()
+    assert again(project) == {"curate"}
+
+
+def test_nothing_is_not_done(tmp_path: Path) -> None:
+    write_cohort(tmp_path, CANCER, patients=2)
+    with pytest.raises(FileNotFoundError, match="no slide of HCC2 has been cut"):
+        local_run(tmp_path, CANCER).measure_nuclei(workers=1, progress=False)
 
 
 # --- what failed for a passing reason -------------------------------------------------------------------------------
