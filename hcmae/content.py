@@ -33,11 +33,11 @@ class Contents:
     def __init__(self, memory: Path | None = None, known: Iterable[Path] = ()) -> None:
         self.memory = None if memory is None else Path(memory)
         self._records: dict[str, tuple[int, int, int, str]] = {}
+        # What others have verified, and what was seen here.
+        self._verified: dict[str, tuple[int, int, int, str]] = {}
         for path in known:
-            self._records.update(_read_memory(Path(path)))
-        own = _read_memory(self.memory) if self.memory else {}
-        self._records.update(own)
-        self._borrowed = set(self._records) - set(own)
+            self._verified.update(_read_memory(Path(path)))
+        self._records.update(_read_memory(self.memory) if self.memory else {})
 
     def reload(self) -> None:
         """Take over what other processes have added to the memory."""
@@ -49,14 +49,18 @@ class Contents:
         path = Path(path)
         stat = path.stat()
         facts = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        known = self._records.get(_name(path))
-        if known is not None and known[:3] == facts:
-            if _name(path) in self._borrowed:
+        known, verified = self._records.get(_name(path)), self._verified.get(_name(path))
+        if verified is not None and verified[:3] == facts:
+            if known != verified:
                 # Kept here as well: where the other memory is lost, the hash stays what it was.
-                self._keep(path, facts, known[3])
+                self._keep(path, facts, verified[3])
+            return verified[3]
+        if known is not None and known[:3] == facts:
             return known[3]
+        known = known or verified
         # The algorithm stays that of the file's last hash, so that a changed stat alone is no change of content.
         algorithm = known[3].split(":")[0] if known is not None else "sha256"
+        algorithm = algorithm if algorithm in hashlib.algorithms_available else "sha256"
         digest = f"{algorithm}:{file_hash(path, algorithm=algorithm)}"
         if time.time_ns() - stat.st_mtime_ns > RACY_NS:
             self._keep(path, facts, digest)
@@ -98,7 +102,6 @@ class Contents:
 
     def _keep(self, path: Path, facts: tuple[int, int, int], digest: str) -> None:
         self._records[_name(path)] = (*facts, digest)
-        self._borrowed.discard(_name(path))
         if self.memory is None:
             return
         line = json.dumps([_relative(path, self.memory.parent), *facts, digest]) + "\n"
