@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hcmae.config import SlideSettings, load_profile
 from hcmae.interpretation import readings
+from hcmae.pretraining.checkpoint import write_tensors
 from hcmae.slides.process import process_slide
 from hcmae.slides.store import SlideStore, write_vectors
 from tests.support.twin_slides import paint, write_twin
@@ -35,17 +37,17 @@ def run(tmp_path: Path) -> Any:
     for patient in PATIENTS[1:]:
         shutil.copy(first, first.with_name(f"{patient}.h5"))
     weights = tmp_path / "mae_region_reg.safetensors"
-    weights.write_bytes(b"weights")
+    write_tensors(weights, {"weight": torch.zeros(2)}, {"kind": "mae_region"})
     rng = np.random.default_rng(0)
     truth = pd.DataFrame(rng.normal(size=(20, 3)), PATIENTS, list(readings.FACTORS))
     return SimpleNamespace(
         cancer="LIHC",
         seed=0,
         profile=profile,
-        store_dir=first.parent,
         pretrain_dir=tmp_path / "pretrain",
         truth=lambda: truth,
-        cohort=lambda: SimpleNamespace(table=pd.DataFrame({"slide": [*PATIENTS, "gone"]}, [*PATIENTS, "TCGA-XX"])),
+        store_dir=first.parent,
+        patient_stores=lambda: {patient: first.parent / f"{patient}.h5" for patient in PATIENTS},
         pretrain_region=lambda variant, progress: weights,
     )
 

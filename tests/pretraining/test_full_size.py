@@ -14,7 +14,8 @@ SCRIPT = """
 import importlib.util, json, resource, sys, torch
 from hcmae.config import load_profile
 from hcmae.pretraining.pretrain import build_mae_patch, build_mae_region
-from hcmae.pretraining.loop import cpu_has_bf16, make_optimizer
+from hcmae.pretraining.devices import cpu_has_bf16
+from hcmae.pretraining.loop import make_optimizer
 
 profile = load_profile("paper")
 torch.manual_seed(0)
