@@ -45,7 +45,8 @@ class Step:
         name, title: of the step; the title is one line for people.
         after: steps whose results it reads.
         reads: settings and source that are part of its key, by the profile's choices.
-        work: (run, key, options) -> None. It leaves alone what is done already under this key.
+        work: (run, key, options) -> None. It leaves alone what is done already under this key. None: a verb of ``Run``
+            does it piece by piece and keeps account of the pieces itself (predictions, fold by fold).
         outputs: files that must be there when it is done.
         inputs: what it reads from disk or from the steps before -> hash of its content.
         facts: what it depends on beside the profile: seed, manifest, options.
@@ -61,7 +62,7 @@ class Step:
     title: str
     after: tuple[str, ...]
     reads: Callable[[Profile], Reads]
-    work: Callable[[Place, Key, Options], None]
+    work: Callable[[Place, Key, Options], None] | None
     outputs: Callable[[Place, Options], Sequence[Path]]
     inputs: Callable[[Place, Options], Mapping[str, str]] = _nothing
     facts: Callable[[Place, Options], Mapping[str, Any]] = _nothing
@@ -97,8 +98,10 @@ class Step:
 def do(run: Place, name: str, *, say: Callable[[str], None] = print, **options: Any) -> bool:
     """Do one step of a run unless it is done; returns True where work was done."""
     step = ROAD[name]
-    stage = step.stage(run, options)
-    return stage.run(lambda: step.work(run, stage.key, {**step.options, **options}), say=say)
+    if step.work is None:
+        raise ValueError(f"step {name} is not one piece of work: call the verb of Run that does it")
+    stage, act = step.stage(run, options), step.work
+    return stage.run(lambda: act(run, stage.key, {**step.options, **options}), say=say)
 
 
 def _fixed(*settings: str, code: tuple[str, ...]) -> Callable[[Profile], Reads]:
@@ -349,7 +352,7 @@ STEPS = (
             *_SURVIVAL_FIDELITY,
             code=(),
         ),
-        work.predict,
+        None,
         work.prediction_files,
         options={"method": "hcmae", "protocol": "honest", "repeats": None},
         suffix=work.prediction_suffix,

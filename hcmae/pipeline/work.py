@@ -521,11 +521,6 @@ def prediction_key(run: Place, options: Options) -> Key:
     return replace(key, name=f"predictions{prediction_suffix(run, options)}", settings={**key.settings, **facts})
 
 
-def predict(run: Place, key: Key, options: Options) -> None:
-    """Predictions are the business of ``Run.evaluate``, which resumes fold by fold."""
-    raise NotImplementedError("call Run.evaluate")
-
-
 def prediction_files(run: Place, options: Options) -> Sequence[Path]:
     return [run.dir / "predictions" / options["protocol"] / f"{options['method']}.parquet"]
 
