@@ -17,6 +17,7 @@ SHOWN = config.get("shown", "LIHC")  # the cancer whose notebooks the book rende
 FIGURE2 = config.get("figure2", "BRCA")  # Fig. 2 of the paper shows BRCA
 DATA = config.get("data_dir", "data")
 RUNS = config.get("run_dir", "runs")
+THREADS = int(config.get("threads", 1))  # of one pre-training on a CPU
 
 NAME = PROFILE if SOURCE == "synthetic" else f"{PROFILE}-{SOURCE}"
 RUN = f"{RUNS}/{NAME}"
@@ -103,47 +104,74 @@ rule omics:
     output: f"{RUN}/{{cancer}}/notebooks/04_omics.ipynb"
     shell: execute("04_omics", "{wildcards.cancer}")
 
+# Three trainings on the same pool do not wait for each other, and two of one thread do more than one of two: the number
+# of threads is a setting (threads=4), never that of the machine, so that every machine computes the same sums.
 rule mae_patch:
     input: "notebooks/05_mae_patch.ipynb", expand(rules.slides.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/notebooks/05_mae_patch.ipynb"
-    threads: 2
+    threads: THREADS
+    priority: 9
     shell: "export OMP_NUM_THREADS={threads}; " + execute("05_mae_patch", SHOWN)
 
+rule mae_reg:
+    # MAE-Region without patch vectors: needs nothing of MAE-Patch.
+    input: expand(rules.slides.output, cancer=CANCERS)
+    output: f"{RUN}/pretrain/mae_reg.done"
+    params: options=OPTIONS
+    threads: THREADS
+    priority: 8
+    shell: "export OMP_NUM_THREADS={threads}; hcmae run mae_reg --cancer " + SHOWN + " {params.options} && touch {output}"
+
 rule mae_region:
-    input: "notebooks/06_mae_region.ipynb", rules.mae_patch.output
+    input: "notebooks/06_mae_region.ipynb", rules.mae_patch.output, rules.mae_reg.output
     output: f"{RUN}/pretrain/notebooks/06_mae_region.ipynb"
-    threads: 2
+    threads: THREADS
+    priority: 9
     shell: "export OMP_NUM_THREADS={threads}; " + execute("06_mae_region", SHOWN)
 
 rule dino:
-    # HIPT's two stages see the same pool as the two MAEs; they write into the same stores, so they wait their turn.
-    input: rules.mae_region.output
+    # HIPT's two stages see the same pool as the two MAEs.
+    input: expand(rules.slides.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/dino.done"
     params: options=OPTIONS
-    threads: 2
+    threads: THREADS
+    priority: 7
     shell: "export OMP_NUM_THREADS={threads}; hcmae run dino --cancer " + SHOWN + " {params.options} && touch {output}"
 
 rule nuclei:
-    input: rules.dino.output
+    input: rules.slides.output
     output: f"{RUN}/{{cancer}}/nuclei.done"
     params: options=OPTIONS
     shell: "hcmae run nuclei --cancer {wildcards.cancer} --workers 1 {params.options} && touch {output}"
 
+# What is read of a slide: all its vectors and its nuclei.
+READ = [rules.mae_region.output, rules.dino.output, rules.nuclei.output, rules.omics_tables.output]
+
 rule survival:
-    input: "notebooks/07_survival.ipynb", rules.mae_region.output, rules.omics_tables.output, rules.nuclei.output
+    input: "notebooks/07_survival.ipynb", READ
     output: f"{RUN}/{{cancer}}/notebooks/07_survival.ipynb"
+    priority: 5
     shell: execute("07_survival", "{wildcards.cancer}")
 
 rule ablation:
     input: "notebooks/08_ablation.ipynb", rules.survival.output
     output: f"{RUN}/{{cancer}}/notebooks/08_ablation.ipynb"
+    priority: 4
     shell: execute("08_ablation", "{wildcards.cancer}")
+
+rule predictions:
+    # The shown cancer's methods, ahead of the page that waits for all other cancers.
+    input: READ, rules.survival.output
+    output: f"{RUN}/{{cancer}}/table2.done"
+    params: options=OPTIONS
+    priority: 3
+    shell: "hcmae run survival --method table2 --cancer {wildcards.cancer} {params.options} && touch {output}"
 
 rule comparison:
     # Table II stands in the shown cancer's notebook; the others compute their columns in a run of their own.
     input:
-        "notebooks/09_comparison.ipynb", rules.omics_tables.output, rules.nuclei.output,
-        lambda w: f"{RUN}/{SHOWN}/notebooks/07_survival.ipynb" if w.cancer == SHOWN else [],
+        "notebooks/09_comparison.ipynb", READ,
+        lambda w: f"{RUN}/{SHOWN}/table2.done" if w.cancer == SHOWN else [],
         others(f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"),
     output: f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"
     shell: execute("09_comparison", "{wildcards.cancer}")
@@ -154,7 +182,7 @@ rule kaplan_meier:
     shell: execute("10_kaplan_meier", "{wildcards.cancer}")
 
 rule null_cohort:
-    input: f"{RAW}/NULL/truth.json", rules.dino.output
+    input: f"{RAW}/NULL/truth.json", rules.mae_region.output, rules.dino.output
     output: f"{RUN}/NULL/prepared.done"
     params: options=OPTIONS
     shell: "for stage in curate slides omics embed; do hcmae run $stage --cancer NULL {params.options} || exit 1; done; touch {output}"

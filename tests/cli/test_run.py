@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
+from hcmae.cli.run import methods_asked
 from hcmae.config import ConfigError
 from hcmae.pipeline.road import STEPS, VERBS
 from tests.support.local_cohort import write_manifest, write_tables
@@ -43,3 +45,16 @@ def test_a_cancer_of_ones_own_is_curated_from_the_command_line(tmp_path: Path) -
 def test_an_unknown_stage_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=", ".join(VERBS)):
         CliRunner().invoke(typer_app, ["run", "everything"], catch_exceptions=False)
+
+
+def test_the_name_of_a_table_stands_for_its_rows_that_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    class Data:
+        def has(self, need: str) -> bool:
+            return need in ("omics", "clinical")
+
+    run = SimpleNamespace(cancer="HCC2", survival_data=Data())
+    asked = methods_asked(run, "hcmae,table2")  # type: ignore[arg-type]
+    assert asked[0] == "hcmae", "a method asked for by name is run, or says itself what it lacks"
+    assert {"coxnet_omics", "trans_mo", "cox_clinical"} <= set(asked)
+    assert not {"mcat", "hipt", "gpdbn"} & set(asked)
+    assert "mcat" in capsys.readouterr().out
