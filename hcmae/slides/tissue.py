@@ -76,7 +76,8 @@ class Tissue:
     """Where tissue is on a slide.
 
     ``mask`` bool [H, W], each pixel covering ``downsample`` level-0 pixels a side; ``contours``; ``counts``: what each
-    step found or removed; ``source``: 'segmented' or 'edited' (read from a person's GeoJSON).
+    step found or removed; ``source``: 'segmented' or 'edited' (read from a person's GeoJSON). ``unread`` bool [H, W]:
+    where the overview could not be read at all (None: nowhere); ``damaged``: tiles that were damaged in it.
     """
 
     mask: NDArray[np.bool_]
@@ -84,6 +85,8 @@ class Tissue:
     contours: tuple[Contour, ...]
     counts: dict[str, float] = field(default_factory=dict)
     source: str = "segmented"
+    unread: NDArray[np.bool_] | None = None
+    damaged: int = 0
 
     @property
     def share(self) -> float:
@@ -92,15 +95,25 @@ class Tissue:
 
     def fractions(self, corners: NDArray[np.integer], side: int) -> NDArray[np.float32]:
         """Tissue share of squares with level-0 ``corners`` [N, 2] (x, y) and level-0 ``side``; [N]."""
-        total = cv2.integral(self.mask.astype(np.uint8), sdepth=cv2.CV_64F)
-        h, w = self.mask.shape
-        low = np.asarray(corners, np.float64) / self.downsample
-        high = low + side / self.downsample
-        x0, x1 = (np.clip(np.rint(v[:, 0]).astype(int), 0, w) for v in (low, high))
-        y0, y1 = (np.clip(np.rint(v[:, 1]).astype(int), 0, h) for v in (low, high))
-        area = (side / self.downsample) ** 2
-        sums = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
-        return np.clip(sums / area, 0, 1).astype(np.float32)
+        return _shares(self.mask, self.downsample, corners, side)
+
+    def unread_fractions(self, corners: NDArray[np.integer], side: int) -> NDArray[np.float32]:
+        """Share of squares that could not be read for the mask; [N]."""
+        if self.unread is None:
+            return np.zeros(len(corners), np.float32)
+        return _shares(self.unread, self.downsample, corners, side)
+
+
+def _shares(mask: NDArray[np.bool_], downsample: int, corners: NDArray[np.integer], side: int) -> NDArray[np.float32]:
+    total = cv2.integral(mask.astype(np.uint8), sdepth=cv2.CV_64F)
+    h, w = mask.shape
+    low = np.asarray(corners, np.float64) / downsample
+    high = low + side / downsample
+    x0, x1 = (np.clip(np.rint(v[:, 0]).astype(int), 0, w) for v in (low, high))
+    y0, y1 = (np.clip(np.rint(v[:, 1]).astype(int), 0, h) for v in (low, high))
+    area = (side / downsample) ** 2
+    sums = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
+    return np.clip(sums / area, 0, 1).astype(np.float32)
 
 
 def segment(
