@@ -48,6 +48,7 @@ __all__ = [
     "REASONS",
     "SlideOutcome",
     "merge_outcomes",
+    "notes",
     "pending",
     "process_slide",
     "process_slides",
@@ -314,6 +315,21 @@ def summary(outcomes: pd.DataFrame) -> pd.DataFrame:
     rows = rows.reset_index()
     rows.insert(2, "meaning", [REASONS.get(reason, "regions were cut") for reason in rows["reason"]])
     return rows.round({"mpix": 1, "seconds": 2})
+
+
+def notes(outcomes: pd.DataFrame) -> str:
+    """One line on damage and assumed resolutions of slides that were cut; '' where there is neither."""
+    if outcomes.empty:
+        return ""
+    table = outcomes.reindex(columns=["bad_regions", "damaged_tiles", "mpp_source"])
+    bad, tiles = (table[name].fillna(0).astype(int) for name in ("bad_regions", "damaged_tiles"))
+    hurt, assumed = int(((bad > 0) | (tiles > 0)).sum()), sum(map(is_assumed, table["mpp_source"]))
+    said = []
+    if hurt:
+        said.append(f"{hurt} slide(s) damaged, {int(bad.sum())} region(s) left out")
+    if assumed:
+        said.append(f"{assumed} slide(s) with an assumed resolution")
+    return "; ".join(said)
 
 
 # The memory of hashes in a worker: thousands of lines, sent once and not with every slide.

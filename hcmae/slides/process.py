@@ -310,7 +310,7 @@ def _cut(
         journal.close()
     said = [f"{bad} of {wanted} regions are damaged and left out"] if bad else []
     if tissue.damaged:
-        said.append(f"{tissue.damaged} damaged tile(s) of the overview, replaced from a larger level that can be read")
+        said.append(f"{tissue.damaged} damaged tile(s) were met while the overview was made")
     return "ok", "damaged" if said else "", "; ".join(said), facts | {"regions": len(good)}
 
 
