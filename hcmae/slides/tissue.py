@@ -331,9 +331,9 @@ def is_edited(path: str | Path) -> bool:
 def read_geojson(path: str | Path, shape: tuple[int, int], downsample: int) -> Tissue:
     """A tissue mask drawn or edited by a person: mask ``shape`` [H, W] at ``downsample``.
 
-    Polygons and multipolygons of any class are tissue, except classes named Ignore..., Artefact..., Artifact..., Pen...,
-    Background..., which are taken out. Raises ValueError naming file and feature where it is not GeoJSON of that kind,
-    or has more vertices than a mask can need.
+    Polygons and multipolygons of any class are tissue, except classes named Ignore..., Artefact..., Artifact...,
+    Pen..., Background..., which are taken out. Raises ValueError naming file and feature where it is not GeoJSON of
+    that kind, or has more vertices than a mask can need.
     """
     document = _load(Path(path))
     features = document.get("features", []) if isinstance(document, dict) else document
