@@ -214,7 +214,6 @@ def load_inputs(
         chosen.append(rows)
         sizes.append(count if rows is None else len(rows))
         corner = np.asarray(store.coords, dtype=np.float64)
-        # A region's side in level-0 pixels: slides of several magnifications have several.
         step = float(getattr(store, "side", 0) or _grid_step(corner))
         places = ((corner - corner.min(0)) / step).astype(np.float32)
         positions.append(places if rows is None else places[rows])

@@ -27,7 +27,7 @@ from hcmae.slides.tissue import Tissue
 from hcmae.survival.data import load_inputs
 from tests.support.twin_slides import paint, write_twin
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say its resolution")
+pytestmark = pytest.mark.filterwarnings("ignore:.*not say (its|their) resolution")
 GEOMETRY = Geometry(region=256, patch=64, cell=16, thumbnail=16)
 SETTINGS = SlideSettings(preset="synthetic")
 NO_RESOLUTION = "Aperio x\r\n"

@@ -24,7 +24,7 @@ from hcmae.slides.tiff import TiffError, read_pages
 from hcmae.slides.tiles import jpeg2000_size, unpack_tile
 from tests.support.twin_slides import paint, write_twin
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say its resolution")
+pytestmark = pytest.mark.filterwarnings("ignore:.*not say (its|their) resolution")
 GEOMETRY = Geometry(region=128, patch=32, cell=8, thumbnail=16)
 # What a reader may take for a file of a few hundred kilobytes.
 BOUND = 64 << 20
