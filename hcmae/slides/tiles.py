@@ -170,7 +170,7 @@ def shifted(image: NDArray[np.uint8], x: float, y: float) -> NDArray[np.float32]
     """An image [h, w, 3] between its pixels, (x, y) of one to the right and down, [h - 1, w - 1, 3]: bilinear."""
     full = image.astype(np.float32)
     rows = (1 - y) * full[:-1] + y * full[1:]
-    return (1 - x) * rows[:, :-1] + x * rows[:, 1:]
+    return np.asarray((1 - x) * rows[:, :-1] + x * rows[:, 1:], np.float32)
 
 
 def is_damage(error: Exception) -> bool:
