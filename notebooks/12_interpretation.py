@@ -71,14 +71,18 @@ display(
 # %%
 attention = interpret.region_attention(models, inputs, test)
 table = run.cohort().table
-corners = {
-    p: SlideStore(run.store_dir / f"{table.loc[p, 'slide']}.h5").coords
+stores = {
+    p: SlideStore(run.store_dir / f"{table.loc[p, 'slide']}.h5")
     for p in (a.patient for a in attention)
 }
+corners = {p: store.coords for p, store in stores.items()}
+sides = {p: store.side for p, store in stores.items()}
 truth = read_regions(run.root)
 planted = None
 if truth is not None:
-    planted = interpret.planted_regions(truth, corners, run.profile.geometry.region)
+    planted = interpret.planted_regions(
+        truth, corners, run.profile.geometry.region, sides
+    )
 mixed = [
     a
     for a in attention
@@ -102,7 +106,7 @@ plots.plot_attention(
 # relative to its own largest weight, so compare places within a layer and not shades between layers.
 
 # %%
-store = SlideStore(run.store_dir / f"{table.loc[shown.patient, 'slide']}.h5")
+store = stores[shown.patient]
 with store.open_slide() as slide:
     page = overlay.overlay_page(
         slide,
@@ -174,9 +178,7 @@ if planted is not None:
 
 # %%
 path = run.dir / "results" / f"attention_{shown.patient}.geojson"
-interpret.write_geojson(
-    path, corners[shown.patient], run.profile.geometry.region, shown.weights.mean(0)
-)
+interpret.write_geojson(path, corners[shown.patient], store.side, shown.weights.mean(0))
 display(
     Markdown(
         f"`{path.name}` holds {len(corners[shown.patient])} squares in level-0 pixels."

@@ -101,11 +101,16 @@ def attention_auc(weights: Mapping[str, NDArray[np.floating]], planted: Mapping[
 
 
 def planted_regions(
-    truth: pd.DataFrame, coords: Mapping[str, NDArray[np.integer]], region: int
+    truth: pd.DataFrame,
+    coords: Mapping[str, NDArray[np.integer]],
+    region: int,
+    sides: Mapping[str, int] | None = None,
 ) -> dict[str, NDArray[np.bool_]]:
     """Which of each patient's regions overlap a planted tumour region by at least half a side in both directions.
 
-    truth: columns patient, x, y, tumour (level-0 corners); coords: patient -> [M, 2] corners of the stored regions.
+    truth: columns patient, x, y, tumour (level-0 corners); coords: patient -> [M, 2] corners of the stored regions;
+    region: side of a planted region; sides: patient -> side of the stored ones, where slides were cut to a common
+    resolution (``SlideStore.side``; None: the same as planted). All in level-0 pixels; half of the smaller side counts.
     """
     out = {}
     by_patient = dict(tuple(truth.groupby("patient")))
@@ -114,8 +119,10 @@ def planted_regions(
         if known is None:
             raise ValueError(f"patient {patient} is not in the table of planted regions")
         tumour = known.loc[known["tumour"].astype(bool), ["x", "y"]].to_numpy()
-        gap = np.abs(np.asarray(corners)[:, None, :] - tumour[None, :, :])
-        out[patient] = (gap <= region / 2).all(-1).any(1)
+        side = region if sides is None else sides[patient]
+        stored = np.asarray(corners)[:, None, :]
+        common = np.minimum(stored + side, tumour[None] + region) - np.maximum(stored, tumour[None])
+        out[patient] = (common >= min(side, region) / 2).all(-1).any(1)
     return out
 
 

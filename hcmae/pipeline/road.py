@@ -72,6 +72,7 @@ class Step:
     options: Mapping[str, Any] = field(default_factory=dict)
     suffix: Callable[[Place, Options], str] = _no_suffix
     made_key: Callable[[Place, Options], Key] | None = None
+    note: Callable[[Place], str] = lambda run: ""
 
     def key(self, run: Place, options: Options) -> Key:
         """The key of this step for a run. Raises what reading its inputs raises (FileNotFoundError: not made yet)."""
@@ -189,6 +190,7 @@ STEPS = (
         lambda run, _: [run.dir / "slides.parquet"],
         work.slide_list,
         pending=work.unfinished_slides,
+        note=work.slide_notes,
         options={**_WORKERS, "strict": False, **_PROGRESS},
     ),
     Step(
@@ -448,7 +450,9 @@ def status(run: Place) -> pd.DataFrame:
             waits = [name for name in step.after if name in undone]
             if waits and state == "done":
                 state, why = "waits", f"for {', '.join(waits)}"
-        if state != "done":
+        if state == "done":
+            why = why or step.note(run)
+        else:
             undone.add(step.name)
         rows.append((step.name, state, why, step.title))
     return pd.DataFrame(rows, columns=["step", "state", "why", "title"])

@@ -59,16 +59,16 @@ class Run(Place):
         """Cut every slide of the cohort into regions; returns one outcome per slide (also kept as slides.parquet).
 
         Slides that failed for a passing reason, and stores that are gone, are done by the next call, they alone.
-        strict: raise SlideError for a slide that failed or has no region, now or when it was cut.
+        strict: raise SlideError for a slide that failed, has no region or does not say its resolution, now or when it
+        was cut.
         """
-        from hcmae.slides.reader import SlideError
+        from hcmae.slides.batch import refused_by_strict
 
         road.do(self, "slides", workers=workers, strict=strict, progress=progress)
         self._note_places(self.cohort())
         outcomes = self.slide_outcomes()
-        lost = outcomes[outcomes["status"].isin(["failed", "empty"])]
-        if strict and len(lost):
-            raise SlideError(str(lost["reason"].iloc[0]), str(lost["slide"].iloc[0]), str(lost["detail"].iloc[0]))
+        if strict and (refused := refused_by_strict(outcomes)) is not None:
+            raise refused
         return outcomes
 
     def load_omics(self) -> mudata.MuData:

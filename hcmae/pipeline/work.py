@@ -138,6 +138,13 @@ def unfinished_slides(run: Place, key: Key, options: Options) -> Sequence[str]:
     return [f"slide {name} is not done ({', '.join(why)})" for name, why in waiting.items()]
 
 
+def slide_notes(run: Place) -> str:
+    """What a reader of the status should know of slides that were cut: damage and resolutions that nobody says."""
+    from hcmae.slides.batch import notes
+
+    return notes(run.slide_outcomes())
+
+
 def slide_list(run: Place, options: Options) -> Mapping[str, str]:
     table = run.cohort().table
     if "slide" not in table.columns or table["slide"].isna().all():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -24,10 +25,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from hcmae.config import Geometry, SlideSettings
-from hcmae.content import Contents
+from hcmae.content import Contents, slide_bytes
 from hcmae.keys import Key
 from hcmae.processes import BrokenProcessPool, WorkerPool, worker_pool
-from hcmae.slides.mpp import load_mpp_table
+from hcmae.slides.errors import SlideError
+from hcmae.slides.mpp import is_assumed, load_mpp_table
 from hcmae.slides.process import (
     REASONS,
     UNREAD,
@@ -39,7 +41,6 @@ from hcmae.slides.process import (
     slide_key,
     tissue_of,
 )
-from hcmae.slides.reader import SlideError
 from hcmae.slides.store import SlideStore, store_key
 from hcmae.slides.tiff import TiffError, read_pages
 
@@ -47,9 +48,11 @@ __all__ = [
     "REASONS",
     "SlideOutcome",
     "merge_outcomes",
+    "notes",
     "pending",
     "process_slide",
     "process_slides",
+    "refused_by_strict",
     "summary",
     "tissue_of",
     "why_pending",
@@ -75,14 +78,15 @@ def process_slides(
     ``workers`` slides at a time, each in a process of its own, so that even a crash inside a decoder costs one slide;
     ``threads`` decode regions inside a slide (default: cores / workers). The slides that take longest go first: the
     bar's unit is a byte of JPEG, and a byte of JPEG 2000 counts for what it costs. ``strict`` raises SlideError at the
-    first slide that fails or has no region; otherwise the columns status, reason and detail say it, and ``summary``
-    makes a table of them. ``contents``: the memory of hashes, which the workers add to.
+    first slide that fails, has no region or does not say its resolution; otherwise the columns status, reason, detail
+    and mpp_source say it, ``summary`` makes a table of them, and one warning names the slides whose resolution is
+    assumed. ``contents``: the memory of hashes, which the workers add to.
     """
     plan = _jobs(jobs)
     threads = threads or max(1, usable_cores() // max(1, workers))
     sizes = [decoding_cost(path) for path, _, _ in plan]
     order = sorted(range(len(plan)), key=lambda i: (-sizes[i], i))
-    arguments = {"workers": threads, "reader": reader, "geojson": geojson}
+    arguments = {"workers": threads, "reader": reader, "geojson": geojson, "strict": strict}
     results: dict[int, SlideOutcome] = {}
     start = time.perf_counter()
     bar = tqdm(
@@ -110,7 +114,31 @@ def process_slides(
     frame = pd.DataFrame([asdict(results[i]) for i in range(len(plan))], columns=list(SlideOutcome.__annotations__))
     frame = frame.rename(columns={"slide_id": "slide"})
     frame["store"] = [str(store) for _, store, _ in plan]
+    _warn_of_assumed(frame)
     return frame
+
+
+def _warn_of_assumed(outcomes: pd.DataFrame) -> None:
+    assumed = outcomes.loc[[is_assumed(source) for source in outcomes["mpp_source"]]]
+    if len(assumed):
+        named = [f"{row.slide} ({row.mpp:g} um/px {row.mpp_source})" for row in assumed.head(3).itertuples()]
+        more = f" and {len(assumed) - 3} more" if len(assumed) > 3 else ""
+        warnings.warn(
+            f"{len(assumed)} of {len(outcomes)} slides do not say their resolution: {', '.join(named)}{more}. Give it "
+            "in mpp_table; the column mpp_source lists them, strict=True refuses them.",
+            stacklevel=3,
+        )
+
+
+def refused_by_strict(outcomes: pd.DataFrame) -> SlideError | None:
+    """What a strict run says of slides that were cut by one that is not: the error of the first that it refuses."""
+    for row in outcomes.to_dict("records"):
+        if row["status"] in ("failed", "empty"):
+            return SlideError(str(row["reason"]), str(row["slide"]), str(row["detail"]))
+        if is_assumed(row.get("mpp_source")):
+            detail = f"{row['mpp']:g} um/px {row['mpp_source']}; give its resolution in mpp_table"
+            return SlideError("assumed_resolution", str(row["slide"]), detail)
+    return None
 
 
 def _jobs(jobs: Iterable[Sequence[Any]]) -> list[Job]:
@@ -254,7 +282,7 @@ _JPEG2000_TAGS = {33003, 33005, 34712}
 def decoding_cost(path: Any) -> int:
     """Expected work on a slide, in bytes of JPEG; 0 where there is none."""
     try:
-        size = os.stat(path).st_size
+        size = slide_bytes(path)
         packed = read_pages(path)[0].get("compression", 1)
     except TiffError:
         return size
@@ -264,18 +292,44 @@ def decoding_cost(path: Any) -> int:
 
 
 def summary(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """What became of a batch: one row per status and reason with its meaning, slides, regions, megapixels, seconds."""
-    table = outcomes.assign(reason=outcomes["reason"].fillna(""))
+    """What became of a batch: one row per status and reason with its meaning, slides, regions, megapixels, seconds.
+
+    ``assumed_mpp``: slides whose resolution nobody says; ``damaged_tiles``: of their overviews.
+    """
+    # Tables written before there were these columns have none to count.
+    known = outcomes.reindex(columns=[*outcomes.columns, *({"mpp_source", "damaged_tiles"} - set(outcomes.columns))])
+    table = known.assign(
+        reason=known["reason"].fillna(""),
+        assumed_mpp=[is_assumed(source) for source in known["mpp_source"]],
+        damaged_tiles=known["damaged_tiles"].fillna(0).astype(int),
+    )
     rows = table.groupby(["status", "reason"], sort=True).agg(
         slides=("slide", "size"),
         regions=("regions", "sum"),
         bad_regions=("bad_regions", "sum"),
+        damaged_tiles=("damaged_tiles", "sum"),
+        assumed_mpp=("assumed_mpp", "sum"),
         mpix=("mpix", "sum"),
         seconds=("seconds", "sum"),
     )
     rows = rows.reset_index()
     rows.insert(2, "meaning", [REASONS.get(reason, "regions were cut") for reason in rows["reason"]])
     return rows.round({"mpix": 1, "seconds": 2})
+
+
+def notes(outcomes: pd.DataFrame) -> str:
+    """One line on damage and assumed resolutions of slides that were cut; '' where there is neither."""
+    if outcomes.empty:
+        return ""
+    table = outcomes.reindex(columns=["bad_regions", "damaged_tiles", "mpp_source"])
+    bad, tiles = (table[name].fillna(0).astype(int) for name in ("bad_regions", "damaged_tiles"))
+    hurt, assumed = int(((bad > 0) | (tiles > 0)).sum()), sum(map(is_assumed, table["mpp_source"]))
+    said = []
+    if hurt:
+        said.append(f"{hurt} slide(s) damaged, {int(bad.sum())} region(s) left out")
+    if assumed:
+        said.append(f"{assumed} slide(s) with an assumed resolution")
+    return "; ".join(said)
 
 
 # The memory of hashes in a worker: thousands of lines, sent once and not with every slide.
@@ -289,14 +343,16 @@ def _work(job: Job, geometry: Geometry, settings: SlideSettings, arguments: dict
 
 
 def _quiet_worker(contents: Contents | None) -> None:
-    import warnings
-
     import cv2
 
     global _worker_contents
     _worker_contents = contents
     cv2.setNumThreads(1)
-    # A missing resolution is in the outcome table (mpp_source in the store); a line per slide would drown the bar.
+    _quiet_about_resolution()
+
+
+def _quiet_about_resolution() -> None:
+    # It is in the outcome table, and one warning names them all: a line per slide would drown the bar.
     warnings.filterwarnings("ignore", message=".*does not say its resolution.*")
 
 
@@ -311,7 +367,10 @@ def _run_all(
 ) -> Iterator[tuple[int, SlideOutcome]]:
     if workers <= 1 or len(plan) <= 1:
         for index in order:
-            yield index, _work(plan[index], geometry, settings, {**arguments, "contents": contents})
+            with warnings.catch_warnings():
+                _quiet_about_resolution()
+                outcome = _work(plan[index], geometry, settings, {**arguments, "contents": contents})
+            yield index, outcome
         return
     queue = deque(order)
     suspects: list[int] = []

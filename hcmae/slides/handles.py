@@ -101,6 +101,23 @@ class OpenSlideHandle:
                         raise
             _argb_on_white(buffer[:n], out[top : top + n])
 
+    def attempt(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.int16] | None:
+        """The same as signed numbers, for differences; None where it fails."""
+        out = np.empty((height, width, 3), np.uint8)
+        try:
+            self.read(x, y, width, height, level, out)
+        except Exception:  # OpenSlide's own class is not importable everywhere
+            return None
+        return out.astype(np.int16)
+
+    def opens(self) -> bool:
+        """True where OpenSlide is installed and opens the file."""
+        try:
+            self.get()
+        except Exception:
+            return False
+        return True
+
     @staticmethod
     def _fill(slide: Any, buffer: NDArray[np.uint8], x: int, y: int, level: int, width: int, height: int) -> None:
         import ctypes

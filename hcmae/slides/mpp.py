@@ -14,9 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from hcmae.slides.errors import SlideError
+
 # A resolution tag outside this range (micrometres per pixel) is a printer's default, not a microscope's.
 _PLAUSIBLE_MPP = (0.05, 20.0)
 ASSUMED_MPP = 0.25
+# What mpp_source begins with where nobody has said it.
+_ASSUMED = "assumed"
+# Pixels whose sides differ by more than this share are not square.
+SQUARE = 0.02
 _MPP_PROPERTIES = ("openslide.mpp-x",)
 _VENDOR_MPP = ("aperio.MPP", "MPP", "hamamatsu.XResolution.um", "tiff.MPP", "philips.PixelSpacing.um")
 
@@ -71,6 +77,8 @@ def resolve_mpp(
 ) -> Resolution:
     """Resolution of a slide: its own property, a vendor's tag, TIFF's tags, the user's table, else assumed, with a
     warning.
+
+    Raises SlideError(not_square) where the file says that its pixels are not, unless the table has an entry for it.
     """
     power = _number(properties.get("openslide.objective-power")) or _number(properties.get("aperio.AppMag"))
     for names, source in ((_MPP_PROPERTIES, "property"), (_VENDOR_MPP, "vendor tag")):
@@ -78,23 +86,47 @@ def resolve_mpp(
             value = _number(properties.get(name))
             if value is not None and _plausible(value):
                 # OpenSlide fills its property from the resolution tags of a generic TIFF: 72 dpi is not a microscope.
-                return Resolution(value, f"{source} {name}", power)
-    value = _from_resolution(properties)
+                across = _number(properties.get("openslide.mpp-y")) if name == "openslide.mpp-x" else None
+                return _square(path, Resolution(value, f"{source} {name}", power), across, table)
+    value = _from_resolution(properties, "X")
     if value is not None:
-        return Resolution(value, "TIFF resolution", power)
+        return _square(path, Resolution(value, "TIFF resolution", power), _from_resolution(properties, "Y"), table)
     entry = table_entry(path, load_mpp_table(table))
     if entry is not None:
         return Resolution(entry[1], f"table entry {entry[0]}", power)
     if power:
-        assumed = Resolution(10.0 / power, f"assumed from {power:g}x objective", power)
+        assumed = Resolution(10.0 / power, f"{_ASSUMED} from {power:g}x objective", power)
     else:
-        assumed = Resolution(ASSUMED_MPP, "assumed", None)
+        assumed = Resolution(ASSUMED_MPP, _ASSUMED, None)
     warnings.warn(
         f"{path.name}: the file does not say its resolution; {assumed.mpp:g} um/px {assumed.source}. "
         "Give the right value in mpp_table.",
         stacklevel=3,
     )
     return assumed
+
+
+def is_assumed(source: Any) -> bool:
+    """True for the ``mpp_source`` of a slide whose resolution nobody has said."""
+    return isinstance(source, str) and source.startswith(_ASSUMED)
+
+
+def _square(
+    path: Path, found: Resolution, across: float | None, table: str | Path | Mapping[str, float] | None
+) -> Resolution:
+    """The resolution, where that across the other side agrees; ``across`` None: the file does not say it."""
+    if across is None or not _plausible(across) or abs(across / found.mpp - 1) <= SQUARE:
+        return found
+    sides = f"{found.mpp:g} x {across:g} um"
+    entry = table_entry(path, load_mpp_table(table))
+    if entry is not None:
+        return Resolution(entry[1], f"table entry {entry[0]} (the file says pixels of {sides})", found.power)
+    raise SlideError(
+        "not_square",
+        path,
+        f"its pixels are {sides}, not square; resample the slide to square pixels, "
+        "or give its resolution in mpp_table where the file is wrong",
+    )
 
 
 def _number(text: Any) -> float | None:
@@ -108,8 +140,8 @@ def _plausible(mpp: float) -> bool:
     return _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1]
 
 
-def _from_resolution(properties: Mapping[str, str]) -> float | None:
-    per_unit = _number(properties.get("tiff.XResolution"))
+def _from_resolution(properties: Mapping[str, str], axis: str) -> float | None:
+    per_unit = _number(properties.get(f"tiff.{axis}Resolution"))
     micrometres = {"inch": 25400.0, "centimeter": 10000.0}.get(properties.get("tiff.ResolutionUnit", ""))
     if per_unit is None or micrometres is None:
         return None

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from hcmae import __version__
 from hcmae.config import Geometry, SlideSettings
 from hcmae.content import Contents
 from hcmae.keys import Key, source_of
+from hcmae.slides.errors import SlideError, TileError
 from hcmae.slides.journal import Journal, StopError, journal_path, slide_lock
-from hcmae.slides.mpp import load_mpp_table, table_entry
-from hcmae.slides.reader import Slide, SlideError, TileError, open_slide
+from hcmae.slides.mpp import is_assumed, load_mpp_table, table_entry
+from hcmae.slides.reader import Slide, open_slide, slide_identity
 from hcmae.slides.regions import (
     RegionPlan,
     mask_downsample,
@@ -39,20 +40,36 @@ from hcmae.slides.tissue import Tissue, is_edited, read_geojson, segment, write_
 # change what is cut and is not here.
 CODE = tuple(
     f"hcmae.slides.{name}"
-    for name in ("handles", "mpp", "process", "reader", "regions", "store", "tiff", "tiles", "tissue")
+    for name in (
+        "errors",
+        "handles",
+        "hdf5",
+        "mpp",
+        "overview",
+        "probe",
+        "process",
+        "reader",
+        "regions",
+        "store",
+        "tiff",
+        "tiles",
+        "tissue",
+    )
 )
 # Stands for the content of a slide that cannot be read.
 UNREAD = "unread"
 
 # Reasons that follow from the content and the settings: the same slide comes out the same next time.
 _LASTING = {
+    "damaged": "regions were cut, but parts of the file are damaged: see bad_regions, damaged_tiles and detail",
     "up_to_date": "the store exists and was made from this file with these settings",
     "no_tissue": "segmentation found nothing that is large enough",
     "too_small": "the slide is smaller than one region",
     "no_region_passes": "there is tissue, but no square reaches the threshold",
     "truncated": "the file ends before its last tile",
     "unreadable": "no reader can decode it",
-    "unsupported": "a format that needs a reader which is not installed",
+    "unsupported": "a format that needs a reader which is not installed, or a slide too large for its regions",
+    "not_square": "its pixels are longer than broad, and no table gives its resolution",
     "too_many_bad_regions": "more damaged regions than max_bad_regions allows",
     "bad_mask": "the edited tissue mask or the coordinate file cannot be used",
 }
@@ -62,6 +79,7 @@ _PASSING = {
     "permission": "the file may not be read",
     "changed": "the file was replaced while it was read",
     "locked": "another process is working on this slide",
+    "assumed_resolution": "nobody says its resolution, and a strict run does not assume one",
     "disk_full": "no space left for the store",
     "crashed": "the process that read it died",
     "error": "anything else, see detail",
@@ -75,6 +93,8 @@ REASONS: dict[str, str] = _LASTING | {name: f"{text}; the next run tries again" 
 class SlideOutcome:
     """What became of one slide. ``status``: ok, skipped, empty or failed; ``reason``: a key of REASONS or ''.
 
+    ``mpp_source`` says where ``mpp`` comes from ('assumed': from nowhere). ``damaged_tiles``: tiles that were damaged
+    where the overview was made, their area taken from a larger level; ``bad_regions`` are those that cannot be read.
     ``final``: False where the same slide may come out otherwise next time (see PASSING). ``key``: digest of the key
     that it was cut under, ``content``: hash of the slide, ``mask``: hash of the mask beside the store, which a person
     has ``edited`` or not.
@@ -90,9 +110,11 @@ class SlideOutcome:
     detail: str = ""
     reader: str = ""
     mpp: float = float("nan")
+    mpp_source: str = ""
     tissue_share: float = float("nan")
     grid: int = 0
     four_point: int = 0
+    damaged_tiles: int = 0
     resumed: int = 0
     final: bool = True
     key: str = ""
@@ -107,7 +129,9 @@ def tissue_of(slide: Slide, geometry: Geometry, settings: SlideSettings, mask: s
     if mask is not None and is_edited(mask):
         shape = (-(-slide.size[1] // downsample), -(-slide.size[0] // downsample))
         return read_geojson(mask, shape, downsample)
-    return segment(slide.overview(downsample), downsample, settings.preset, remove_pen=settings.remove_pen)
+    view = slide.survey(downsample)
+    found = segment(view.pixels, downsample, settings.preset, remove_pen=settings.remove_pen)
+    return replace(found, unread=view.unread, damaged=view.damaged)
 
 
 @dataclass(frozen=True)
@@ -124,6 +148,7 @@ class _Task:
     coords_file: str | Path | None
     geojson: bool
     contents: Contents
+    strict: bool
 
 
 def process_slide(
@@ -138,6 +163,7 @@ def process_slide(
     coords_file: str | Path | None = None,
     geojson: bool = True,
     contents: Contents | None = None,
+    strict: bool = False,
 ) -> SlideOutcome:
     """Cut one slide into regions and write its store; never raises for a bad slide, the outcome says what was wrong.
 
@@ -145,11 +171,12 @@ def process_slide(
     the tissue in QuPath, save it under the same name and run again: the edited mask is used. ``coords_file`` takes the
     corners from a file of CLAM, HIPT or TRIDENT instead of the grid. ``workers``: threads that decode regions.
     ``contents``: the memory of hashes, so that a slide whose bytes are known is not read for its key again.
+    ``strict``: a slide whose resolution would have to be assumed fails (reason 'assumed_resolution').
     """
     path, store_path = Path(path), Path(store_path)
     name = slide_id or path.stem
     known = contents if contents is not None else Contents()
-    task = _Task(path, store_path, geometry, settings, name, workers, reader, coords_file, geojson, known)
+    task = _Task(path, store_path, geometry, settings, name, workers, reader, coords_file, geojson, known, strict)
     start = time.perf_counter()
     identity: dict[str, Any] = {}
 
@@ -204,27 +231,31 @@ def _process(task: _Task, identity: dict[str, Any]) -> tuple[str, str, str, dict
         facts: dict[str, Any] = {
             "regions": len(fresh),
             "bad_regions": int(fresh.attrs["bad_regions"]),
+            "damaged_tiles": int(fresh.attrs.get("damaged_tiles", 0)),
+            "mpp_source": str(fresh.attrs["mpp_source"]),
             "reader": fresh.attrs["reader"],
             "mpp": float(fresh.attrs["mpp"]),
             "tissue_share": float(fresh.attrs["tissue_share"]),
             "grid": int(fresh.attrs["grid"]),
             "four_point": int(fresh.attrs["four_point"]),
         }
+        _refuse_assumed(task, facts)
         return "skipped", "up_to_date", "", facts
     with open_slide(path, mpp_table=table, reader=task.reader) as slide:
         if slide.changed() or before != _facts(path):
             raise SlideError("changed", path, "the file was replaced while it was opened; run again")
+        facts = {"reader": slide.reader, "mpp": slide.mpp, "mpp_source": slide.mpp_source}
+        _refuse_assumed(task, facts)
         try:
             tissue = tissue_of(slide, task.geometry, task.settings, mask)
             plan = _plan(slide, tissue, task.geometry, task.settings, task.coords_file)
         except ValueError as error:
             raise StopError("failed", "bad_mask", str(error)) from None
-        facts = {
-            "reader": slide.reader,
-            "mpp": slide.mpp,
+        facts |= {
             "tissue_share": round(tissue.share, 5),
             "grid": plan.counts["grid"],
             "four_point": plan.counts["four_point"],
+            "damaged_tiles": tissue.damaged,
         }
         if task.geojson and not edited:
             write_geojson(tissue, mask, name=task.name)
@@ -255,16 +286,16 @@ def _cut(
             journal.remove()
             raise SlideError("changed", path, "the file was replaced while it was read; run again")
         good = journal.good()
-        bad = len(coords) - len(good)
+        bad, wanted = len(coords) - len(good) + plan.undecided, len(coords) + plan.undecided
         facts |= {"bad_regions": bad, "resumed": len(done), "mpix": len(todo) * plan.side**2 / 1e6}
-        if bad > allowed * len(coords):
+        if bad > allowed * wanted:
+            cause = journal.first_cause() or "no level can be read there"
             journal.remove()
             store_path.unlink(missing_ok=True)
             raise StopError(
                 "failed",
                 "too_many_bad_regions",
-                f"{path}: {bad} of {len(coords)} regions are damaged ({journal.first_cause()}); "
-                f"max_bad_regions allows {allowed:.0%}",
+                f"{path}: {bad} of {wanted} regions are damaged ({cause}); max_bad_regions allows {allowed:.0%}",
                 **facts,
             )
         kept_fraction = plan.fractions[plan.kept][good]
@@ -277,8 +308,10 @@ def _cut(
         journal.remove()
     finally:
         journal.close()
-    detail = f"{bad} of {len(coords)} regions are damaged and left out" if bad else ""
-    return "ok", "", detail, facts | {"regions": len(good)}
+    said = [f"{bad} of {wanted} regions are damaged and left out"] if bad else []
+    if tissue.damaged:
+        said.append(f"{tissue.damaged} damaged tile(s) were met while the overview was made")
+    return "ok", "damaged" if said else "", "; ".join(said), facts | {"regions": len(good)}
 
 
 def _plan(
@@ -301,6 +334,17 @@ def _plan(
     return RegionPlan(corners, fractions, everything, everything, side)
 
 
+def _refuse_assumed(task: _Task, facts: dict[str, Any]) -> None:
+    if task.strict and is_assumed(facts["mpp_source"]):
+        raise StopError(
+            "failed",
+            "assumed_resolution",
+            f"{task.path}: the file does not say its resolution ({facts['mpp']:g} um/px {facts['mpp_source']}); "
+            "give it in mpp_table",
+            **facts,
+        )
+
+
 def _stop_if_empty(
     slide: Slide, tissue: Tissue, plan: RegionPlan, settings: SlideSettings, facts: dict[str, Any]
 ) -> None:
@@ -311,6 +355,15 @@ def _stop_if_empty(
         )
     if len(plan.coords):
         return
+    if plan.undecided:
+        raise StopError(
+            "failed",
+            "too_many_bad_regions",
+            f"{slide.path}: {plan.undecided} of {len(plan.corners)} squares cannot be read at any level, "
+            "and no other has enough tissue",
+            **facts,
+            bad_regions=plan.undecided,
+        )
     if not tissue.mask.any():
         steps = ", ".join(f"{key} {value:g}" for key, value in tissue.counts.items())
         raise StopError("empty", "no_tissue", f"{slide.path}: no tissue (mask pixels: {steps})", **facts)
@@ -406,12 +459,11 @@ def _fresh_store(store_path: Path, key: Key) -> SlideStore | None:
     return store if store.key == key.digest else None
 
 
-def _facts(path: Path) -> tuple[int, int, int] | None:
+def _facts(path: Path) -> list[tuple[str, int, int, int]] | None:
     try:
-        stat = path.stat()
+        return slide_identity(path)
     except OSError:
         return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _attributes(task: _Task, slide: Slide, key: Key, plan: RegionPlan, tissue: Tissue, bad: int) -> dict[str, Any]:
@@ -456,4 +508,5 @@ def _attributes(task: _Task, slide: Slide, key: Key, plan: RegionPlan, tissue: T
         "grid": plan.counts["grid"],
         "four_point": plan.counts["four_point"],
         "bad_regions": bad,
+        **({"damaged_tiles": tissue.damaged} if tissue.damaged else {}),
     }

@@ -8,6 +8,7 @@ is checked on tissue tiles every time a slide is opened for processing.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -16,9 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hcmae.content import slide_parts
+from hcmae.slides.errors import SlideError, TileError
 from hcmae.slides.handles import OpenSlideHandle, PositionalFile
 from hcmae.slides.mpp import ASSUMED_MPP, resolve_mpp
-from hcmae.slides.tiff import TiffEndsEarlyError, TiffError, TiffPage, read_pages
+from hcmae.slides.overview import FAILED_READS, Box, Overview, overview_of, read_parts
+from hcmae.slides.probe import dies_of
+from hcmae.slides.tiff import TiffEndsEarlyError, TiffError, TiffPage, described, implausible, is_dialect, read_pages
 from hcmae.slides.tiles import (
     COMPRESSION_NAMES,
     JPEG,
@@ -26,39 +31,27 @@ from hcmae.slides.tiles import (
     Level,
     TileTable,
     is_damage,
+    jpeg2000_size,
     jpeg_stream,
     pyramid_pages,
+    shifted,
+    telling_tiles,
     tile_table,
     unpack_tile,
     ycbcr_to_rgb,
 )
 
-__all__ = ["Level", "Slide", "SlideError", "TileError", "open_slide"]
+__all__ = ["Level", "Slide", "SlideError", "TileError", "open_slide", "slide_identity"]
 
 # Formats whose tiles are plain rectangles on a grid; the other TIFF dialects of OpenSlide overlap or omit tiles.
 _PLAIN_VENDORS = {"aperio", "generic-tiff"}
 # Largest grey-level difference to OpenSlide that the self-check accepts; every slide tried so far gave 0.
 TOLERANCE = 2
-
-
-class SlideError(Exception):
-    """A slide that cannot be used. ``code`` is the reason in one word: missing, permission, truncated, unreadable,
-    unsupported or changed."""
-
-    def __init__(self, code: str, path: str | Path, message: str) -> None:
-        super().__init__(f"{path}: {message}")
-        self.code = code
-        self.path = Path(path)
-
-
-class TileError(Exception):
-    """Some tiles of a requested area cannot be decoded. ``tiles`` lists (level, column, row)."""
-
-    def __init__(self, path: Path, tiles: list[tuple[int, int, int]], cause: str) -> None:
-        super().__init__(
-            f"{path}: {len(tiles)} tile(s) cannot be decoded, first (level, column, row) {tiles[0]}: {cause}"
-        )
-        self.path, self.tiles, self.cause = path, tiles, cause
+# The same where OpenSlide resamples, against our own interpolation: its weights have seven bits, and it rounds twice.
+RESAMPLED_TOLERANCE = 4
+# How far from a whole pixel of a level a place may lie and still be read as it is stored; OpenSlide resamples beyond.
+_ON_GRID = 1e-6
+_MAX_OVERVIEW = 1 << 30
 
 
 class Slide:
@@ -66,7 +59,7 @@ class Slide:
 
     ``size`` (width, height) of level 0; ``levels``; ``mpp`` micrometres per level-0 pixel with ``mpp_source`` saying
     where it comes from; ``objective_power`` or None; ``properties``; ``reader`` 'direct' or 'openslide' with ``note``
-    saying why; ``compression`` of level 0; ``stat`` of the file as it was opened.
+    saying why; ``compression`` of level 0; ``stat`` of the file as it was opened; ``file_bytes`` with all its parts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,6 +81,8 @@ class Slide:
         self._openslide_ok = True
         self._scratch = threading.local()
         self.stat: os.stat_result | None = None
+        self.file_bytes = 0
+        self._identity: list[tuple[str, int, int, int]] = []
 
     def __repr__(self) -> str:
         w, h = self.size
@@ -99,11 +94,6 @@ class Slide:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def file_bytes(self) -> int:
-        """Size of the file that was opened (of its first part, where a slide has several)."""
-        return self.stat.st_size if self.stat is not None else 0
-
     def close(self) -> None:
         """Give back the file descriptor and OpenSlide's handle."""
         if self._file is not None:
@@ -111,13 +101,11 @@ class Slide:
         self._openslide.close()
 
     def changed(self) -> bool:
-        """True where the file at this path is no longer the one that was opened (replaced, rewritten, removed)."""
+        """True where the file at this path, or another file of the slide, is no longer the one that was opened."""
         try:
-            now = os.stat(self.path)
+            return slide_identity(self.path) != self._identity
         except OSError:
             return True
-        was = self.stat
-        return was is None or (now.st_ino, now.st_size, now.st_mtime_ns) != (was.st_ino, was.st_size, was.st_mtime_ns)
 
     # --- pixels -------------------------------------------------------------------------------------------------
 
@@ -135,7 +123,8 @@ class Slide:
 
         ``x, y``: top-left corner in level-0 pixels (as in OpenSlide); ``size`` (w, h) in pixels of ``level``. Pixels
         outside the slide, empty tiles and transparent pixels are white. ``on_error='white'`` also whitens tiles that
-        cannot be decoded. Raises TileError for a damaged tile, ValueError for a level that does not exist.
+        cannot be decoded. Between the pixels of a smaller level OpenSlide interpolates, and then reads itself. Raises
+        TileError for a damaged tile, ValueError for a level that does not exist.
         """
         if not 0 <= level < len(self.levels):
             raise ValueError(f"{self.path}: no level {level}; it has levels 0 to {len(self.levels) - 1}")
@@ -146,8 +135,8 @@ class Slide:
             out = np.empty((height, width, 3), np.uint8)
         elif out.shape != (height, width, 3) or out.dtype != np.uint8:
             raise ValueError(f"out must be uint8 [{height}, {width}, 3], not {out.dtype} {list(out.shape)}")
-        if self.reader == "direct":
-            scale = self.levels[level].downsample
+        scale = self.levels[level].downsample
+        if self.reader == "direct" and (_on_grid(x / scale, y / scale) or not self._openslide_has(level)):
             bad, cause = self._read_tiles(round(x / scale), round(y / scale), level, out)
         else:
             bad, cause = [], ""
@@ -200,6 +189,17 @@ class Slide:
             top, bottom = (round(r * base.tile_height / scale) - y for r in (row, row + 1))
             out[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = 255
 
+    def _openslide_has(self, level: int) -> bool:
+        """Whether OpenSlide can read a level for the direct path: it opens the file and numbers the levels as we do."""
+        if not self._openslide_ok:
+            return False
+        try:
+            handle = self._openslide.get()
+            info = self.levels[level]
+            return tuple(handle.level_dimensions[level]) == (info.width, info.height)
+        except Exception:  # not installed, not opened, no such level
+            return False
+
     def _second_opinion(self, level: int, x: int, y: int, target: NDArray[np.uint8]) -> bool:
         """Ask OpenSlide for an area whose tile the direct path refuses: direct must never be the worse reader."""
         if not self._openslide_ok or self.changed():
@@ -238,6 +238,9 @@ class Slide:
         elif table.compression in JPEG2000:
             import imagecodecs
 
+            width, height = jpeg2000_size(data)
+            if not (0 < width <= tw and 0 < height <= th):
+                raise ValueError(f"corrupt: the tile says {width} x {height} pixels, the table {tw} x {th}")
             tile = imagecodecs.jpeg2k_decode(data, numthreads=1)
             if tile.ndim == 3 and tile.dtype == np.uint8 and JPEG2000[table.compression] == "ycbcr":
                 tile = ycbcr_to_rgb(tile)
@@ -255,42 +258,50 @@ class Slide:
         """The whole slide, area-averaged so that its longer side has at most ``max_side`` pixels, uint8 [h, w, 3]."""
         w, h = self.size
         factor = max(1.0, max(w, h) / max_side)
-        return self._overview(max(1, round(w / factor)), max(1, round(h / factor)))
+        return self._overview(max(1, round(w / factor)), max(1, round(h / factor))).pixels
 
     def overview(self, downsample: int) -> NDArray[np.uint8]:
+        """The pixels of :meth:`survey`, uint8 [ceil(h/d), ceil(w/d), 3]."""
+        return self.survey(downsample).pixels
+
+    def survey(self, downsample: int) -> Overview:
         """The whole slide reduced by an integer: pixel (i, j) covers level-0 pixels [i*d, (i+1)*d) x [j*d, (j+1)*d).
 
-        Damaged tiles are white. uint8 [ceil(h/d), ceil(w/d), 3].
+        Where tiles of the level it comes from are damaged, the next larger level that can be read takes their place;
+        where none can, pixels are white and ``unread``. Raises SlideError(unsupported) where the result has more than
+        2^30 pixels.
         """
         w, h = self.size
-        return self._overview(-(-w // downsample), -(-h // downsample), downsample)
+        columns, rows = -(-w // downsample), -(-h // downsample)
+        if columns * rows > _MAX_OVERVIEW:
+            raise SlideError(
+                "unsupported",
+                self.path,
+                f"an overview of {columns} x {rows} pixels is too large for {w} x {h}; cut larger regions",
+            )
+        return self._overview(columns, rows, downsample)
 
-    def _overview(self, width: int, height: int, downsample: float | None = None) -> NDArray[np.uint8]:
-        """Band by band from the smallest stored level that is not smaller than the result, so memory stays bounded."""
-        import cv2
+    def _overview(self, width: int, height: int, downsample: float | None = None) -> Overview:
+        budget = [FAILED_READS]
 
-        sx = downsample or self.size[0] / width
-        sy = downsample or self.size[1] / height
-        level = max(i for i, item in enumerate(self.levels) if item.downsample <= max(1.0, min(sx, sy)) * 1.01)
+        def read(level: int, x: int, y: int, out: NDArray[np.uint8]) -> list[Box]:
+            return self._read_level(level, x, y, out, budget)
+
+        return overview_of(self.levels, self.size, read, width, height, downsample)
+
+    def _read_level(self, level: int, x: int, y: int, out: NDArray[np.uint8], budget: list[int]) -> list[Box]:
+        """Fill out from (x, y) in the level's own pixels, white beyond the slide; returns what cannot be decoded."""
         info = self.levels[level]
-        fx, fy = sx / info.downsample, sy / info.downsample
-        out = np.empty((height, width, 3), np.uint8)
-        # About 24 MiB per band, at least one row of the result.
-        rows = max(1, min(height, int((24 << 20) / (3 * max(info.width, 1) * fy))))
-        for top in range(0, height, rows):
-            bottom = min(height, top + rows)
-            y0, y1 = round(top * fy), max(round(top * fy) + 1, round(bottom * fy))
-            band = self._band(level, y0, y1, round(width * fx))
-            out[top:bottom] = cv2.resize(band, (width, bottom - top), interpolation=cv2.INTER_AREA)
-        return out
-
-    def _band(self, level: int, y0: int, y1: int, width: int) -> NDArray[np.uint8]:
-        """Rows [y0, y1) of a level, in its own pixels, white below and right of the slide."""
         if self.reader == "direct":
-            band = np.empty((y1 - y0, width, 3), np.uint8)
-            self._read_tiles(0, y0, level, band)
-            return band
-        return self.read(0, round(y0 * self.levels[level].downsample), (width, y1 - y0), level, on_error="white")
+            bad, _ = self._read_tiles(x, y, level, out)
+            tw, th = info.tile_width, info.tile_height
+            return [(c * tw, r * th, (c + 1) * tw, (r + 1) * th) for _, c, r in bad]
+
+        def read(left: int, top: int, part: NDArray[np.uint8]) -> None:
+            scale = info.downsample
+            self._openslide.read(round(left * scale), round(top * scale), part.shape[1], part.shape[0], level, part)
+
+        return read_parts(read, (info.tile_width or 256, info.tile_height or 256), x, y, out, budget)
 
     # --- what a job planner needs ---------------------------------------------------------------------------------
 
@@ -312,14 +323,17 @@ def open_slide(
     """Open a whole-slide image.
 
     ``reader``: 'auto' decodes tiles directly where the self-check against OpenSlide passes, 'direct' insists on it,
-    'openslide' never does. ``check=False`` skips the self-check (for a file that has passed it before).
+    'openslide' never does. ``check=False`` skips the self-check (for a file that has passed it before). The tags of a
+    TIFF are checked before any decoder sees the file; a file of another format, or of a scanner's own dialect, is first
+    opened in a process of its own, once.
 
     Micrometres per pixel are taken from the first source that has them: the property ``openslide.mpp-x``; the vendor's
     tag (aperio.MPP and its like); the TIFF resolution, if it is a microscope's; ``mpp_table`` (file name or glob ->
     um/px, as a mapping or a CSV with columns slide, mpp); 10 / objective power, with a warning; 0.25, with a warning.
     ``mpp_source`` tells which.
 
-    Raises SlideError with a code: missing, permission, truncated, unreadable, unsupported.
+    Raises SlideError with a code: missing, permission, truncated, unreadable, unsupported, not_square (pixels that are
+    longer than broad, for which the table gives no side).
     """
     if reader not in ("auto", "direct", "openslide"):
         raise ValueError(f"unknown reader '{reader}': choose 'auto', 'direct' or 'openslide'")
@@ -329,6 +343,8 @@ def open_slide(
         with open(path, "rb") as handle:
             head = handle.read(16)
             slide.stat = os.fstat(handle.fileno())
+        slide._identity = slide_identity(path)
+        slide.file_bytes = sum(size for _, size, _, _ in slide._identity)
     except FileNotFoundError:
         raise SlideError("missing", path, "no such file; was the download deleted or renamed?") from None
     except PermissionError:
@@ -347,10 +363,26 @@ def open_slide(
     return slide
 
 
+def slide_identity(path: str | Path) -> list[tuple[str, int, int, int]]:
+    """Name, size, time of change and inode of every file of a slide, itself first. Raises OSError where it is gone."""
+    found = []
+    for part in slide_parts(path):
+        stat = os.stat(part)
+        found.append((part.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    return found
+
+
+def _on_grid(*places: float) -> bool:
+    return all(abs(place - round(place)) <= _ON_GRID for place in places)
+
+
 def _open(slide: Slide, head: bytes, reader: str, check: bool) -> None:
-    direct, why = False, "not a TIFF"
+    direct, why, checked = False, "not a TIFF", not check
     if head[:2] in (b"II", b"MM"):
         direct, why = _read_tags(slide)
+        checked = checked or (slide._first is not None and not is_dialect(slide._first))
+    if not checked:
+        _try_apart(slide)
     if reader == "openslide":
         direct, why = False, "asked for"
     if direct:
@@ -371,10 +403,18 @@ def _open(slide: Slide, head: bytes, reader: str, check: bool) -> None:
         slide._file.close()
         slide._file = None
     slide._tables = []
-    _open_with_openslide(slide, why)
+    _open_with_openslide(slide, why, check)
 
 
-def _open_with_openslide(slide: Slide, why: str) -> None:
+def _try_apart(slide: Slide) -> None:
+    """Raises SlideError(unreadable) where a process of its own dies of this file."""
+    if death := dies_of(slide.path):
+        raise SlideError(
+            "unreadable", slide.path, f"a program that opens it with OpenSlide dies ({death}); damaged or hostile"
+        )
+
+
+def _open_with_openslide(slide: Slide, why: str, check: bool) -> None:
     try:
         handle = slide._openslide.get()
     except ImportError:
@@ -386,28 +426,61 @@ def _open_with_openslide(slide: Slide, why: str) -> None:
             "unreadable", slide.path, f"not a slide that can be read ({why}; OpenSlide: {error})"
         ) from None
     slide.reader, slide.note = "openslide", why
-    slide.properties.update(handle.properties)
+    properties = dict(handle.properties)
+    slide.properties.update(properties)
     slide.levels = tuple(
-        Level(w, h, float(d)) for (w, h), d in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
+        Level(w, h, float(d), *(_whole(properties.get(f"openslide.level[{i}].tile-{side}")) for side in _SIDES))
+        for i, ((w, h), d) in enumerate(zip(handle.level_dimensions, handle.level_downsamples, strict=True))
     )
     slide.size = handle.level_dimensions[0]
+    if check:
+        _some_tile_decodes(slide, why)
+
+
+_SIDES = ("width", "height")
+# Places of level 0 that are tried, as shares of both sides; the middle first, because that is where the tissue is.
+_TRIED = (0.5, 0.3, 0.7, 0.1, 0.9)
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+def _some_tile_decodes(slide: Slide, why: str) -> None:
+    """Raises SlideError(unreadable) where OpenSlide opens a slide of which it can decode nothing (12-bit JPEG, say)."""
+    (w, h), cause = slide.size, ""
+    for row in _TRIED:
+        for column in _TRIED:
+            try:
+                slide._openslide.read(int(column * w), int(row * h), 1, 1, 0, np.empty((1, 1, 3), np.uint8))
+                return
+            except Exception as error:  # OpenSlide's own class is not importable everywhere
+                cause = str(error)
+    raise SlideError(
+        "unreadable", slide.path, f"no tile of {len(_TRIED) ** 2} tried can be decoded ({why}; OpenSlide: {cause})"
+    )
 
 
 def _read_tags(slide: Slide) -> tuple[bool, str]:
     """Tile tables of the pyramid from the TIFF tags. Raises SlideError(truncated) where the file ends too early."""
     length = slide.file_bytes
     try:
-        pages = pyramid_pages(read_pages(slide.path))
+        every = read_pages(slide.path)
+        pages = [] if (odd := implausible(every)) else pyramid_pages(every)
     except TiffEndsEarlyError as error:
-        if _openslide_opens(slide):  # a dialect with tags of its own, such as NDPI of more than 4 GiB
+        _try_apart(slide)
+        if slide._openslide.opens():  # a dialect with tags of its own, such as NDPI of more than 4 GiB
             return False, f"TIFF tags cannot be read ({error})"
         raise SlideError("truncated", slide.path, f"{error} ({length} bytes are there); fetch it again") from None
     except (TiffError, OSError) as error:
         return False, f"TIFF tags cannot be read ({error})"
+    if odd:
+        raise SlideError("unreadable", slide.path, f"its tags claim what no slide has ({odd}); damaged or hostile")
     if not pages:
         return False, "not a tiled TIFF"
-    _describe(slide, pages[0])
+    slide.properties.update(described(pages[0]))
     slide._first = pages[0]
+    _whole_file(slide, pages, length)
     tables: list[TileTable] = []
     for page in pages:
         table, why = tile_table(page, pages[0])
@@ -415,14 +488,6 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
             tables.append(table)
         elif page is pages[0]:
             return False, why
-    end = max(int((table.offsets + table.counts).max()) for table in tables)
-    if end > length:
-        share = float(np.mean(tables[0].offsets + tables[0].counts <= length))
-        raise SlideError(
-            "truncated",
-            slide.path,
-            f"the file ends at byte {length}, its last tile at {end} ({share:.0%} of level 0 is there); fetch it again",
-        )
     slide._tables = tables
     first_table = tables[0]
     empty = np.flatnonzero((first_table.counts == 0) | (first_table.offsets == 0))
@@ -430,34 +495,21 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
     return True, ""
 
 
-def _openslide_opens(slide: Slide) -> bool:
-    try:
-        slide._openslide.get()
-    except Exception:  # not installed, or not a slide
-        return False
-    return True
+def _whole_file(slide: Slide, pages: list[TiffPage], length: int) -> None:
+    """Raises SlideError(truncated) where tiles of the pyramid lie beyond the file's end, whoever would decode them."""
+    ends = [page.all("offsets") + page.all("counts") for page in pages if _listed(page)]
+    end = max((int(item.max()) for item in ends), default=0)
+    if end > length:
+        share = float(np.mean(ends[0] <= length))
+        raise SlideError(
+            "truncated",
+            slide.path,
+            f"the file ends at byte {length}, its last tile at {end} ({share:.0%} of level 0 is there); fetch it again",
+        )
 
 
-def _foreign(slide: Slide) -> bool:
-    """True where the tags say that a scanner wrote the file whose tiles overlap, are shifted or are left out."""
-    page = slide._first
-    text = str(page.get("description", "")).lstrip() if page else ""
-    return page is not None and not text.startswith("Aperio") and ("xmp" in page.tags or text.startswith("<"))
-
-
-def _describe(slide: Slide, page: TiffPage) -> None:
-    """Properties of an Aperio description (key = value, separated by bars) and of the resolution tags."""
-    text = page.get("description", "")
-    if text.startswith("Aperio"):
-        for item in text.split("|")[1:]:
-            key, separator, value = item.partition("=")
-            if separator:
-                slide.properties[f"aperio.{key.strip()}"] = value.strip()
-    for name, tag in (("XResolution", "x_resolution"), ("YResolution", "y_resolution")):
-        if page.get(tag):
-            slide.properties[f"tiff.{name}"] = repr(page.get(tag))
-    if "unit" in page.tags:
-        slide.properties["tiff.ResolutionUnit"] = {2: "inch", 3: "centimeter"}.get(page.get("unit"), "none")
+def _listed(page: TiffPage) -> bool:
+    return 0 < len(page.all("offsets")) == len(page.all("counts"))
 
 
 def _self_check(slide: Slide) -> tuple[bool, str]:
@@ -466,13 +518,13 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
         handle = slide._openslide.get()
     except ImportError:
         slide._openslide_ok = False
-        if _foreign(slide):
+        if slide._first is not None and is_dialect(slide._first):
             return False, "a scanner's dialect of TIFF that only OpenSlide knows"
         return True, "OpenSlide is not installed: not checked"
     except Exception as error:
         slide._openslide_ok = False
         tables = slide._tables
-        if not any(_decodes(slide, tables[0], index) for index in _telling_tiles(tables[0])):
+        if not any(_decodes(slide, tables[0], index) for index in telling_tiles(tables[0])):
             raise SlideError("unreadable", slide.path, f"no tile can be decoded (OpenSlide: {error})") from None
         return True, f"OpenSlide cannot open it ({error}): not checked"
     properties = dict(handle.properties)
@@ -491,14 +543,18 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
     worst, compared, failed = 0, 0, 0
     # Around missing tiles OpenSlide paints smaller levels anew from larger ones; only level 0 can be compared then.
     for number, table in enumerate(slide._tables[:1] if slide._missing else slide._tables):
-        for index in _telling_tiles(table) if number == 0 else _telling_tiles(table)[:1]:
+        for index in telling_tiles(table) if number == 0 else telling_tiles(table)[:1]:
             row, column = divmod(index, table.columns)
             info = table.level
             x, y = column * info.tile_width, row * info.tile_height
             w, h = min(info.tile_width, info.width - x), min(info.tile_height, info.height - y)
+            # OpenSlide takes level-0 pixels: the first whole one that is not before the corner.
             scale = downsamples[number]
-            # Only where the corner is a whole level-0 pixel does OpenSlide not resample.
-            if number and (x * scale != int(x * scale) or y * scale != int(y * scale)):
+            left, top = math.ceil(x * scale - _ON_GRID), math.ceil(y * scale - _ON_GRID)
+            shift = (left / scale - x, top / scale - y)
+            if resampled := not _on_grid(*shift):
+                w, h = w - 1, h - 1
+            if w < 1 or h < 1:
                 continue
             try:
                 mine = slide._tile(table, index)
@@ -506,17 +562,21 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
                 failed += 1
                 if is_damage(error):
                     continue
-                theirs = _quiet_read(slide, int(x * scale), int(y * scale), w, h, number)
-                if theirs is not None:
+                if slide._openslide.attempt(left, top, w, h, number) is not None:
                     return False, "OpenSlide reads a tile that the direct path refuses"
                 continue
             if mine is None:
                 continue
-            theirs = _quiet_read(slide, int(x * scale), int(y * scale), w, h, number)
+            theirs = slide._openslide.attempt(left, top, w, h, number)
             if theirs is None:
                 failed += 1
                 continue
             compared += 1
+            if resampled:
+                difference = np.abs(shifted(mine[: h + 1, : w + 1], *shift) - theirs).max()
+                if difference > RESAMPLED_TOLERANCE:
+                    return False, f"direct decoding differs from OpenSlide between pixels by up to {difference:.0f}"
+                continue
             worst = max(worst, int(np.abs(mine[:h, :w].astype(np.int16) - theirs).max()))
             if worst > TOLERANCE:
                 return False, f"direct decoding differs from OpenSlide by up to {worst} grey levels"
@@ -529,27 +589,8 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
     return True, f"{compared} tiles compared with OpenSlide, largest difference {worst}"
 
 
-def _telling_tiles(table: TileTable) -> list[int]:
-    """The fullest tile, one of the upper quarter, the median, and the corner where tiles are cut off."""
-    stored = np.flatnonzero((table.counts > 0) & (table.offsets > 0))
-    if not len(stored):
-        return [0]
-    order = stored[np.argsort(table.counts[stored], kind="stable")]
-    picks = [order[-1], order[int(0.8 * (len(order) - 1))], order[len(order) // 2], len(table.counts) - 1]
-    return list(dict.fromkeys(int(i) for i in picks))
-
-
 def _decodes(slide: Slide, table: TileTable, index: int) -> bool:
     try:
         return slide._tile(table, index) is not None
     except Exception:
         return False
-
-
-def _quiet_read(slide: Slide, x: int, y: int, w: int, h: int, level: int) -> NDArray[np.int16] | None:
-    out = np.empty((h, w, 3), np.uint8)
-    try:
-        slide._openslide.read(x, y, w, h, level, out)
-    except Exception:
-        return None
-    return out.astype(np.int16)

@@ -44,6 +44,7 @@ class RegionPlan:
 
     ``corners`` [N, 2] int32 (x, y level 0, rows first), ``fractions`` [N] tissue share, ``four_points`` bool [N] CLAM's
     test, ``kept`` bool [N]; ``side`` of a region in level-0 pixels (differs from geometry.region with a target_mpp).
+    ``undecided``: squares that may hold enough tissue, but so much of them cannot be read that nobody knows.
     """
 
     corners: NDArray[np.int32]
@@ -51,6 +52,7 @@ class RegionPlan:
     four_points: NDArray[np.bool_]
     kept: NDArray[np.bool_]
     side: int
+    undecided: int = 0
 
     @property
     def coords(self) -> NDArray[np.int32]:
@@ -97,7 +99,10 @@ def plan_regions(
     fractions = tissue.fractions(corners, side)
     points = four_point(corners, side, tissue.contours)
     kept = points if settings.keep_rule == "four_point" else (fractions >= settings.min_tissue) & (fractions > 0)
-    return RegionPlan(corners, fractions, points, kept, side)
+    unread = tissue.unread_fractions(corners, side)
+    enough = settings.keep_rule == "four_point" or fractions + unread >= settings.min_tissue
+    undecided = int(((unread > 0) & ~kept & enough).sum())
+    return RegionPlan(corners, fractions, points, kept, side, undecided)
 
 
 def four_point(corners: NDArray[np.integer], side: int, contours: Sequence[Contour]) -> NDArray[np.bool_]:
@@ -107,10 +112,10 @@ def four_point(corners: NDArray[np.integer], side: int, contours: Sequence[Conto
         outer = contour.outer.astype(np.float32).reshape(-1, 1, 2)
         holes = [hole.astype(np.float32).reshape(-1, 1, 2) for hole in contour.holes]
         x, y, w, h = cv2.boundingRect(contour.outer.astype(np.int32).reshape(-1, 1, 2))
-        for i in np.flatnonzero(~inside):
+        left, top = corners[:, 0], corners[:, 1]
+        near = (left <= x + w) & (top <= y + h) & (left + side >= x) & (top + side >= y)
+        for i in np.flatnonzero(~inside & near):
             left, top = int(corners[i, 0]), int(corners[i, 1])
-            if left > x + w or top > y + h or left + side < x or top + side < y:
-                continue
             inside[i] = _passes(outer, holes, left + side // 2, top + side // 2, side // 4)
     return inside
 

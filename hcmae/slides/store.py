@@ -26,19 +26,25 @@ from numpy.typing import NDArray
 
 from hcmae.config import Geometry
 from hcmae.files import atomic_path, one_writer
+from hcmae.slides.errors import SlideError
+from hcmae.slides.hdf5 import numbers, refuse_links
 from hcmae.slides.locations import located_slide
-from hcmae.slides.reader import Slide, SlideError, open_slide
+from hcmae.slides.reader import Slide, open_slide
 
 __all__ = ["SlideStore", "export_features", "import_coords", "verify_store", "write_store", "write_vectors"]
 
 FORMAT = 1
 _BASE = ("coords", "thumbnails", "tissue_fraction")
+# What a read of a damaged or hostile file ends in, whichever layer of h5py notices.
+_UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError)
+# The one link of the format: what CLAM and TRIDENT call features.
+_LINKS = {"features": "/region_vectors"}
 
 
 class SlideStore:
     """Read-only view of a slide's store. Opens the file for each access, so it can be pickled and shared freely.
 
-    Raises FileNotFoundError where there is no store, ValueError where the file is not one.
+    Raises FileNotFoundError where there is no store, ValueError where the file is not one, or leads out of itself.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,8 +53,9 @@ class SlideStore:
             raise FileNotFoundError(f"{self.path}: no such store; cut the slide into regions first")
         try:
             with h5py.File(self.path, "r") as file:
+                refuse_links(file, _LINKS)
                 self.attrs: dict[str, Any] = {key: _plain(value) for key, value in file.attrs.items()}
-                self.regions: int = int(file["coords"].shape[0])
+                self.regions: int = int(numbers(file, "coords").shape[0])
                 vectors = {
                     name: item.attrs
                     for name, item in file.items()
@@ -58,7 +65,7 @@ class SlideStore:
                 # Vectors written before there were keys are kept under the network that made them.
                 self.vector_keys: dict[str, str] = {n: str(a.get("key", a["weights"])) for n, a in vectors.items()}
                 self._vector_content: dict[str, str] = {name: str(a.get("content", "")) for name, a in vectors.items()}
-        except (OSError, KeyError) as error:
+        except _UNREADABLE as error:
             raise ValueError(f"{self.path}: not a slide store ({error}); delete it and cut the slide again") from error
         if self.attrs.get("hcmae_format") != FORMAT:
             raise ValueError(
@@ -165,7 +172,7 @@ class SlideStore:
 
     def _read(self, name: str, indices: Any = slice(None)) -> NDArray[Any]:
         with h5py.File(self.path, "r") as file:
-            return np.asarray(file[name][indices])
+            return np.asarray(numbers(file, name)[indices])
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,7 @@ def store_key(path: str | Path) -> str | None:
     try:
         with h5py.File(path, "r") as file:
             return str(file.attrs["key"]) if int(file.attrs.get("hcmae_format", 0)) == FORMAT else None
-    except (OSError, KeyError):
+    except _UNREADABLE:
         return None
 
 
@@ -245,18 +252,19 @@ def verify_store(path: str | Path) -> list[str]:
         store = SlideStore(path)
         geometry, coords = store.geometry, store.coords
         thumbs, fraction = store.thumbnails, store.tissue_fraction
-    except (OSError, ValueError, KeyError) as error:
-        return [str(error)]
+        places = [int(store.attrs["width"]), int(store.attrs["height"])]
+        vectors = {name: store.vectors(name) for name in store.vector_weights}
+    except _UNREADABLE as error:
+        return [f"{path}: {str(error).removeprefix(f'{path}: ')}"]
     problems = []
     side = geometry.thumbnail
     if coords.shape != (len(store), 2) or fraction.shape != (len(store),):
         problems.append(f"{path}: coords {coords.shape} and tissue_fraction {fraction.shape} disagree")
     if thumbs.shape != (len(store), side, side, 3):
         problems.append(f"{path}: thumbnails {thumbs.shape}, expected {(len(store), side, side, 3)}")
-    if (coords < 0).any() or (coords >= [int(store.attrs["width"]), int(store.attrs["height"])]).any():
+    if coords.shape[1:] == (2,) and ((coords < 0).any() or (coords >= places).any()):
         problems.append(f"{path}: regions outside the slide")
-    for name in store.vector_weights:
-        values = store.vectors(name)
+    for name, values in vectors.items():
         if len(values) != len(store):
             problems.append(f"{path}: {len(values)} rows of {name} for {len(store)} regions")
         if not np.isfinite(values).all():
@@ -291,21 +299,32 @@ def import_coords(path: str | Path, *, side: int | None = None) -> NDArray[np.in
     """
     try:
         with h5py.File(path, "r") as file:
-            coords = np.asarray(file["coords"])
-            attrs = {key: _plain(value) for key, value in file["coords"].attrs.items()}
-    except (OSError, KeyError) as error:
+            dataset = numbers(file, "coords")
+            coords = np.asarray(dataset)
+            attrs = {key: _plain(value) for key, value in dataset.attrs.items()}
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: not a coordinate file with a dataset 'coords' ({error})") from error
     coords = coords[0] if coords.ndim == 3 and len(coords) == 1 else coords
     if coords.ndim != 2 or coords.shape[1] != 2:
         raise ValueError(f"{path}: coords has shape {coords.shape}, expected [N, 2]")
+    if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > np.iinfo(np.int32).max).any():
+        raise ValueError(f"{path}: coords holds places that no slide has")
+    try:
+        found = _side_of(attrs)
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
+        raise ValueError(f"{path}: the attributes of coords do not say the side of a square ({error})") from error
+    if side is not None and found is not None and found != side:
+        raise ValueError(f"{path}: squares of {found} level-0 pixels, but the geometry wants {side}")
+    return coords.astype(np.int32)
+
+
+def _side_of(attrs: Mapping[str, Any]) -> int | None:
+    """Level-0 side of the squares of a coordinate file, None where it does not say."""
     found = attrs.get("patch_size_level0")
     if found is None and "patch_size" in attrs:
-        down = attrs.get("downsample", 1)
-        scale = float(np.ravel(down)[0]) if int(attrs.get("patch_level", 0)) else 1.0
+        scale = float(np.ravel(attrs.get("downsample", 1))[0]) if int(attrs.get("patch_level", 0)) else 1.0
         found = round(float(attrs["patch_size"]) * scale)
-    if side is not None and found is not None and int(found) != side:
-        raise ValueError(f"{path}: squares of {int(found)} level-0 pixels, but the geometry wants {side}")
-    return coords.astype(np.int32)
+    return None if found is None else int(found)
 
 
 def _coords_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass
 
@@ -132,15 +133,44 @@ def without_colour_markers(stream: bytes) -> bytes:
 
 def unpack_tile(data: bytes, table: TileTable) -> NDArray[np.uint8]:
     """A tile of one of the lossless packings, horizontal differencing undone."""
+    shape = (table.level.tile_height, table.level.tile_width, 3)
+    # No more than a tile can hold and one byte, whatever the packed data unfold to.
+    most = shape[0] * shape[1] * 3 + 1
     if table.compression in (8, 32946):
-        data = zlib.decompress(data)
+        data = zlib.decompressobj().decompress(data, most)
     elif table.compression in (5, 50000):
         import imagecodecs
 
-        data = bytes(imagecodecs.lzw_decode(data) if table.compression == 5 else imagecodecs.zstd_decode(data))
-    shape = (table.level.tile_height, table.level.tile_width, 3)
+        decode = imagecodecs.lzw_decode if table.compression == 5 else imagecodecs.zstd_decode
+        data = bytes(decode(data, out=most))
     tile = np.frombuffer(data, np.uint8)[: shape[0] * shape[1] * 3].reshape(shape)
     return np.cumsum(tile, axis=1, dtype=np.uint8) if table.predictor == 2 else tile
+
+
+def jpeg2000_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a JPEG 2000 stream says it has. Raises ValueError where it has no such header."""
+    start = data[:4096].find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(data) < start + 24:
+        raise ValueError("the tile does not start as a JPEG 2000 stream")
+    right, lower, left, upper = struct.unpack_from(">IIII", data, start + 8)
+    return right - left, lower - upper
+
+
+def telling_tiles(table: TileTable) -> list[int]:
+    """The fullest tile, one of the upper quarter, the median, and the corner where tiles are cut off."""
+    stored = np.flatnonzero((table.counts > 0) & (table.offsets > 0))
+    if not len(stored):
+        return [0]
+    order = stored[np.argsort(table.counts[stored], kind="stable")]
+    picks = [order[-1], order[int(0.8 * (len(order) - 1))], order[len(order) // 2], len(table.counts) - 1]
+    return list(dict.fromkeys(int(i) for i in picks))
+
+
+def shifted(image: NDArray[np.uint8], x: float, y: float) -> NDArray[np.float32]:
+    """An image [h, w, 3] between its pixels, (x, y) of one to the right and down, [h - 1, w - 1, 3]: bilinear."""
+    full = image.astype(np.float32)
+    rows = (1 - y) * full[:-1] + y * full[1:]
+    return np.asarray((1 - x) * rows[:, :-1] + x * rows[:, 1:], np.float32)
 
 
 def is_damage(error: Exception) -> bool:

@@ -214,7 +214,7 @@ def load_inputs(
         chosen.append(rows)
         sizes.append(count if rows is None else len(rows))
         corner = np.asarray(store.coords, dtype=np.float64)
-        step = float(getattr(store.geometry, "region", 0) or _grid_step(corner))
+        step = float(getattr(store, "side", 0) or _grid_step(corner))
         places = ((corner - corner.min(0)) / step).astype(np.float32)
         positions.append(places if rows is None else places[rows])
         held = {kind for kind, name in STORE_FIELDS.items() if _holds(store, name)}
@@ -303,11 +303,9 @@ def _holds(store: Any, name: str) -> bool:
 
 
 def _weights(path: Path, name: str) -> str | None:
-    import h5py
+    from hcmae.slides.store import SlideStore
 
-    with h5py.File(path, "r") as handle:
-        value = handle[name].attrs.get("weights")
-        return None if value is None else str(value)
+    return SlideStore(path).vector_weights.get(name)
 
 
 def _bags(

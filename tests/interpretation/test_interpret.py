@@ -27,6 +27,9 @@ def test_planted_regions_and_geojson(tmp_path) -> None:
     )
     found = interpret.planted_regions(truth, {"a": np.array([[100, 60], [512, 0], [300, 0]])}, 512)
     assert found["a"].tolist() == [True, False, False]
+    # The same tissue cut to twice the side: a stored region that covers the planted one, and one that only touches it.
+    corners = {"a": np.array([[0, 0], [-600, 0], [-800, 0]])}
+    assert interpret.planted_regions(truth, corners, 512, {"a": 1024})["a"].tolist() == [True, True, False]
     with pytest.raises(ValueError, match="patient z"):
         interpret.planted_regions(truth, {"z": np.zeros((1, 2))}, 512)
     path = tmp_path / "x.geojson"

@@ -33,11 +33,11 @@ PACKAGES = {Path(str(package.__file__)).parent: package.__name__ for package in 
 # the stores, which every step after them has in its key.
 CARRIERS = (
     "hcmae", "hcmae.config", "hcmae.content", "hcmae.files", "hcmae.keys", "hcmae.manifest",
-    "hcmae.pipeline.*", "hcmae.cohort.paths", "hcmae.slides.store", "hcmae.slides.store_reading",
+    "hcmae.pipeline.*", "hcmae.cohort.paths", "hcmae.slides.hdf5", "hcmae.slides.store", "hcmae.slides.store_reading",
     "hcmae.slides.locations", "hcmae.slides.journal", "hcmae.slides.batch", "hcmae.pretraining.logs",
     "hcmae.pretraining.checkpoint", "hcmae.omics.kept",
 )  # fmt: skip
-PIXELS = tuple(f"hcmae.slides.{name}" for name in ("reader", "handles", "tiles", "tiff", "mpp"))
+PIXELS = tuple(f"hcmae.slides.{name}" for name in ("reader", "handles", "tiles", "tiff", "mpp", "overview", "errors"))
 
 
 class Recorder:

@@ -32,7 +32,7 @@ from hcmae.slides.store_reading import iter_regions
 from hcmae.slides.stream import PatchStream, RegionCache, RegionSource, RegionStream
 from tests.support.twin_slides import paint, write_twin
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say its resolution")
+pytestmark = pytest.mark.filterwarnings("ignore:.*not say (its|their) resolution")
 GEOMETRY = Geometry(region=128, patch=32, cell=8, thumbnail=16)
 SETTINGS = SlideSettings(preset="synthetic")
 

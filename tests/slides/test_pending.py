@@ -23,7 +23,7 @@ from hcmae.slides.process import PASSING, REASONS, process_slide, slide_key, sto
 from hcmae.slides.store import SlideStore, array_content, write_vectors
 from tests.support.twin_slides import paint, write_twin
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say its resolution")
+pytestmark = pytest.mark.filterwarnings("ignore:.*not say (its|their) resolution")
 GEOMETRY = Geometry(region=128, patch=32, cell=8, thumbnail=16)
 SETTINGS = SlideSettings(preset="synthetic")
 

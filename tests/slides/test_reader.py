@@ -21,7 +21,7 @@ from hcmae.slides.mpp import load_mpp_table
 from hcmae.slides.reader import SlideError, TileError, open_slide
 from tests.support.twin_slides import paint, write_twin
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not say its resolution")
+pytestmark = pytest.mark.filterwarnings("ignore:.*not say (its|their) resolution")
 
 WIDTH, HEIGHT = 1100, 900  # no tile size divides these, so both edges are cut
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -66,6 +67,31 @@ def test_pen_and_border_are_not_tissue() -> None:
     assert without.counts["pen"] > 1000
     purple = np.full((50, 50, 3), (110, 70, 150), np.uint8)  # haematoxylin
     assert not tissue.pen_marks(purple).any()
+
+
+@pytest.mark.parametrize("ink", [(200, 30, 40), (190, 20, 30), (230, 90, 100)])
+def test_red_ink_on_glass_is_no_tissue_and_leaves_the_tissue_in_its_ring_alone(ink: tuple[int, int, int]) -> None:
+    y, x = np.mgrid[:260, :260] - 130
+    clean = np.full((260, 260, 3), 245, np.uint8)
+    clean[x**2 + y**2 < 60**2] = (215, 130, 175)
+    marked = clean.copy()
+    marked[(x**2 + y**2 > 95**2) & (x**2 + y**2 < 103**2)] = ink
+    marked[5:30, 20:80] = ink
+    clean, marked = (cv2.GaussianBlur(image, (0, 0), 1.2) for image in (clean, marked))
+    without = tissue.segment(marked, 8, SMALL)
+    np.testing.assert_array_equal(without.mask, tissue.segment(clean, 8, SMALL).mask)
+    assert without.counts["pen"] > 1000
+    assert tissue.segment(marked, 8, SMALL, remove_pen=False).mask[15, 50]
+
+
+def test_red_in_tissue_and_stained_tissue_are_no_ink() -> None:
+    blood = pink_disc(hole=0)
+    blood[90:110, 80:120] = (190, 50, 60)
+    assert not tissue.red_ink(blood).any()
+    for stain in ((210, 120, 170), (200, 80, 140), (225, 130, 150), (110, 70, 150)):  # eosin to haematoxylin
+        image = np.full((50, 50, 3), 245, np.uint8)
+        image[10:40, 10:40] = stain
+        assert not tissue.red_ink(image).any()
 
 
 def test_fractions_are_area_shares() -> None:
