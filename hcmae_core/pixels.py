@@ -34,11 +34,20 @@ def split_tokens(images: Tensor, side: int) -> Tensor:
         raise ValueError(f"images of {size} pixels do not divide into {side} x {side} tokens")
     token = size // side
     row = token * 3
-    # Rows of a token are moved as machine words: eight times fewer elements to copy.
-    word = torch.int64 if row % 8 == 0 and images.is_contiguous() and images.data_ptr() % 8 == 0 else torch.uint8
+    word = torch.int64 if _in_words(images, row) else torch.uint8
     width = row // word.itemsize
     grid = images.reshape(batch, size, size * 3).view(word).view(batch, side, token, side, width)
     return grid.transpose(2, 3).reshape(batch, side * side, token * width).view(torch.uint8)
+
+
+def _in_words(images: Tensor, row: int) -> bool:
+    """Whether rows of a token may be moved as machine words: eight times fewer elements to copy.
+
+    Under the compiler this copy is no step of its own, and an address would break its graph.
+    """
+    if torch.compiler.is_compiling() or row % 8 or not images.is_contiguous():
+        return False
+    return images.data_ptr() % 8 == 0
 
 
 def _working_dtype(device: torch.device) -> torch.dtype:

@@ -158,6 +158,7 @@ _TRAINING = (
     "hcmae.pretraining.pretrain",
     "hcmae.pretraining.networks",
     "hcmae.pretraining.loop",
+    "hcmae.pretraining.feeder",
     "hcmae.pretraining.devices",
     "hcmae.optimiser",
     "hcmae.pretraining.augment",
