@@ -2,8 +2,8 @@
 
 Threads or processes decode regions straight into a ring of reused host memory. On a GPU that memory is pinned, a whole
 region crosses once, on a stream of its own, into the shuffle buffer on the device; batches of patches or regions are
-gathered, flipped, turned and stained there. On a CPU the ring *is* the shuffle buffer. Which samples make a batch is the
-stream's affair (``hcmae.slides.stream``): a function of seed and position alone.
+gathered, flipped, turned and stained there. On a CPU the ring *is* the shuffle buffer. Which samples make a batch is
+the stream's affair (``hcmae.slides.stream``): a function of seed and position alone.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def choose_decoders(asked: Decoders, workers: int, streams: Sequence[Planned], d
 
 
 class _Ring:
-    """Host memory for regions [N, S, S, 3] that is used again and again; without a name, so that nothing can be left."""
+    """Host memory for regions [N, S, S, 3], used again and again; it has no name, so that nothing can be left behind."""
 
     def __init__(self, slots: int, side: int, *, shared: bool, pinned: bool) -> None:
         shape, self._file, self._registered = (slots, side, side, 3), -1, False
@@ -175,7 +175,7 @@ class Feeder:
 
     finish: (batch, its number from ``first``) -> inputs of the network; runs on the device, in the feeder's thread.
     state: gives the position to be saved behind the batch that was planned last. sizes: how many samples a batch may
-    have; others are dropped. ahead: batches kept ready. Memory: the shuffle buffer holds the blocks of one batch and one
+    have; others are dropped. ahead: batches kept ready. Memory: the shuffle buffer holds the blocks of one batch, one
     more of each shard, and twice as many regions as there are workers; on a GPU the host's ring holds the latter.
     Raises ValueError where a GPU has no room for that, and from ``next`` whatever decoding raised.
     """
@@ -282,7 +282,6 @@ class Feeder:
     # --- the feeder's own thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        item: Any
         try:
             if self._gpu:
                 torch.cuda.set_device(self.device)

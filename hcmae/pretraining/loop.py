@@ -225,9 +225,9 @@ def fit(
     """Train a stage to its last epoch, from the newest checkpoint in ``folder`` if there is one; returns the model.
 
     A checkpoint is written every ``checkpoint_minutes`` (or ``checkpoint_steps`` updates), at the end of each epoch,
-    and on SIGTERM or SIGINT, after which Interrupted (exit status 75) is raised. compile_model: the whole network as one
-    graph; what the compiler makes is kept beside the log, for a run that goes on. decoders: see ``feeder``. on_epoch: called on process 0 with the
-    number of finished epochs; on_step: after every update with its number.
+    and on SIGTERM or SIGINT, after which Interrupted (exit status 75) is raised. compile_model: the whole network as
+    one graph; what the compiler makes is kept beside the log, for a run that goes on. decoders: see ``feeder``.
+    on_epoch: called on process 0 with the number of finished epochs; on_step: after every update with its number.
     Raises NonFiniteLossError with slides and coordinates, CheckpointError for an unusable checkpoint,
     ValueError when the batch does not divide among the processes.
     """

@@ -107,9 +107,7 @@ def compare(make: Callable[[], Any], kind: str, batch: int, device: torch.device
 @pytest.mark.parametrize("kind", ["patch", "region", "reduced"])
 def test_batches_are_those_of_the_stream(kind: str, stores: list[Path]) -> None:
     samples = 100 if kind == "patch" else 20
-    compare(
-        lambda: make_stream(kind, stores, workers=3, samples_per_epoch=samples), kind, 24 if kind == "patch" else 6
-    )
+    compare(lambda: make_stream(kind, stores, workers=3, samples_per_epoch=samples), kind, 24 if kind == "patch" else 6)
 
 
 def test_worker_processes_give_the_same(stores: list[Path]) -> None:
