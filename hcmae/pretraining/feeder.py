@@ -112,7 +112,7 @@ def choose_decoders(asked: Decoders, workers: int, streams: Sequence[Planned], d
 
 
 class _Ring:
-    """Host memory for regions [N, S, S, 3], used again and again; it has no name, so that nothing can be left behind."""
+    """Host memory for regions [N, S, S, 3], used again and again; it has no name, so that nothing is left behind."""
 
     def __init__(self, slots: int, side: int, *, shared: bool, pinned: bool) -> None:
         shape, self._file, self._registered = (slots, side, side, 3), -1, False
