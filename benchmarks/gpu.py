@@ -390,13 +390,16 @@ def fed(report: Report, stores: list[Path], kind: str, seconds: float) -> None:
 def compile_ahead(names: list[str], seconds: float) -> None:
     """Fill the compiler's cache, one process per graph, all at once."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--compile"]
-    running = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]
-    end = time.monotonic() + seconds
-    for process in running:
-        try:
-            process.wait(max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    began = time.monotonic()
+    running = {name: subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names}
+    while running and time.monotonic() < began + seconds:
+        for name in [name for name, process in running.items() if process.poll() is not None]:
+            print(
+                f"-- graph {name}: {time.monotonic() - began:.0f} s, status {running.pop(name).returncode}", flush=True
+            )
+        time.sleep(0.2)
+    for process in running.values():
+        process.kill()
 
 
 def versions() -> dict[str, str]:
@@ -414,6 +417,7 @@ def run(seconds: float, only: tuple[str, ...]) -> dict[str, Any]:
     report = Report(seconds)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # A cache that the environment names is used and kept: measuring again then compiles nothing.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
         graphs = [g for g, needs in _NEEDS.items() if set(needs) & set(only)]

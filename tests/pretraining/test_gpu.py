@@ -1,4 +1,4 @@
-"""On a GPU: what a CPU computes, resumed runs that do not differ, steps that never make the host wait. And the graphs."""
+"""On a GPU: what a CPU computes, resumed runs that do not differ, steps that never make the host wait; graphs."""
 
 from __future__ import annotations
 
