@@ -42,7 +42,7 @@ from hcmae_core.transformer import PAPER, Size
 # The decoder of the comparison is four blocks deep, as on the CPU; its heads are the release's and the workstation's.
 HEADS = {"release": 16, "wide": 8}
 PATCHES, REGIONS, EMBEDDED = 1024, 16, 4096
-SECTIONS = ("ceilings", "patch", "fed_patch", "region", "fed_region", "embed", "survival")
+SECTIONS = ("ceilings", "patch", "fed_patch", "fed_region", "embed", "region", "attention", "survival")
 
 
 class Report:
@@ -213,7 +213,7 @@ def region(report: Report) -> None:
     report.keys["gpu_region_ratio"] = ratio(found["seconds"], "plain product", "hcmae, compiled")
     report.keys["gpu_region_memory_ratio"] = found["extra"]["hcmae, compiled"] / found["extra"]["plain product"]
     del steps
-    if report.left > 20:
+    if report.left > 30:
         convolution = {"convolution (as released)": region_step("convolution")}
         measured(report, f"MAE-Region step, batch {REGIONS}", convolution, REGIONS, "regions/s")
 
@@ -230,6 +230,29 @@ def embed(report: Report) -> None:
         "images/s",
     )  # fmt: skip
     report.keys["gpu_embed_images_s"] = EMBEDDED / statistics.median(found["seconds"]["hcmae, compiled"])
+
+
+def attention(report: Report) -> None:
+    """Forward and backward pass of attention alone, by kernel, at the lengths of MAE-Patch's two stacks."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
+    for stack, heads, length in (("encoder", 12, 65), ("decoder", 8, 257), ("decoder", 16, 257)):
+        width = 384 // heads if stack == "encoder" else 256 // heads
+        for name, kernel in kernels.items():
+            rows = [
+                torch.randn(PATCHES, heads, length, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+                for _ in range(3)
+            ]
+
+            def both(rows: list[Tensor] = rows, kernel: SDPBackend = kernel) -> None:
+                with sdpa_kernel(kernel):
+                    torch.nn.functional.scaled_dot_product_attention(*rows).backward(rows[0].detach())
+
+            with suppress(RuntimeError):
+                seconds = interleaved({name: both}, 8, torch.cuda.synchronize)[name]
+                task = f"Attention, {stack}, {heads} heads of {width}"
+                report.add(task, name, 1000 * statistics.median(seconds), "ms")
 
 
 def survival(report: Report) -> None:
@@ -282,18 +305,18 @@ class _Watch:
     def __init__(self) -> None:
         self._busy: list[float] = []
         self._stop = threading.Event()
-        self._family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         self._cpu, self._clock = self._seconds(), time.perf_counter()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
-    def _seconds(self) -> float:
-        total = 0.0
-        for process in self._family:
+    @staticmethod
+    def _seconds() -> dict[int, float]:
+        found = {}
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
             with suppress(psutil.Error):
                 times = process.cpu_times()
-                total += times.user + times.system
-        return total
+                found[process.pid] = times.user + times.system
+        return found
 
     def _look(self) -> None:
         with suppress(Exception):
@@ -302,7 +325,8 @@ class _Watch:
 
     def end(self) -> tuple[float, float]:
         """Mean utilisation in percent (of the seconds in which a kernel ran), cores in use."""
-        cores = (self._seconds() - self._cpu) / (time.perf_counter() - self._clock)
+        spent = sum(seconds - self._cpu.get(pid, 0.0) for pid, seconds in self._seconds().items())
+        cores = spent / (time.perf_counter() - self._clock)
         self._stop.set()
         self._thread.join()
         return statistics.mean(self._busy) if self._busy else float("nan"), cores
@@ -334,6 +358,7 @@ def fed(report: Report, stores: list[Path], kind: str, seconds: float) -> None:
     workers = max(2, (os.cpu_count() or 4) - 1)
     marks: list[tuple[int, float]] = []
     watches: list[_Watch] = []
+    used: list[tuple[float, float]] = []
     waited: list[float] = []
     real = loop._Fit.update
 
@@ -354,6 +379,7 @@ def fed(report: Report, stores: list[Path], kind: str, seconds: float) -> None:
         elif len(marks) == 1 and time.perf_counter() - marks[0][1] > seconds:
             torch.cuda.synchronize()
             marks.append((step, time.perf_counter()))
+            used.append(watches[0].end())
             raise _EnoughError
 
     loop._Fit.update = update  # type: ignore[method-assign]
@@ -368,7 +394,7 @@ def fed(report: Report, stores: list[Path], kind: str, seconds: float) -> None:
     finally:
         loop._Fit.update = real  # type: ignore[method-assign]
     (first, start), (last, end) = marks
-    busy, cores = watches[0].end()
+    ((busy, cores),) = used
     rate, wait = (last - first) * count / (end - start), (waited[-1] - waited[0]) / (end - start)
     unit, task = ("images/s", "MAE-Patch") if kind == "patch" else ("regions/s", "MAE-Region")
     task = f"{task} training from JPEG slides"
@@ -412,7 +438,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run(seconds: float, only: tuple[str, ...]) -> dict[str, Any]:
+def run(seconds: float, only: tuple[str, ...], write: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """All sections; the record for the page Benchmarks."""
     report = Report(seconds)
     with tempfile.TemporaryDirectory() as name:
@@ -435,11 +461,19 @@ def run(seconds: float, only: tuple[str, ...]) -> dict[str, Any]:
             "region": lambda: region(report),
             "fed_region": lambda: fed(report, stores, "region", 8.0),
             "embed": lambda: embed(report),
+            "attention": lambda: attention(report),
             "survival": lambda: survival(report),
         }
         for section in SECTIONS:
             if section in only:
                 report.section(section, work[section])
+                # Whoever stops it has what was measured so far.
+                write(record(report))
+    return record(report)
+
+
+def record(report: Report) -> dict[str, Any]:
+    """What the page Benchmarks shows."""
     return {
         "title": torch.cuda.get_device_name(),
         **{name: round(value, 4) for name, value in report.keys.items()},
@@ -480,10 +514,8 @@ def main() -> None:
         COMPILED[arguments.compile]()()
         torch.cuda.synchronize()
         return
-    record = run(arguments.seconds, tuple(arguments.only.split(",")))
-    if set(arguments.only.split(",")) == set(SECTIONS):
-        write_json(arguments.out, record)
-    print(json.dumps({key: value for key, value in record.items() if key.startswith("gpu_")}))
+    found = run(arguments.seconds, tuple(arguments.only.split(",")), lambda part: write_json(arguments.out, part))
+    print(json.dumps({key: value for key, value in found.items() if key.startswith("gpu_")}))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Below the 192 x 196,608 numbers of one region's masked prediction, so that not even that one is ever whole.
 SLICE_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
 OTHER_SLICE = 2**25
+# A slice has at least so many columns. Products on a GPU want width, and every slice passes over all rows once more.
+LEAST_COLUMNS = {"cpu": 48, "cuda": 24_576}
 
 
 def split_tokens(images: Tensor, side: int) -> Tensor:
@@ -60,7 +62,8 @@ def _slices(pixels: Tensor) -> Iterator[slice]:
     rows, columns = pixels.shape
     limit = SLICE_ELEMENTS.get(pixels.device.type, OTHER_SLICE)
     # A multiple of 48 keeps whole pixels and rows aligned to 16 numbers.
-    step = columns if rows * columns <= limit else max(48, limit // rows // 48 * 48)
+    least = LEAST_COLUMNS.get(pixels.device.type, 48)
+    step = columns if rows * columns <= limit else max(least, limit // rows // 48 * 48)
     for start in range(0, columns, step):
         yield slice(start, min(start + step, columns))
 

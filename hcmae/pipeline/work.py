@@ -163,6 +163,7 @@ _TRAINING = (
     "hcmae.optimiser",
     "hcmae.pretraining.augment",
     "hcmae.slides.stream",
+    "hcmae.slides.decoding",
     "hcmae.slides.regions",
 )
 EMBEDDING = (

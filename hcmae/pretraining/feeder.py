@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hcmae.pretraining.augment import to_device
 from hcmae.processes import worker_pool
+from hcmae.slides.decoding import decode, open_sources
 from hcmae.slides.stream import Plan, RegionSource
 
 Decoders = Literal["auto", "threads", "processes"]
@@ -78,6 +79,11 @@ class Raw:
 
     images: Tensor
     vectors: Tensor | None
+
+
+def numbered(device: torch.device) -> torch.device:
+    """The device with its number, which a new thread must be told."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def together(streams: Sequence[Iterator[Any]]) -> Iterator[tuple[Any, ...]]:
@@ -149,18 +155,6 @@ class _Ring:
             self._file = -1
 
 
-# In a worker process: what it decodes from and into, per shard.
-_here: dict[str, Any] = {}
-
-
-def _open_here(sources: list[RegionSource], path: str, shape: tuple[int, ...]) -> None:
-    _here["sources"], _here["ring"] = sources, np.memmap(path, np.uint8, "r+", shape=shape)
-
-
-def _decode_here(shard: int, number: int, slot: int) -> None:
-    _here["sources"][shard].read_into(number, _here["ring"][slot])
-
-
 @dataclass
 class _Block:
     """Regions of one block of one shard: where each lies in the shuffle buffer, and what is still on its way."""
@@ -194,7 +188,7 @@ class Feeder:
         decoders: Decoders = "auto",
         ahead: int = 2,
     ) -> None:
-        self.shards, self.device, self.name = list(shards), device, name
+        self.shards, self.device, self.name = list(shards), numbered(device), name
         self._finish, self._state, self._sizes, self._patch, self._number = finish, state, set(sizes), patch, first
         self._gpu = device.type == "cuda"
         workers = sum(shard.workers for shard in self.shards)
@@ -211,7 +205,7 @@ class Feeder:
         self._pool: Executor = (
             worker_pool(
                 workers,
-                _open_here,
+                open_sources,
                 ([shard.source for shard in self.shards], self._ring.path, self._ring.array.shape),
             )
             if self.decoders == "processes"
@@ -342,7 +336,7 @@ class Feeder:
             slot = self._free.pop()
             ring = self._free_ring.pop() if self._gpu else slot
             if self.decoders == "processes":
-                future: Future[None] = self._pool.submit(_decode_here, shard, region, ring)
+                future: Future[None] = self._pool.submit(decode, shard, region, ring)
             else:
                 future = self._pool.submit(self.shards[shard].load_into, region, self._ring.array[ring])
             self._busy[future] = (shard, number, region, ring)
@@ -461,7 +455,7 @@ class HostBatches:
         first: int = 0,
         ahead: int = 2,
     ) -> None:
-        self._batches, self._device, self._finish, self._origin = batches, device, finish, origin
+        self._batches, self._device, self._finish, self._origin = batches, numbered(device), finish, origin
         self._state, self._number = state, first
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(1, ahead))
         self._stop = threading.Event()
