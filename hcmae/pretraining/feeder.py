@@ -126,11 +126,11 @@ class _Ring:
             size = int(np.prod(shape))
             self._file = os.memfd_create("hcmae-regions")
             os.truncate(self._file, size)
-            self.array = np.memmap(self.path, np.uint8, "r+", shape=shape)
+            self.array = np.asarray(np.memmap(self.path, np.uint8, "r+", shape=shape))
         else:
             # Not touched before it is used: memory that is never needed is never taken.
             self.array = np.empty(shape, np.uint8)
-        self.tensor = torch.from_numpy(np.asarray(self.array))
+        self.tensor = torch.from_numpy(self.array)
         if pinned:
             code = torch.cuda.cudart().cudaHostRegister(self.tensor.data_ptr(), self.tensor.nbytes, 0)
             self._registered = int(code) == 0

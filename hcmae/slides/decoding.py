@@ -24,4 +24,4 @@ def decode(source: int, number: int, slot: int) -> None:
     shape = _opened["shape"][1:]
     # Mapped for this one region: a worker that seems to grow is replaced, and shared memory would count as its own.
     out = np.memmap(_opened["path"], np.uint8, "r+", offset=slot * int(np.prod(shape)), shape=shape)
-    _opened["sources"][source].read_into(number, out)
+    _opened["sources"][source].read_into(number, np.asarray(out))
