@@ -169,8 +169,9 @@ class Feeder:
 
     finish: (batch, its number from ``first``) -> inputs of the network; runs on the device, in the feeder's thread.
     state: gives the position to be saved behind the batch that was planned last. sizes: how many samples a batch may
-    have; others are dropped. ahead: batches kept ready. Memory: the shuffle buffer holds the blocks of one batch, one
-    more of each shard, and twice as many regions as there are workers; on a GPU the host's ring holds the latter.
+    have; others are dropped. ahead: batches kept ready. Memory: the shuffle buffer holds the regions of one batch,
+    three blocks of each shard, and twice as many regions as there are workers; on a GPU the host's ring holds the
+    latter.
     Raises ValueError where a GPU has no room for that, and from ``next`` whatever decoding raised.
     """
 
@@ -228,9 +229,8 @@ class Feeder:
         """Regions in the shuffle buffer."""
         needed, more = 0, decoding
         for shard in self.shards:
-            # A batch may begin at the end of one block and end in a later one.
-            blocks = -(-shard.batch_size // (shard.buffer_regions * shard.per_region)) + 1
-            needed += blocks * shard.buffer_regions
+            # A batch may begin at the end of one block and end at the beginning of another; both are there as a whole.
+            needed += -(-shard.batch_size // shard.per_region) + 2 * shard.buffer_regions
             more += shard.buffer_regions
         if not self._gpu:
             return needed + more
@@ -279,7 +279,10 @@ class Feeder:
         try:
             if self._gpu:
                 torch.cuda.set_device(self.device)
-                with torch.cuda.stream(torch.cuda.Stream(self.device)):
+                stream = torch.cuda.Stream(self.device)
+                # What had the buffer's memory before may still be in use there.
+                stream.wait_stream(torch.cuda.default_stream(self.device))
+                with torch.cuda.stream(stream):
                     self._serve()
             else:
                 self._serve()

@@ -148,11 +148,11 @@ def test_resume_in_the_middle_of_an_epoch(stores: list[Path]) -> None:
 
 
 def test_memory_is_reused_and_bounded(stores: list[Path]) -> None:
-    """Many passes over few slots; the buffer holds what one batch needs, one block more and what is being decoded."""
+    """Many passes over few slots; the buffer holds a batch, three blocks and what is being decoded."""
     stage = make_stage("patch", make_stream("patch", stores, workers=2), 24)
     source = fed(stage)
     try:
-        assert source.slots == (2 + 1) * 4 + 2 * 2
+        assert source.slots == 2 + 3 * 4 + 2 * 2
         assert source.buffer_bytes == source.slots * 128 * 128 * 3
         for _ in range(60):
             source.next()
