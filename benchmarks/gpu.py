@@ -358,7 +358,6 @@ def fed(report: Report, stores: list[Path], kind: str, seconds: float) -> None:
     marks: list[tuple[int, float]] = []
     watches: list[_Watch] = []
     used: list[tuple[float, float]] = []
-    began = time.perf_counter()
 
     def on_step(step: int) -> None:
         # What was decoded while the graph was compiled must be used up before the clock starts.
