@@ -1,9 +1,9 @@
 """What a GPU makes of it: steps beside their peers, embedding, survival groups, and training fed from JPEG slides.
 
 Runs on a bare machine with torch, timm, transformers, h5py and what decodes slides; about four minutes. Graphs are
-compiled first, side by side in processes of their own that share one cache; then every section runs alone, prints its
-lines as it ends, and a section that fails or has no time left says so and spoils nothing. Shares of the peak are shares
-of what a plain matrix product reaches on this very device.
+compiled side by side in processes of their own that share one cache; every section begins when its graphs are there,
+prints its lines as it ends, and a section that fails or has no time left says so and spoils nothing. Shares of the peak
+are shares of what a plain matrix product reaches on this very device.
 
 Run: python -m benchmarks.gpu [--seconds 230] [--out book/results/gpu.json] [--only patch,fed]
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -42,7 +43,8 @@ from hcmae_core.transformer import PAPER, Size
 # The decoder of the comparison is four blocks deep, as on the CPU; its heads are the release's and the workstation's.
 HEADS = {"release": 16, "wide": 8}
 PATCHES, REGIONS, EMBEDDED = 1024, 16, 4096
-SECTIONS = ("ceilings", "patch", "fed_patch", "fed_region", "embed", "region", "attention", "survival")
+# In the order in which their graphs are ready; the peer's takes longest.
+SECTIONS = ("embed", "ceilings", "fed_patch", "region", "fed_region", "survival", "attention", "patch")
 
 
 class Report:
@@ -389,7 +391,8 @@ def fed(report: Report, stores: list[Path], kind: str, seconds: float) -> None:
     task = f"{task} training from JPEG slides"
     report.add(task, f"hcmae, {workers} workers", rate, unit)
     report.add(f"{task}: waiting for data", "hcmae", 100 * wait, "%")
-    report.add(f"{task}: a kernel runs", "hcmae", busy, "% of the time")
+    if not math.isnan(busy):
+        report.add(f"{task}: a kernel runs", "hcmae", busy, "% of the time")
     report.add(f"{task}: host", "hcmae", cores, "cores busy")
     report.add(f"{task}: peak memory", "hcmae", torch.cuda.max_memory_allocated() / 2**30, "GiB")
     pixels = 256 * 256 if kind == "patch" else 4096 * 4096
@@ -402,19 +405,32 @@ def fed(report: Report, stores: list[Path], kind: str, seconds: float) -> None:
 # --- all of it ----------------------------------------------------------------------------------------------------
 
 
-def compile_ahead(names: list[str], seconds: float) -> None:
-    """Fill the compiler's cache, one process per graph, all at once."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--compile"]
-    began = time.monotonic()
-    running = {name: subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names}
-    while running and time.monotonic() < began + seconds:
-        for name in [name for name, process in running.items() if process.poll() is not None]:
-            print(
-                f"-- graph {name}: {time.monotonic() - began:.0f} s, status {running.pop(name).returncode}", flush=True
-            )
-        time.sleep(0.2)
-    for process in running.values():
-        process.kill()
+class _Graphs:
+    """Fill the compiler's cache, one process per graph, all at once; what needs one waits for it alone."""
+
+    def __init__(self, names: list[str]) -> None:
+        command = [sys.executable, "-m", "benchmarks.gpu", "--compile"]
+        self._began = time.monotonic()
+        self._running = {name: subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names}
+
+    def wait(self, names: tuple[str, ...], seconds: float) -> None:
+        """Until these are done, or so many seconds have passed."""
+        end = time.monotonic() + seconds
+        for name in names:
+            process = self._running.pop(name, None)
+            if process is None:
+                continue
+            try:
+                status: Any = process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = "stopped"
+            print(f"-- graph {name}: {time.monotonic() - self._began:.0f} s, status {status}", flush=True)
+
+    def close(self) -> None:
+        """Stop what nobody waits for any more."""
+        for process in self._running.values():
+            process.kill()
 
 
 def versions() -> dict[str, str]:
@@ -435,14 +451,10 @@ def run(seconds: float, only: tuple[str, ...], write: Callable[[dict[str, Any]],
         # A cache that the environment names is used and kept: measuring again then compiles nothing.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
-        graphs = [g for g, needs in _NEEDS.items() if set(needs) & set(only)]
+        graphs = _Graphs([graph for graph, needs in _NEEDS.items() if set(needs) & set(only)])
         stores: list[Path] = []
-        thread = threading.Thread(target=compile_ahead, args=(graphs, 0.6 * seconds))
-        thread.start()
         if {"fed_patch", "fed_region"} & set(only):
             report.section("slides", lambda: stores.extend(make_slides(folder)))
-        thread.join()
-        print(f"-- compiled; {report.left:.0f} s left", flush=True)
         work: dict[str, Callable[[], None]] = {
             "ceilings": lambda: ceilings(report),
             "patch": lambda: patch(report),
@@ -453,11 +465,16 @@ def run(seconds: float, only: tuple[str, ...], write: Callable[[dict[str, Any]],
             "attention": lambda: attention(report),
             "survival": lambda: survival(report),
         }
-        for section in SECTIONS:
-            if section in only:
-                report.section(section, work[section])
-                # Whoever stops it has what was measured so far.
-                write(record(report))
+        try:
+            for section in SECTIONS:
+                if section in only:
+                    needed = tuple(graph for graph, needs in _NEEDS.items() if section in needs)
+                    graphs.wait(needed, max(1.0, report.left - 20))
+                    report.section(section, work[section])
+                    # Whoever stops it has what was measured so far.
+                    write(record(report))
+        finally:
+            graphs.close()
     return record(report)
 
 
