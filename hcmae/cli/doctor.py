@@ -39,9 +39,9 @@ def register(app: typer.Typer) -> None:
     def command(
         profile: Annotated[str, typer.Option(help="Profile to check against: smoke, workstation, paper.")] = "smoke",
         folder: Annotated[Path, typer.Option(help="Where data and runs will lie.")] = Path("."),
-        regions: Annotated[int, typer.Option(help="Regions of the pool, to estimate hours for (0: no estimate).")] = 0,
+        regions: Annotated[int, typer.Option(help="Regions of the pool: estimate hours for them (0: do not).")] = 0,
     ) -> None:
-        """Check Python, torch, timm, OpenSlide, disk, memory and GPU against a profile; with --regions measure hours."""
+        """Check Python, torch, timm, OpenSlide, disk, memory and GPU against a profile; --regions: measure hours."""
         findings = examine(load_profile(profile), folder, regions)
         marks = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
         for finding in findings:
