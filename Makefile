@@ -54,7 +54,7 @@ notebooks: $(STAMP)  ## write the .ipynb of every .py in notebooks/
 	$(BIN)/python -m book.tools.publish pair notebooks
 
 benchmarks: $(STAMP)  ## every benchmark beside its peers; results in book/results/
-	for name in cohort slides omics pretraining survival methods; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in cohort slides omics pretraining feeder survival methods; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 draws: book  ## methods over many folds, networks and shuffled labels; results in book/results/
 	for what in null seeds; do $(BIN)/python -m benchmarks.draws $$what || exit 1; done

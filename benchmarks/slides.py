@@ -108,7 +108,8 @@ def _open_reader(name: str, path: str) -> tuple[tuple[int, int], Callable[[int, 
     raise ValueError(f"unknown reader '{name}'")
 
 
-def _tile_streams(path: str) -> tuple[list[bytes], int, int]:
+def tile_streams(path: str, region: int = REGION) -> tuple[list[bytes], int, int]:
+    """Complete JPEG streams of the tiles of all whole regions, and the size of a tile."""
     from hcmae.slides.tiff import read_pages
     from hcmae.slides.tiles import jpeg_stream, pyramid_pages, tile_table
 
@@ -116,8 +117,8 @@ def _tile_streams(path: str) -> tuple[list[bytes], int, int]:
     table, why = tile_table(page, page)
     if table is None:
         raise ValueError(f"{path}: {why}")
-    columns = table.level.width // REGION * REGION // table.level.tile_width
-    rows = table.level.height // REGION * REGION // table.level.tile_height
+    columns = table.level.width // region * region // table.level.tile_width
+    rows = table.level.height // region * region // table.level.tile_height
     streams = []
     with open(path, "rb") as file:
         for i in (row * table.columns + column for row in range(rows) for column in range(columns)):
@@ -145,7 +146,7 @@ def measure(name: str, path: str, rounds: int) -> dict[str, Any]:
     if name == "limit":
         import simplejpeg
 
-        streams, tw, th = _tile_streams(path)
+        streams, tw, th = tile_streams(path)
         buffer = np.empty((th, tw, 3), np.uint8)
         before = _memory("VmRSS")
         pixels = len(streams) * tw * th

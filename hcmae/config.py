@@ -401,8 +401,12 @@ class Compute(Settings):
     """Devices, precision, loaders."""
 
     precision: Literal["auto", "32", "bf16"] = "auto"
+    # Networks in training as one compiled graph each (a minute or more for the first step).
     compile: bool = False
     workers: Annotated[int, Field(ge=0)] = 2
+    # What decodes regions for pre-training: threads share one interpreter; processes start slowly and scale further.
+    # auto: processes for a GPU with more than four workers.
+    decoders: Literal["auto", "threads", "processes"] = "auto"
 
 
 class Profile(Settings):

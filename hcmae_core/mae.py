@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hcmae_core.attention import CrossAttention
 from hcmae_core.pixels import PixelEmbedding, PixelHead, split_tokens
-from hcmae_core.transformer import Block, Size, attention, blocks, grid_positions, init_weights
+from hcmae_core.transformer import Block, Size, attention, blocks, grid_positions, in_low_precision, init_weights
 
 
 class MaskedOutput(NamedTuple):
@@ -42,7 +42,10 @@ def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 class _SharedRows(torch.autograd.Function):
-    """Rows of a small table for many images; the gradient is summed in fp32 whatever the table's precision."""
+    """Rows of a small table for many images, each row at most once per image.
+
+    The gradient is summed in fp32 whatever the table's precision.
+    """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
@@ -53,6 +56,12 @@ class _SharedRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (ids,) = ctx.saved_tensors
+        if grad.device.type == "cuda":
+            # Every image asks for a row once at most, so nothing collides: the same sum in the same order every time.
+            batch, _, width = grad.shape
+            placed = grad.new_zeros(batch, ctx.rows, width)
+            placed.scatter_(1, ids[..., None].expand(-1, -1, width), grad)
+            return placed.sum(0, dtype=torch.float32).to(ctx.dtype), None
         total = torch.zeros(ctx.rows, grad.shape[-1], dtype=torch.float32, device=grad.device)
         total.index_add_(0, ids.reshape(-1), grad.reshape(-1, grad.shape[-1]).float())
         return total.to(ctx.dtype), None
@@ -88,8 +97,8 @@ class Decoder(nn.Module):
         batch, hidden = masked.shape
         seen = self.embed(x).float()
         position = self.positions[visible]
-        seen = seen + (F.pad(position, (0, 0, 1, 0)) if extra else position)
-        table = self.mask_token + self.positions
+        seen = in_low_precision(seen + (F.pad(position, (0, 0, 1, 0)) if extra else position))
+        table = in_low_precision(self.mask_token + self.positions)
         blanks = shared_rows(table, masked)
         tokens = torch.cat([seen, blanks], dim=1)
         start, last = seen.shape[1], len(self.blocks) - 1
@@ -136,12 +145,12 @@ class TokenEncoder(nn.Module):
 
     def embed_tokens(self, tokens: Tensor, ids: Tensor | None = None) -> Tensor:
         """Pixel tokens uint8 [B, K, pixels] of positions ``ids`` [B, K] (None: all) to x_P [B, K, D]."""
-        return self.embed(tokens) + (self.positions if ids is None else self.positions[ids])
+        return in_low_precision(self.embed(tokens) + (self.positions if ids is None else self.positions[ids]))
 
     def run_blocks(self, x: Tensor, depth: int | None = None) -> Tensor:
         """x_P [B, K, D] through the class token and the first ``depth`` blocks (None: all), without the final norm."""
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         for block in self.blocks[:depth]:
             x = block(x)
         return x

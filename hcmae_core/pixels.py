@@ -20,6 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Below the 192 x 196,608 numbers of one region's masked prediction, so that not even that one is ever whole.
 SLICE_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
 OTHER_SLICE = 2**25
+# A slice has at least so many columns. Products on a GPU want width, and every slice passes over all rows once more.
+LEAST_COLUMNS = {"cpu": 48, "cuda": 24_576}
 
 
 def split_tokens(images: Tensor, side: int) -> Tensor:
@@ -34,11 +36,20 @@ def split_tokens(images: Tensor, side: int) -> Tensor:
         raise ValueError(f"images of {size} pixels do not divide into {side} x {side} tokens")
     token = size // side
     row = token * 3
-    # Rows of a token are moved as machine words: eight times fewer elements to copy.
-    word = torch.int64 if row % 8 == 0 and images.is_contiguous() and images.data_ptr() % 8 == 0 else torch.uint8
+    word = torch.int64 if _in_words(images, row) else torch.uint8
     width = row // word.itemsize
     grid = images.reshape(batch, size, size * 3).view(word).view(batch, side, token, side, width)
     return grid.transpose(2, 3).reshape(batch, side * side, token * width).view(torch.uint8)
+
+
+def _in_words(images: Tensor, row: int) -> bool:
+    """Whether rows of a token may be moved as machine words: eight times fewer elements to copy.
+
+    Under the compiler this copy is no step of its own, and an address would break its graph.
+    """
+    if torch.compiler.is_compiling() or row % 8 or not images.is_contiguous():
+        return False
+    return images.data_ptr() % 8 == 0
 
 
 def _working_dtype(device: torch.device) -> torch.dtype:
@@ -51,7 +62,8 @@ def _slices(pixels: Tensor) -> Iterator[slice]:
     rows, columns = pixels.shape
     limit = SLICE_ELEMENTS.get(pixels.device.type, OTHER_SLICE)
     # A multiple of 48 keeps whole pixels and rows aligned to 16 numbers.
-    step = columns if rows * columns <= limit else max(48, limit // rows // 48 * 48)
+    least = LEAST_COLUMNS.get(pixels.device.type, 48)
+    step = columns if rows * columns <= limit else max(least, limit // rows // 48 * 48)
     for start in range(0, columns, step):
         yield slice(start, min(start + step, columns))
 

@@ -80,6 +80,16 @@ def slide_positions(positions: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
+def in_low_precision(x: Tensor) -> Tensor:
+    """Tokens in the precision of autocast on a GPU, where memory is what limits a step; unchanged elsewhere.
+
+    Sums of residuals are then rounded to bf16; norms still take their statistics in fp32.
+    """
+    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        return x.to(torch.get_autocast_dtype("cuda"))
+    return x
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention over [B, heads, L, d]; chosen by device, precision and number of keys.
 

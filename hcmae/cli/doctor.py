@@ -39,9 +39,10 @@ def register(app: typer.Typer) -> None:
     def command(
         profile: Annotated[str, typer.Option(help="Profile to check against: smoke, workstation, paper.")] = "smoke",
         folder: Annotated[Path, typer.Option(help="Where data and runs will lie.")] = Path("."),
+        regions: Annotated[int, typer.Option(help="Regions of the pool: estimate hours for them (0: do not).")] = 0,
     ) -> None:
-        """Check Python, torch, timm, OpenSlide, disk, memory and GPU against a profile."""
-        findings = examine(load_profile(profile), folder)
+        """Check Python, torch, timm, OpenSlide, disk, memory and GPU against a profile; --regions: measure hours."""
+        findings = examine(load_profile(profile), folder, regions)
         marks = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
         for finding in findings:
             print(f"[{marks[finding.state]}] {finding.name:<12} {finding.text}")
@@ -52,8 +53,11 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(1 if failed else 0)
 
 
-def examine(profile: Profile, folder: Path) -> list[Finding]:
-    """Run every check; a check that itself breaks is reported as a failure, never raised."""
+def examine(profile: Profile, folder: Path, regions: int = 0, seconds: float = 20.0) -> list[Finding]:
+    """Run every check; a check that itself breaks is reported as a failure, never raised.
+
+    regions: estimate the hours of pre-training on so many from ``seconds`` of measuring (0: not).
+    """
     checks: list[Callable[[], Finding]] = [
         _python,
         _torch,
@@ -63,6 +67,8 @@ def examine(profile: Profile, folder: Path) -> list[Finding]:
         lambda: _memory(profile),
         lambda: _gpu(profile),
     ]
+    if regions:
+        checks.append(lambda: _hours(profile, regions, seconds))
     findings = []
     for check in checks:
         try:
@@ -150,3 +156,14 @@ def _gpu(profile: Profile) -> Finding:
     if free >= wanted:
         return Finding("gpu", "ok", text)
     return Finding("gpu", "warn", text, "lower batch_size and raise accumulation in the profile, by the same factor")
+
+
+def _hours(profile: Profile, regions: int, seconds: float) -> Finding:
+    from hcmae.pretraining.estimate import estimate
+
+    found = estimate(profile, regions, seconds)
+    text = "; ".join(f"{item.stage} about {item.hours:.1f} h, {item.limit} is the limit" for item in found)
+    slow = [item for item in found if item.limit == "decoding" and item.hours > 1]
+    spare = (psutil.cpu_count() or 1) - profile.compute.workers
+    cure = f"raise compute.workers by {spare - 1}" if slow and spare > 1 else ""
+    return Finding("hours", "warn" if cure else "ok", f"{text} ({regions} regions)", cure)

@@ -165,10 +165,12 @@ _TRAINING = (
     "hcmae.pretraining.pretrain",
     "hcmae.pretraining.networks",
     "hcmae.pretraining.loop",
+    "hcmae.pretraining.feeder",
     "hcmae.pretraining.devices",
     "hcmae.optimiser",
     "hcmae.pretraining.augment",
     "hcmae.slides.stream",
+    "hcmae.slides.decoding",
     "hcmae.slides.regions",
 )
 EMBEDDING = (

@@ -12,6 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Pixels looked up at once on a GPU: bounds the numbers that point into the tables to 256 MiB.
+_LOOKED_UP = 2**26
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on the device, without making the host wait for it."""
+    if device.type != "cuda" or tensor.device.type == "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
 
 def draw_symmetries(batch: int, generator: torch.Generator) -> Tensor:
     """One of the eight symmetries of a square per image, int64 [B]: bits 0-1 quarter turns, bit 2 flip."""
@@ -19,10 +29,10 @@ def draw_symmetries(batch: int, generator: torch.Generator) -> Tensor:
 
 
 def apply_symmetries(images: Tensor, symmetries: Tensor) -> Tensor:
-    """Flip and turn images [B, S, S, C] (or grids of vectors [B, s, s, D]) by their symmetry."""
+    """Flip and turn images [B, S, S, C] (or grids of vectors [B, s, s, D]) by their symmetry [B], drawn on the host."""
     out = torch.empty_like(images)
     for code in symmetries.unique().tolist():
-        rows = (symmetries == code).nonzero()[:, 0].to(images.device)
+        rows = to_device((symmetries == code).nonzero()[:, 0], images.device)
         part = images.index_select(0, rows)
         if code & 4:
             part = part.flip(2)
@@ -45,8 +55,17 @@ def draw_stain(batch: int, strength: float, generator: torch.Generator) -> Tenso
 def stain_jitter(images: Tensor, factors: Tensor) -> Tensor:
     """Scale the optical density of each channel of each uint8 image [B, S, S, 3] by its factor [B, 3]."""
     levels = torch.arange(256.0) / 255
-    table = (255 * levels ** factors[:, :, None]).round().to(torch.uint8).to(images.device)  # [B, 3, 256]
+    table = (255 * levels ** factors[:, :, None]).round().to(torch.uint8)  # [B, 3, 256], made on the host for all
     out = torch.empty_like(images)
+    if images.device.type == "cuda":
+        # A look-up of many images at once; on a CPU one table at a time stays in the cache.
+        table = to_device(table, images.device).reshape(-1)
+        step = max(1, _LOOKED_UP // images[0].numel())
+        for start in range(0, len(images), step):
+            part = images[start : start + step]
+            first = torch.arange(start * 3, (start + len(part)) * 3, device=images.device).view(-1, 1, 1, 3) * 256
+            out[start : start + step] = table[part.int() + first.int()]
+        return out
     for image, result, lookup in zip(images, out, table, strict=True):
         for channel in range(3):
             result[..., channel] = lookup[channel][image[..., channel].int()]

@@ -80,6 +80,11 @@ def embed_patches(
     model.to(where)
     per_region = profile.geometry.patches_per_region
     group = max(1, _PATCHES[where.type] // per_region)
+    vectors_of = _in_parts(
+        lambda images: model.encode(images, depth=fidelity.extract_depth, norm=fidelity.extract_norm),
+        _PATCHES[where.type],
+        compiled=profile.compute.compile and where.type == "cuda",
+    )
 
     def encode(store: Path, indices: list[int], pixels: np.ndarray) -> np.ndarray:
         patches = np.concatenate([region_pixels.split_patches(r, profile.geometry.patch) for r in pixels])
@@ -88,12 +93,26 @@ def embed_patches(
             images = _release_crop(images, store, indices)
         out = []
         for part in images.split(_PATCHES[where.type]):
-            vectors = model.encode(part.to(where), depth=fidelity.extract_depth, norm=fidelity.extract_norm)
-            out.append(vectors.cpu())
+            out.append(vectors_of(part.to(where)).cpu())
         return torch.cat(out).view(len(indices), per_region, -1).to(torch.float16).numpy()
 
     job = Embedding("patch_vectors", network_of(weights, profile), encode, group)
     return embed_stores(stores, job, profile, where, key=key, progress=progress)
+
+
+def _in_parts(encode: Callable[[Tensor], Tensor], size: int, *, compiled: bool) -> Callable[[Tensor], Tensor]:
+    """``encode`` for up to ``size`` images; compiled for just so many, so that fewer are filled up with black ones."""
+    if not compiled:
+        return encode
+    whole: Callable[[Tensor], Tensor] = torch.compile(encode, dynamic=False)
+
+    def filled(images: Tensor) -> Tensor:
+        count = len(images)
+        if count < size:
+            images = torch.cat([images, images.new_zeros(size - count, *images.shape[1:])])
+        return whole(images)[:count]
+
+    return filled
 
 
 def embed_resnet(

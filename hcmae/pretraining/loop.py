@@ -7,13 +7,14 @@ checkpoint needs model, optimiser, step and the stream's position, and resuming 
 from __future__ import annotations
 
 import math
-import queue
+import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,8 +34,10 @@ from hcmae.pretraining.augment import (
     draw_symmetries,
     random_resized_crop,
     stain_jitter,
+    to_device,
 )
 from hcmae.pretraining.checkpoint import CheckpointFolder, Interrupted
+from hcmae.pretraining.feeder import Decoders, Feeder, HostBatches, Raw, together
 from hcmae.pretraining.logs import Log
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ class ShardedStream:
         self.shards = list(shards)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for parts in zip(*self.shards, strict=False):
+        for parts in together([iter(shard) for shard in self.shards]):
             yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,13 +129,22 @@ class Stage:
         return max(1, self.samples_per_epoch // (self.settings.batch_size * self.settings.accumulation))
 
     def prepare(self, batch: Mapping[str, Any], seed: int, micro: int, rows: slice) -> dict[str, Tensor]:
-        """Augmented images, patch vectors and token order of this process's share of a batch.
+        """Augmented images, patch vectors and token order of this process's share of a batch in host memory.
 
-        Everything random is drawn for the whole batch, so that n processes do together what one would do alone. The
-        batch may be the whole one or, from a sharded stream, this process's rows only.
+        The batch may be the whole one or, from a sharded stream, this process's rows only.
+        """
+        vectors = torch.as_tensor(batch["patch_vectors"]) if self.with_vectors else None
+        return self.augmented(torch.as_tensor(batch[self.image_key]), vectors, seed, micro, rows)
+
+    def augmented(
+        self, images: Tensor, vectors: Tensor | None, seed: int, micro: int, rows: slice
+    ) -> dict[str, Tensor]:
+        """The same from tensors, on the device they are on.
+
+        Everything random is drawn on the host for the whole batch, so that n processes do together what one would do
+        alone, and a GPU what a CPU does.
         """
         count = self.settings.batch_size
-        images = torch.as_tensor(batch[self.image_key])
         mine = rows if len(images) == count else slice(None)
         generator = torch.Generator().manual_seed(_mix(seed, micro))
         length: int = self.model.length  # type: ignore[assignment]
@@ -141,8 +153,8 @@ class Stage:
         factors = draw_stain(count, self.stain, generator)
         crops = draw_crops(count, generator)
         images = images[mine]
-        out: dict[str, Tensor] = {"noise": noise[rows]}
-        vectors = torch.as_tensor(batch["patch_vectors"])[mine] if self.with_vectors else None
+        out: dict[str, Tensor] = {"noise": to_device(noise[rows], images.device)}
+        vectors = vectors[mine] if vectors is not None else None
         if self.augment == "joint":
             images = apply_symmetries(images, symmetries[rows])
             if vectors is not None:
@@ -167,46 +179,6 @@ class Stage:
 def _mix(seed: int, number: int) -> int:
     """Independent streams of random numbers for every (seed, step)."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-class _Batches:
-    """Prepared batches with the stream's state after each; a thread stays ``ahead`` batches in front."""
-
-    def __init__(self, make: Callable[[], tuple[Any, Any, Any]], ahead: int) -> None:
-        self._make, self._queue = make, queue.Queue[Any](maxsize=max(1, ahead))
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        if ahead:
-            self._thread = threading.Thread(target=self._fill, daemon=True)
-            self._thread.start()
-
-    def _fill(self) -> None:
-        while not self._stop.is_set():
-            try:
-                item: Any = self._make()
-            except BaseException as error:
-                item = error
-            while not self._stop.is_set():
-                try:
-                    self._queue.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, BaseException):
-                return
-
-    def next(self) -> tuple[Any, Any, Any]:
-        if self._thread is None:
-            return self._make()
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def close(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
 
 
 class _StopSignal:
@@ -240,7 +212,8 @@ def fit(
     fingerprint: str,
     resume: bool = True,
     progress: bool = True,
-    compile_blocks: bool = False,
+    compile_model: bool = False,
+    decoders: Decoders = "auto",
     checkpoint_steps: int | None = None,
     checkpoint_minutes: float = 10.0,
     keep: int = 2,
@@ -252,8 +225,9 @@ def fit(
     """Train a stage to its last epoch, from the newest checkpoint in ``folder`` if there is one; returns the model.
 
     A checkpoint is written every ``checkpoint_minutes`` (or ``checkpoint_steps`` updates), at the end of each epoch,
-    and on SIGTERM or SIGINT, after which Interrupted (exit status 75) is raised. on_epoch: called on process 0 with the
-    number of finished epochs; on_step: after every update with its number.
+    and on SIGTERM or SIGINT, after which Interrupted (exit status 75) is raised. compile_model: the whole network as
+    one graph; what the compiler makes is kept beside the log, for a run that goes on. decoders: see ``feeder``.
+    on_epoch: called on process 0 with the number of finished epochs; on_step: after every update with its number.
     Raises NonFiniteLossError with slides and coordinates, CheckpointError for an unusable checkpoint,
     ValueError when the batch does not divide among the processes.
     """
@@ -261,22 +235,18 @@ def fit(
         raise ValueError(
             f"{stage.name}: batch_size {stage.settings.batch_size} does not divide among {fabric.world_size} processes"
         )
-    if compile_blocks:
-        for module in stage.model.modules():
-            if type(module).__name__ == "Block":
-                module.compile()
     run = _Fit(stage, fabric, CheckpointFolder(folder, keep=keep), seed, fingerprint)
     resumed = run.restore() if resume else False
     if not resumed and on_epoch is not None and run.rank == 0:
         on_epoch(0, run.bare)
-    run.set_up()
+    run.set_up(compile_model)
     timing = _Timing(checkpoint_steps, checkpoint_minutes, log_every)
     log = Log(log_path, run.step, tensorboard=tensorboard) if run.rank == 0 else None
     bar = run.bar(progress)
     # Decoding and augmentation of the next batches overlap with the step; only this thread touches the model.
-    batches = _Batches(run.make_batches(), ahead=2)
+    batches = run.batches(decoders)
     try:
-        with _StopSignal() as stop:
+        with _StopSignal() as stop, compiler_cache(log_path.parent / "compiled" if compile_model else None):
             while run.step < run.total:
                 rate = run.update(batches)
                 if on_step is not None:
@@ -370,9 +340,11 @@ class _Fit:
             )
         return True
 
-    def set_up(self) -> None:
+    def set_up(self, compile_model: bool = False) -> None:
         """Put model and optimiser on their device."""
-        self.model, self.optimizer = self.fabric.setup(self.bare, self.optimizer)
+        # Shapes never change, so the compiler need not allow for it; hooks are given the plain network.
+        model: Any = torch.compile(self.bare, dynamic=False) if compile_model else self.bare
+        self.model, self.optimizer = self.fabric.setup(model, self.optimizer)
         # Fabric moves the model to its device, but not what the optimiser remembers of each parameter.
         for parameter, memory in self.optimizer.optimizer.state.items():
             memory.update({key: item.to(parameter.device) for key, item in memory.items()})
@@ -390,22 +362,38 @@ class _Fit:
             mininterval=1.0,
         )
 
-    def make_batches(self) -> Callable[[], tuple[Any, Any, Any]]:
-        """A function that gives the next prepared batch: inputs, where they come from, the stream's state after it."""
-        stage, size = self.stage, self.stage.settings.batch_size
-        source, counter = self._endless(), iter(range(self.step * stage.settings.accumulation, 2**62))
-        pin = self.fabric.device.type == "cuda"
+    def batches(self, decoders: Decoders) -> Feeder | HostBatches:
+        """Batches on the device from where the stream stands; a thread keeps some ready."""
+        stage, settings, device = self.stage, self.stage.settings, self.fabric.device
+        first = self.step * settings.accumulation
+        shards = _planned(stage.stream)
+        if shards is not None:
+            patch = shards[0].source.geometry.patch if shards[0].per_region > 1 else None
 
-        def make() -> tuple[Any, Any, Any]:
-            batch = next(source)
-            inputs = stage.prepare(batch, self.seed, next(counter), self.rows)
-            if pin:
-                inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
-            mine = self.rows if len(batch[stage.image_key]) == size else slice(None)
-            origin = {key: np.asarray(batch[key])[mine] for key in ("slide", "row", "coords") if key in batch}
-            return inputs, origin, stage.stream.state_dict()
+            def finish(raw: Raw, number: int) -> dict[str, Tensor]:
+                vectors = raw.vectors if stage.with_vectors else None
+                return stage.augmented(raw.images, vectors, self.seed, number, self.rows)
 
-        return make
+            sizes = (settings.batch_size, self.share)
+            return Feeder(
+                shards, device, finish, stage.stream.state_dict, name=stage.name, sizes=sizes, patch=patch, first=first,
+                decoders=decoders,
+            )  # fmt: skip
+
+        def prepare(batch: Mapping[str, Any], number: int) -> dict[str, Tensor]:
+            images = to_device(torch.as_tensor(batch[stage.image_key]), device)
+            vectors = to_device(torch.as_tensor(batch["patch_vectors"]), device) if stage.with_vectors else None
+            return stage.augmented(images, vectors, self.seed, number, self.rows)
+
+        def origin(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            return {key: np.asarray(batch[key]) for key in ("slide", "row", "coords") if key in batch}
+
+        return HostBatches(self._endless(), device, prepare, origin, stage.stream.state_dict, first=first)
+
+    def _own(self, origin: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of where a batch comes from, what this process sees."""
+        whole = all(len(item) == self.stage.settings.batch_size for item in origin.values())
+        return {key: item[self.rows] if whole else item for key, item in origin.items()}
 
     def _endless(self) -> Iterator[Any]:
         size, empty = self.stage.settings.batch_size, 0
@@ -419,7 +407,7 @@ class _Fit:
             if empty > 1:
                 raise ValueError(f"{self.stage.name}: fewer samples than one batch of {size}; use a smaller one")
 
-    def update(self, batches: _Batches) -> float:
+    def update(self, batches: Feeder | HostBatches) -> float:
         """One update of the weights from ``accumulation`` batches; returns its learning rate."""
         settings, fabric = self.stage.settings, self.fabric
         rate = learning_rate(settings, self.step, self.per_epoch)
@@ -427,14 +415,14 @@ class _Fit:
             group["lr"] = rate
         for part in range(settings.accumulation):
             began = time.perf_counter()
-            inputs, origin, self.stream_state = batches.next()
+            fed = batches.next()
             self._waited += time.perf_counter() - began
-            moved = {name: tensor.to(fabric.device, non_blocking=True) for name, tensor in inputs.items()}
+            self.stream_state, moved = fed.state, fed.take()
             last = part == settings.accumulation - 1
             with fabric.no_backward_sync(self.model, enabled=not last):
                 loss = self.stage.loss(self.model, moved)
                 fabric.backward(loss / settings.accumulation if settings.accumulation > 1 else loss)
-            self._recent.append((loss.detach(), origin))
+            self._recent.append((loss.detach(), fed.origin))
         if settings.clip_norm is not None:
             fabric.clip_gradients(self.model, self.optimizer, max_norm=settings.clip_norm)
         self.optimizer.step()
@@ -497,7 +485,7 @@ class _Fit:
                 raise NonFiniteLossError(
                     f"{self.stage.name}: loss {values[bad]} at {place}, in the share of another process"
                 )
-            origin = self._recent[bad][1]
+            origin = self._own(self._recent[bad][1])
             raise NonFiniteLossError(
                 f"{self.stage.name}: loss {own[bad]} at {place}; batch: {_describe(origin, self.stage.slides)}"
             )
@@ -506,6 +494,25 @@ class _Fit:
         self.epoch_count += len(values)
         self.log_loss += sum(values)
         self.log_count += len(values)
+
+
+def _planned(stream: Any) -> list[Any] | None:
+    """The shards of a stream that says which samples make a batch; None for one that gives finished batches."""
+    shards = stream.shards if isinstance(stream, ShardedStream) else [stream]
+    return list(shards) if all(hasattr(shard, "plans") for shard in shards) else None
+
+
+@contextmanager
+def compiler_cache(folder: Path | None) -> Iterator[None]:
+    """Keep what the compiler makes in ``folder`` (None: where the environment says), so that it is made once."""
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    chosen = {} if folder is None else {n: str(folder / n.split("_")[0].lower()) for n in names if n not in os.environ}
+    os.environ.update(chosen)
+    try:
+        yield
+    finally:
+        for name in chosen:
+            os.environ.pop(name, None)
 
 
 def _agree(fabric: Fabric, due: bool, interrupted: bool) -> tuple[bool, bool]:

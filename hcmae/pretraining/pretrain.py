@@ -256,7 +256,8 @@ def _pretrain(
         fingerprint=fingerprint,
         resume=resume,
         progress=progress,
-        compile_blocks=profile.compute.compile,
+        compile_model=profile.compute.compile,
+        decoders=profile.compute.decoders,
         **options,
     )
     if fabric.global_rank == 0:

@@ -15,6 +15,11 @@ class SlideError(Exception):
         super().__init__(f"{path}: {message}")
         self.code = code
         self.path = Path(path)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[SlideError], tuple[str, Path, str]]:
+        # From a worker process it must arrive as it left.
+        return type(self), (self.code, self.path, self.message)
 
 
 class TileError(Exception):
@@ -25,3 +30,6 @@ class TileError(Exception):
             f"{path}: {len(tiles)} tile(s) cannot be decoded, first (level, column, row) {tiles[0]}: {cause}"
         )
         self.path, self.tiles, self.cause = path, tiles, cause
+
+    def __reduce__(self) -> tuple[type[TileError], tuple[Path, list[tuple[int, int, int]], str]]:
+        return type(self), (self.path, self.tiles, self.cause)

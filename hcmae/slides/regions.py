@@ -149,16 +149,23 @@ def clam_grid(size: tuple[int, int], contours: Sequence[Contour], side: int) -> 
 # --- views of a region --------------------------------------------------------------------------------------------
 
 
-def read_region(slide: Slide, x: int, y: int, side: int, pixels: int) -> NDArray[np.uint8]:
+def read_region(
+    slide: Slide, x: int, y: int, side: int, pixels: int, *, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """One region uint8 [R, R, 3]: ``side`` level-0 pixels from (x, y), area-averaged to ``pixels`` where they differ.
 
-    Raises TileError where a tile in it is damaged.
+    out: [R, R, 3], contiguous, filled and returned. Raises TileError where a tile in it is damaged.
     """
-    region = slide.read(x, y, (side, side))
     if side == pixels:
-        return region
+        return slide.read(x, y, (side, side), out=out)
+    region = slide.read(x, y, (side, side))
     method = cv2.INTER_AREA if side > pixels else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(region, (pixels, pixels), interpolation=method), np.uint8)
+    # A result of its own: where cv2 is given other memory than it wants, it makes new memory without a word.
+    resized = np.asarray(cv2.resize(region, (pixels, pixels), interpolation=method), np.uint8)
+    if out is None:
+        return resized
+    out[...] = resized
+    return out
 
 
 def thumbnail(region: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

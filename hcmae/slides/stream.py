@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from hcmae.slides.store import SlideStore
 # Reduced regions are kept in memory up to this size.
 _REDUCED_BYTES = 2 << 30
 
-__all__ = ["PatchStream", "RegionCache", "RegionSource", "RegionStream"]
+__all__ = ["Part", "PatchStream", "Plan", "RegionCache", "RegionSource", "RegionStream"]
 
 
 class RegionCache:
@@ -143,16 +144,29 @@ class RegionSource:
 
     def read(self, number: int) -> NDArray[np.uint8]:
         """Region ``number`` of the running index, uint8 [R, R, 3]."""
+        pixels = self.geometry.region
+        return self.read_into(number, np.empty((pixels, pixels, 3), np.uint8))
+
+    def read_into(self, number: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same, decoded straight into ``out`` [R, R, 3], which is returned."""
         s, r = (int(v) for v in self.index[number])
         store, pixels = self.stores[s], self.geometry.region
         x, y = (int(v) for v in self.coords[s][r])
         key = (store.slide_id, store.attrs.get("slide_content", store.attrs["slide_bytes"]), x, y, store.side, pixels)
         if self.cache is not None and (found := self.cache.get(key, pixels)) is not None:
-            return found
-        region = read_region(self._slide(s), x, y, store.side, pixels)
+            out[...] = found
+            return out
+        read_region(self._slide(s), x, y, store.side, pixels, out=out)
         if self.cache is not None:
-            self.cache.put(key, region)
-        return region
+            self.cache.put(key, out)
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: open files stay here."""
+        return {key: value for key, value in vars(self).items() if key not in ("_open", "_lock", "cache")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _open=OrderedDict(), _lock=threading.Lock(), cache=None)
 
     def _slide(self, s: int) -> Slide:
         with self._lock:
@@ -172,6 +186,27 @@ class RegionSource:
             for slide in self._open.values():
                 slide.close()
             self._open.clear()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of one block: its number in the endless sequence, the regions that must be in memory, which samples."""
+
+    number: int
+    regions: NDArray[np.int64]
+    picks: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch before its pixels are read: its parts, where every sample comes from, the stream's state behind it."""
+
+    parts: tuple[Part, ...]
+    origin: dict[str, NDArray[Any]]
+    state: dict[str, Any]
+
+    def __len__(self) -> int:
+        return sum(len(part.picks) for part in self.parts)
 
 
 class _Stream:
@@ -207,6 +242,7 @@ class _Stream:
         if not self.regions_per_pass:
             raise ValueError(f"{len(self.source)} regions are too few for {world_size} processes")
         self.buffer_regions = min(buffer_regions, self.regions_per_pass)
+        self._known: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
         self.samples_per_pass = self.regions_per_pass * self._per_region
         self.samples_per_epoch = (
             self.samples_per_pass if samples_per_epoch is None else max(1, samples_per_epoch // world_size)
@@ -250,6 +286,14 @@ class _Stream:
 
     def _block_regions(self, number: int) -> NDArray[np.int64]:
         """Running indices of the regions of block ``number`` of the endless sequence."""
+        # A permutation of all regions is not made anew for every batch.
+        if number not in self._known:
+            self._known[number] = self._draw_block(number)
+            while len(self._known) > 8:
+                self._known.popitem(last=False)
+        return self._known[number]
+
+    def _draw_block(self, number: int) -> NDArray[np.int64]:
         blocks = -(-self.regions_per_pass // self.buffer_regions)
         turn, block = divmod(number, blocks)
         order = np.arange(len(self.source))
@@ -271,46 +315,76 @@ class _Stream:
             order = np.random.default_rng([self.seed, 2, number, self.rank]).permutation(order)
         return order
 
+    @property
+    def per_region(self) -> int:
+        """Samples in one region."""
+        return self._per_region
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of a region as ``load_into`` gives it."""
+        return self.source.geometry.region
+
+    def load_into(self, number: int, out: NDArray[np.uint8]) -> None:
+        """Pixels of one region, [side, side, 3], into given memory. Safe from many threads."""
+        self.source.read_into(number, out)
+
+    def vectors_of(self, number: int) -> NDArray[Any] | None:
+        """Patch vectors [P, D] of one region, where samples have them."""
+        return None
+
+    def _origin(self, parts: tuple[Part, ...]) -> dict[str, NDArray[Any]]:
+        raise NotImplementedError
+
     def _load(self, number: int) -> Any:
         raise NotImplementedError
 
-    def _gather(self, parts: list[tuple[int, NDArray[np.int64], list[Any]]]) -> dict[str, Any]:
+    def _gather(self, plan: Plan, loaded: list[list[Any]]) -> dict[str, Any]:
         raise NotImplementedError
+
+    def plans(self) -> Iterator[Plan]:
+        """The rest of the current epoch without its pixels. ``position`` has moved past a batch when it is given."""
+        end = (self.epoch + 1) * self.samples_per_epoch
+        while self.position < end:
+            want = min(self.batch_size, end - self.position)
+            if want < self.batch_size and self.drop_last:
+                self.position = end
+                break
+            parts, at = [], self.position
+            while want:
+                number, offset = self._locate(at)
+                regions = self._block_regions(number)
+                picks = self._block_order(number, len(regions))[offset : offset + want]
+                parts.append(Part(number, regions, picks))
+                want -= len(picks)
+                at += len(picks)
+            self.position = at
+            yield Plan(tuple(parts), self._origin(tuple(parts)), self.state_dict())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The rest of the current epoch. ``position`` has moved past a batch when it is handed out."""
-        end = (self.epoch + 1) * self.samples_per_epoch
+        last_block = self._locate((self.epoch + 1) * self.samples_per_epoch - 1)[0]
         pool = ThreadPoolExecutor(self.workers)
-        blocks: dict[int, tuple[NDArray[np.int64], list[Future[Any]]]] = {}
+        blocks: dict[int, list[Future[Any]]] = {}
 
-        def block(number: int) -> tuple[NDArray[np.int64], list[Future[Any]]]:
+        def block(number: int) -> list[Future[Any]]:
             if number not in blocks:
                 regions = self._block_regions(number)
                 # Submitted slide by slide, so that threads share open files and neighbouring tiles.
                 futures: dict[int, Future[Any]] = {int(r): pool.submit(self._load, int(r)) for r in np.sort(regions)}
-                blocks[number] = (regions, [futures[int(r)] for r in regions])
+                blocks[number] = [futures[int(r)] for r in regions]
             return blocks[number]
 
-        last_block = self._locate(end - 1)[0]
         try:
-            while self.position < end:
-                want = min(self.batch_size, end - self.position)
-                if want < self.batch_size and self.drop_last:
-                    self.position = end
-                    break
-                parts, at = [], self.position
-                while want:
-                    number, offset = self._locate(at)
-                    regions, futures = block(number)
-                    if number < last_block:
-                        block(number + 1)  # read ahead while this one is consumed
-                    picks = self._block_order(number, len(regions))[offset : offset + want]
-                    parts.append((number, picks, [regions, [future.result() for future in futures]]))
-                    want -= len(picks)
-                    at += len(picks)
-                batch = self._gather(parts)
-                self.position = at
-                current = self._locate(at)[0]
+            for plan in self.plans():
+                loaded = []
+                for part in plan.parts:
+                    futures = block(part.number)
+                    if part.number < last_block:
+                        block(part.number + 1)  # read ahead while this one is consumed
+                    loaded.append([future.result() for future in futures])
+                batch = self._gather(plan, loaded)
+                current = self._locate(self.position)[0]
                 for number in [n for n in blocks if n < current]:
                     del blocks[number]
                 yield batch
@@ -364,23 +438,25 @@ class PatchStream(_Stream):
     def _load(self, number: int) -> NDArray[np.uint8]:
         return split_patches(self.source.read(number), self.source.geometry.patch)
 
-    def _gather(self, parts: list[tuple[int, NDArray[np.int64], list[Any]]]) -> dict[str, Any]:
-        count, p = sum(len(picks) for _, picks, _ in parts), self.source.geometry.patch
-        images = np.empty((count, p, p, 3), np.uint8)
-        numbers, patches = np.empty(count, np.int64), np.empty(count, np.int64)
-        at = 0
-        for _, picks, (regions, loaded) in parts:
-            which, inside = np.divmod(picks, self._per_region)
-            for i, (w, k) in enumerate(zip(which.tolist(), inside.tolist(), strict=True)):
-                images[at + i] = loaded[w][k]
-            numbers[at : at + len(picks)], patches[at : at + len(picks)] = regions[which], inside
-            at += len(picks)
+    def _origin(self, parts: tuple[Part, ...]) -> dict[str, NDArray[Any]]:
+        numbers = np.concatenate([part.regions[part.picks // self._per_region] for part in parts])
+        patches = np.concatenate([part.picks % self._per_region for part in parts])
         slide, row = self.source.index[numbers].T
         n = self.source.geometry.patches_per_side
         step = np.array([self.source.stores[s].side for s in slide]) / n
         corner = np.array([self.source.coords[s][r] for s, r in zip(slide, row, strict=True)]).reshape(-1, 2)
         coords = corner + np.stack([patches % n * step, patches // n * step], axis=1)
-        return {"images": images, "slide": slide, "region": row, "coords": np.rint(coords).astype(np.int32)}
+        return {"slide": slide, "region": row, "coords": np.rint(coords).astype(np.int32)}
+
+    def _gather(self, plan: Plan, loaded: list[list[Any]]) -> dict[str, Any]:
+        p = self.source.geometry.patch
+        images, at = np.empty((len(plan), p, p, 3), np.uint8), 0
+        for part, regions in zip(plan.parts, loaded, strict=True):
+            which, inside = np.divmod(part.picks, self._per_region)
+            for i, (w, k) in enumerate(zip(which.tolist(), inside.tolist(), strict=True)):
+                images[at + i] = regions[w][k]
+            at += len(part.picks)
+        return {"images": images, **plan.origin}
 
 
 class RegionStream(_Stream):
@@ -424,33 +500,43 @@ class RegionStream(_Stream):
         self._reduced: dict[int, NDArray[np.uint8]] = {}
         self.vectors = vectors if vectors and all(vectors in s.vector_weights for s in self.source.stores) else None
 
-    def _load(self, number: int) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-        region = self._region(number)
+    @property
+    def side(self) -> int:
+        return self.source.geometry.region // self.reduce
+
+    def load_into(self, number: int, out: NDArray[np.uint8]) -> None:
+        if self.reduce == 1:
+            self.source.read_into(number, out)
+        else:
+            out[...] = self._region(number)
+
+    def vectors_of(self, number: int) -> NDArray[Any] | None:
         if self.vectors is None:
-            return region, None
+            return None
         s, r = (int(v) for v in self.source.index[number])
-        return region, self.source.stores[s].vectors(self.vectors, r)
+        return self.source.stores[s].vectors(self.vectors, r)
+
+    def _load(self, number: int) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+        return self._region(number), self.vectors_of(number)
 
     def _region(self, number: int) -> NDArray[np.uint8]:
         if self.reduce == 1:
             return self.source.read(number)
         found = self._reduced.get(number)
         if found is None:
-            found = thumbnail(self.source.read(number), self.source.geometry.region // self.reduce)
+            found = thumbnail(self.source.read(number), self.side)
             if (len(self._reduced) + 1) * found.nbytes <= _REDUCED_BYTES:
                 self._reduced[number] = found
         return found
 
-    def _gather(self, parts: list[tuple[int, NDArray[np.int64], list[Any]]]) -> dict[str, Any]:
-        items = [(int(regions[k]), *loaded[k]) for _, picks, (regions, loaded) in parts for k in picks.tolist()]
-        numbers = np.array([item[0] for item in items], np.int64)
+    def _origin(self, parts: tuple[Part, ...]) -> dict[str, NDArray[Any]]:
+        numbers = np.concatenate([part.regions[part.picks] for part in parts])
         slide, row = self.source.index[numbers].T
-        batch: dict[str, Any] = {
-            "regions": np.stack([item[1] for item in items]),
-            "slide": slide,
-            "row": row,
-            "index": numbers,
-        }
+        return {"slide": slide, "row": row, "index": numbers}
+
+    def _gather(self, plan: Plan, loaded: list[list[Any]]) -> dict[str, Any]:
+        items = [regions[k] for part, regions in zip(plan.parts, loaded, strict=True) for k in part.picks.tolist()]
+        batch: dict[str, Any] = {"regions": np.stack([item[0] for item in items]), **plan.origin}
         if self.vectors is not None:
-            batch["patch_vectors"] = np.stack([item[2] for item in items])
+            batch["patch_vectors"] = np.stack([item[1] for item in items])
         return batch

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
 from hcmae.cli.doctor import examine
-from hcmae.config import load_profile
+from hcmae.config import Profile, load_profile
+from hcmae.pretraining.estimate import estimate
 
 
 def test_doctor_reports_and_fails_where_a_gpu_is_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -32,3 +33,23 @@ def test_doctor_survives_a_broken_library(monkeypatch: pytest.MonkeyPatch, tmp_p
     findings = {finding.name: finding for finding in examine(load_profile("smoke"), tmp_path)}
     assert findings["openslide"].state == "fail"
     assert "pip install" in findings["openslide"].cure
+
+
+def test_doctor_estimates_hours_and_says_what_limits_them(tmp_path: Path) -> None:
+    base = load_profile("smoke").model_dump()
+    base["geometry"] = {"region": 64, "patch": 16, "cell": 4, "thumbnail": 16}
+    base["network"] = {"dim": 16, "depth": 1, "heads": 2}
+    for name in ("mae_patch", "mae_region"):
+        base[name] |= {"decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2}
+        base[name]["optimisation"] |= {"batch_size": 8, "samples_per_epoch": None}
+    base["mae_region"]["reduce"] = 1
+    profile = Profile.model_validate(base)
+    found = estimate(profile, 1000, seconds=0.1)
+    assert [item.stage for item in found] == ["mae_patch", "mae_region"]
+    for item, samples, settings in zip(found, (16_000, 1000), (profile.mae_patch, profile.mae_region), strict=True):
+        slower = min(item.decoded, item.trained)
+        assert item.hours == pytest.approx(samples * settings.optimisation.epochs / slower / 3600)
+        assert item.limit == ("decoding" if item.decoded == slower else "training")
+    findings = {finding.name: finding for finding in examine(profile, tmp_path, 1000, 0.1)}
+    assert "1000 regions" in findings["hours"].text
+    assert "hours" not in {finding.name for finding in examine(profile, tmp_path)}

@@ -65,6 +65,7 @@ EXPECTED: dict[str, set[str]] = {
     "compute.precision": MAE_PATCH | MAE_REGION | DINO | VECTORS | {"predictions"},
     "compute.workers": set(),
     "compute.compile": set(),
+    "compute.decoders": set(),
     "survival.micro_batch": set(),
     "name": set(),
 }
