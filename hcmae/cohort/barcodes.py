@@ -7,6 +7,7 @@ centre. A slide ends after the portion with its kind and number instead, as in `
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -96,9 +97,10 @@ def parse_slide_name(name: str) -> Barcode:
 def patient_id(text: str) -> str:
     """Patient of any TCGA barcode or of a file name that begins with one; text of another kind comes back stripped.
 
-    Cohorts of other origin name their patients as they like, so this never fails.
+    Cohorts of other origin name their patients as they like, so this never fails. Text comes in Unicode's composed form
+    (NFC), since one name is written in two forms by different programs.
     """
-    stripped = str(text).strip()
+    stripped = unicodedata.normalize("NFC", str(text)).strip()
     match = re.match(rf"{_SITE}(?=$|[-._])", stripped.upper())
     return match.group(0) if match else stripped
 

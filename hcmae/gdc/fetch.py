@@ -22,11 +22,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from hcmae import __version__
+from hcmae.cohort.annotations import FFPE, NOT_FFPE, annotation, matching, parsed, preservation, written
 from hcmae.cohort.barcodes import BarcodeError, parse, parse_slide_name
 from hcmae.cohort.clinical import FIELDS, read_hits
 from hcmae.cohort.curate import drawn_slides, slide_rules
-from hcmae.cohort.evidence import Candidate, slide_barcode
-from hcmae.cohort.lock import LOCK_COLUMNS, read_lock, safe_name
+from hcmae.cohort.evidence import Annotation, Candidate, slide_barcode
+from hcmae.cohort.lock import LOCK_COLUMNS, LOCK_REMARKS, read_lock, safe_name
 from hcmae.config import MODALITIES
 from hcmae.content import MEMORY_NAME, Contents
 from hcmae.files import atomic_path, file_hash, read_json, write_json
@@ -46,6 +47,10 @@ _FILE_FIELDS = (
     "cases.submitter_id", "cases.samples.submitter_id",
     "associated_entities.entity_submitter_id", "associated_entities.entity_type",
     "cases.samples.portions.analytes.aliquots.submitter_id",
+    # Some of these exist in some releases only.
+    "cases.samples.preservation_method", "cases.samples.is_ffpe", "cases.samples.portions.is_ffpe",
+    *(f"{what}.{name}" for what in ("annotations", "cases.annotations")
+      for name in ("entity_type", "classification", "category", "status")),
 )  # fmt: skip
 
 
@@ -112,8 +117,10 @@ def resolve(manifest: Manifest, client: GDCClient) -> pd.DataFrame:
                 f"vocabulary may have changed: check files.{modality}.filters in the manifest"
             )
         rows += found
-    lock = pd.DataFrame(rows, columns=list(LOCK_COLUMNS[:-1]))
-    lock["release"] = client.release
+    # What no file of this lock is said to be has no column.
+    said = [name for name in LOCK_REMARKS if any(row[name] for row in rows)]
+    lock = pd.DataFrame(rows, columns=[*LOCK_COLUMNS[:-1], *said])
+    lock.insert(len(LOCK_COLUMNS) - 1, "release", client.release)
     order = {name: i for i, name in enumerate(("slides", *MODALITIES))}
     lock["_order"] = lock["modality"].map(order)
     lock = lock.sort_values(["_order", "case", "sample", "id"], kind="stable").drop(columns="_order")
@@ -144,7 +151,7 @@ def lock_row(hit: Mapping[str, Any], modality: str, filters: Mapping[str, Any]) 
     if str(hit.get("access", "open")).lower() != "open":
         log.warning("%s: file %s is not open; left out", modality, file_id)
         return None
-    cases = [c.get("submitter_id") for c in hit.get("cases") or [] if isinstance(c, dict)]
+    cases = [c.get("submitter_id") for c in _records(hit.get("cases"))]
     if len(cases) != 1 or not cases[0]:
         log.warning("%s: file %s belongs to %d cases; left out", modality, file_id, len(cases))
         return None
@@ -152,7 +159,34 @@ def lock_row(hit: Mapping[str, Any], modality: str, filters: Mapping[str, Any]) 
     return {
         "id": file_id, "filename": name, "md5": md5, "size": size, "state": str(hit.get("state") or "released"),
         "sample": sample, "case": str(cases[0]), "modality": modality,
+        "preservation": _preservation(hit, sample), "annotations": written(_notices(hit)),
     }  # fmt: skip
+
+
+def _records(value: Any, *names: str) -> list[Mapping[str, Any]]:
+    """The records of a list, or those under names within them; what is no list of records holds none."""
+    found = [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+    for name in names:
+        found = [inner for entry in found for inner in _records(entry.get(name))]
+    return found
+
+
+def _preservation(hit: Mapping[str, Any], sample: str) -> str:
+    """How the tissue of a file's sample was preserved; '' where the server does not say, or says it of another one."""
+    samples = _records(hit.get("cases"), "samples")
+    own = [s for s in samples if s.get("submitter_id") and sample.startswith(str(s["submitter_id"]).upper())]
+    if not own and len(samples) == 1 and not samples[0].get("submitter_id"):
+        own = samples
+    flags = [part.get("is_ffpe") for s in own for part in (s, *_records(s.get("portions")))]
+    found = {preservation(s.get("preservation_method")) for s in own} | {preservation(None, flag) for flag in flags}
+    return FFPE if FFPE in found else max(found - {""}, default="", key=lambda text: (text != NOT_FFPE, text))
+
+
+def _notices(hit: Mapping[str, Any]) -> list[Annotation]:
+    """Notices about a file and what it was made of; of those of the case the ones that are about the case itself."""
+    own = [annotation(entry) for entry in _records(hit.get("annotations"))]
+    case = [annotation(entry) for entry in _records(hit.get("cases"), "annotations")]
+    return [a for a in own if a is not None] + [a for a in case if a is not None and a.entity == "case"]
 
 
 def _sample(hit: Mapping[str, Any], name: str, modality: str) -> str:
@@ -164,24 +198,12 @@ def _sample(hit: Mapping[str, Any], name: str, modality: str) -> str:
             pass
     entities = [
         str(e.get("entity_submitter_id"))
-        for e in hit.get("associated_entities") or []
-        if isinstance(e, dict) and e.get("entity_type") in ("aliquot", "slide") and e.get("entity_submitter_id")
+        for e in _records(hit.get("associated_entities"))
+        if e.get("entity_type") in ("aliquot", "slide") and e.get("entity_submitter_id")
     ]
-    nested = [
-        str(aliquot["submitter_id"])
-        for case in hit.get("cases") or []
-        for sample in case.get("samples") or []
-        for portion in sample.get("portions") or []
-        for analyte in portion.get("analytes") or []
-        for aliquot in analyte.get("aliquots") or []
-        if aliquot.get("submitter_id")
-    ]
-    samples = [
-        str(sample["submitter_id"])
-        for case in hit.get("cases") or []
-        for sample in case.get("samples") or []
-        if sample.get("submitter_id")
-    ]
+    aliquots = _records(hit.get("cases"), "samples", "portions", "analytes", "aliquots")
+    nested = [str(aliquot["submitter_id"]) for aliquot in aliquots if aliquot.get("submitter_id")]
+    samples = [str(s["submitter_id"]) for s in _records(hit.get("cases"), "samples") if s.get("submitter_id")]
     for found in (entities, nested, samples):
         if len(set(found)) == 1:
             try:
@@ -263,17 +285,22 @@ def eligible(lock: pd.DataFrame, inclusion: Inclusion) -> pd.DataFrame:
     Whether a patient stays is known only with the clinical records.
     """
 
-    def fits(modality: str, name: str, sample: str, size: int) -> bool:
+    def fits(modality: str, name: str, sample: str, size: int, kept: str, notices: str) -> bool:
         if modality == "slides":
-            candidate = Candidate(name, sample, size, slide_barcode(name, sample))
+            candidate = Candidate(name, sample, size, slide_barcode(name, sample), annotations=parsed(notices))
             return all(keep(candidate) for _, keep in slide_rules(inclusion))
+        if matching(parsed(notices), inclusion.exclude_annotations):
+            return False
+        if kept == FFPE and inclusion.ffpe_aliquots == "exclude":
+            return False
         try:
             return parse(sample).sample_type in inclusion.sample_types
         except BarcodeError:
             return False
 
-    columns = lock[["modality", "filename", "sample", "size"]].itertuples(index=False, name=None)
-    return lock[[fits(m, n, s, int(b)) for m, n, s, b in columns]]
+    names = ["modality", "filename", "sample", "size", *LOCK_REMARKS]
+    columns = lock.reindex(columns=names, fill_value="").itertuples(index=False, name=None)
+    return lock[[fits(m, n, s, int(b), kept, notices) for m, n, s, b, kept, notices in columns]]
 
 
 def _clinical_current(root: Path, lock: pd.DataFrame) -> bool:
