@@ -76,7 +76,8 @@ def curate(
     reads the tables and slides that a user brings. ``modalities`` and ``slides`` say what a patient must have. The
     synthetic slides are small, so their least size is not asked.
 
-    Raises CurationError (or ClinicalError) for missing or contradictory raw data, and where no patient is left.
+    Raises CurationError (or ClinicalError) for missing or contradictory raw data, where no patient is left, and where
+    two patients would share a slide or the name of its store.
     """
     root = Path(root)
     modalities = tuple(m for m in MODALITIES if m in modalities) if check_modalities(modalities) else ()
@@ -89,7 +90,9 @@ def curate(
         evidence = lock_evidence(manifest, root, modalities, slides)
     else:
         raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
-    return apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
+    cohort = apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
+    _check_slides(cohort.table, str(root))
+    return cohort
 
 
 def apply_rules(
@@ -103,7 +106,7 @@ def apply_rules(
 ) -> Cohort:
     """The rules themselves, on evidence already read. Warns where a rule leaves out more than a quarter.
 
-    Raises CurationError where nobody is left, or where two patients would share a slide or the name of its store.
+    Raises CurationError where nobody is left.
     """
     chosen: dict[str, dict[str, Candidate]] = {name: {} for name in (*modalities, "slides")}
     choices: list[dict[str, Any]] = []
@@ -132,7 +135,6 @@ def apply_rules(
         [_row(evidence.outcomes[p], chosen, modalities, slides, evidence.notes.get(p, ())) for p in remaining],
         index=pd.Index(remaining, name="patient"),
     )
-    _check_slides(table, where)
     return Cohort(table, losses, frame, pd.DataFrame(choices, columns=list(CHOICE_COLUMNS)))
 
 
