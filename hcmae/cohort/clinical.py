@@ -8,9 +8,7 @@ empty lists mean the same.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
 import math
 import zlib
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from hcmae.cohort.barcodes import patient_id
+from hcmae.cohort.packed import parse_json, unpacked
 
 DAYS_PER_MONTH = 30.4375
 # What the query for clinical data asks for; some of these names exist in some releases only.
@@ -174,8 +173,8 @@ def read_clinical_json(path: str | Path) -> dict[str, Outcome]:
 def parse_clinical_json(content: bytes, where: str) -> dict[str, Outcome]:
     """The same from bytes; ``where`` is named in errors. Raises ClinicalError."""
     try:
-        hits = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        hits = parse_json(content)
+    except ValueError as error:
         raise ClinicalError(
             f"{where}: not valid JSON ({error}); delete it and fetch the clinical data again"
         ) from error
@@ -327,8 +326,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ClinicalError(f"{path} is missing: put the clinical table there")
     separator = "," if ".csv" in path.suffixes else "\t"
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode("utf-8-sig")
+        text = unpacked(path).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
     except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         raise ClinicalError(f"{path}: not a readable table ({error}); expected tab-separated text") from error

@@ -39,6 +39,10 @@ Keep = Callable[[Candidate], bool]
 Loss = Callable[[str, list[Candidate]], str]  # patient, files before the rule -> reason
 
 
+class UnknownPreservationWarning(UserWarning):
+    """The data do not say which aliquots are of FFPE tissue, so that rule is not asked."""
+
+
 class HeavyLossWarning(UserWarning):
     """A rule leaves out more than a quarter of those before it."""
 
@@ -90,6 +94,8 @@ def curate(
         evidence = lock_evidence(manifest, root, modalities, slides)
     else:
         raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
+    if source == "gdc" and inclusion.ffpe_aliquots == "exclude":
+        _warn_of_unknown_preservation(evidence, modalities, str(root))
     cohort = apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
     _check_slides(cohort.table, str(root))
     return cohort
@@ -368,6 +374,7 @@ def other_readings(
         with warnings.catch_warnings():
             # What a rule that is not asked for would leave out is no news.
             warnings.simplefilter("ignore", HeavyLossWarning)
+            warnings.simplefilter("ignore", UnknownPreservationWarning)
             table = curate(changed, source, root, seed=seed, modalities=kept, slides=slides).table
         return name, len(table), int(table["event"].sum()), len(table) - manifest.table1.patients
 
@@ -407,6 +414,23 @@ def _warn_of_heavy_losses(flow: pd.DataFrame, where: str) -> None:
                 HeavyLossWarning,
                 stacklevel=3,
             )
+
+
+def _warn_of_unknown_preservation(evidence: Evidence, modalities: Sequence[str], where: str) -> None:
+    """A rule that cannot be asked is said, not passed over: older locks and Xena's matrices know no preservation."""
+    silent = [
+        modality
+        for modality in modalities
+        if (found := evidence.candidates.get(modality))
+        and not any(c.preservation for own in found.values() for c in own)
+    ]
+    if silent:
+        warnings.warn(
+            f"{where}: nothing says how the tissue behind {', '.join(silent)} was preserved, so aliquots of FFPE tissue "
+            "are not left out; a lock that is resolved again says it, where the server does",
+            UnknownPreservationWarning,
+            stacklevel=3,
+        )
 
 
 def _check_slides(table: pd.DataFrame, where: str) -> None:

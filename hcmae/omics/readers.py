@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from hcmae.cohort.barcodes import patient_id
 from hcmae.cohort.evidence import CurationError, open_text
 from hcmae.cohort.features import outcome_names, outcome_values
 from hcmae.cohort.local import local_mapping, patient_column, sample_name
+from hcmae.cohort.packed import SwellingError, unpacked
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
 
@@ -212,18 +215,11 @@ def _average_replicates(names: pa.Array, values: np.ndarray) -> tuple[pa.Array, 
 
 def _bytes(path: Path) -> bytes:
     try:
-        with open(path, "rb") as handle:
-            data = handle.read()
+        data = unpacked(path)
+    except (EOFError, zlib.error, SwellingError, BadGzipFile) as error:
+        raise OmicsFormatError(f"{path}: broken gzip ({error}); fetch it again") from error
     except OSError as error:
         raise OmicsFormatError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
-    if data[:2] == b"\x1f\x8b":
-        import gzip
-        import zlib
-
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise OmicsFormatError(f"{path}: broken gzip ({error}); fetch it again") from error
     if not data.strip():
         raise OmicsFormatError(f"{path}: empty file; fetch it again")
     return data
@@ -592,8 +588,6 @@ class _as_format_error:  # noqa: N801  (used like a function)
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import zlib
-
         if isinstance(error, OSError | EOFError | zlib.error):
             raise OmicsFormatError(f"{self.path}: cannot be read ({error}); fetch it again") from error
 
