@@ -418,16 +418,12 @@ def _warn_of_heavy_losses(flow: pd.DataFrame, where: str) -> None:
 
 def _warn_of_unknown_preservation(evidence: Evidence, modalities: Sequence[str], where: str) -> None:
     """A rule that cannot be asked is said, not passed over: older locks and Xena's matrices know no preservation."""
-    silent = [
-        modality
-        for modality in modalities
-        if (found := evidence.candidates.get(modality))
-        and not any(c.preservation for own in found.values() for c in own)
-    ]
+    files = {m: [c for own in evidence.candidates.get(m, {}).values() for c in own] for m in modalities}
+    silent = [m for m, found in files.items() if found and not any(c.preservation for c in found)]
     if silent:
         warnings.warn(
-            f"{where}: nothing says how the tissue behind {', '.join(silent)} was preserved, so aliquots of FFPE tissue "
-            "are not left out; a lock that is resolved again says it, where the server does",
+            f"{where}: nothing says how the tissue behind {', '.join(silent)} was preserved, so aliquots of FFPE "
+            "tissue are not left out; a lock that is resolved again says it, where the server does",
             UnknownPreservationWarning,
             stacklevel=3,
         )

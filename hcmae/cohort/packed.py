@@ -31,6 +31,10 @@ class BoundedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
     def readinto(self, buffer: Any) -> int:
         block = self._source.read(min(len(buffer), 1 << 20))
         self._seen += len(block)
@@ -53,9 +57,9 @@ def unpacked(path: str | Path) -> bytes:
     """All bytes of a file, unpacked where it is gzip. Raises as ``open_packed``."""
     path = Path(path)
     with open(path, "rb") as raw:
-        head = raw.read(2)
-        if head != b"\x1f\x8b":
-            return head + raw.read()
+        if raw.read(2) != b"\x1f\x8b":
+            raw.seek(0)
+            return raw.read()
     with open_packed(path) as handle:
         return handle.read()
 
