@@ -35,7 +35,7 @@ def preservation(method: Any, is_ffpe: Any = None) -> str:
     ``method``: such as 'FFPE', 'Frozen', 'OCT'; ``is_ffpe``: the older yes or no.
     """
     flag = str(is_ffpe).strip().lower() if is_ffpe is not None else ""
-    text = "" if method is None else " ".join(str(method).split())
+    text = _clean(method) if isinstance(method, str) else ""
     if flag in _YES or "ffpe" in text.lower() or "formalin" in text.lower() or "paraffin" in text.lower():
         return FFPE
     if text.lower() not in _UNKNOWN:

@@ -155,10 +155,12 @@ def lock_row(hit: Mapping[str, Any], modality: str, filters: Mapping[str, Any]) 
     if len(cases) != 1 or not cases[0]:
         log.warning("%s: file %s belongs to %d cases; left out", modality, file_id, len(cases))
         return None
+    if not isinstance(cases[0], str) or not safe_name(cases[0]):
+        raise FetchError(f"{modality}: file {file_id} belongs to the unusable case {cases[0]!r}; nothing written")
     sample = _sample(hit, name, modality)
     return {
         "id": file_id, "filename": name, "md5": md5, "size": size, "state": str(hit.get("state") or "released"),
-        "sample": sample, "case": str(cases[0]), "modality": modality,
+        "sample": sample, "case": cases[0], "modality": modality,
         "preservation": _preservation(hit, sample), "annotations": written(_notices(hit)),
     }  # fmt: skip
 
@@ -209,7 +211,7 @@ def _sample(hit: Mapping[str, Any], name: str, modality: str) -> str:
             try:
                 return str(parse(found[0]))
             except BarcodeError:
-                return found[0]
+                return found[0] if safe_name(found[0]) else ""
     return ""
 
 

@@ -305,7 +305,7 @@ def _bundled(client: GDCClient, files: Sequence[RemoteFile], progress: Callable[
     def attempt() -> None:
         before = len(missing)
         if before > 1:
-            _unpack(client, missing, len(files), progress)
+            unpack(client, missing, len(files), progress)
         # One id gives the bare file; what whole archives leave out, or hold with wrong bytes, is asked for alone.
         if len(missing) == before:
             for file in list(missing.values()):
@@ -342,7 +342,7 @@ def _bundled(client: GDCClient, files: Sequence[RemoteFile], progress: Callable[
     return failures
 
 
-def _unpack(client: GDCClient, missing: dict[str, RemoteFile], total: int, progress: Callable[[int], None]) -> None:
+def unpack(client: GDCClient, missing: dict[str, RemoteFile], total: int, progress: Callable[[int], None]) -> None:
     url = f"{client.url}/data"
     asked = dict(missing)
     with client.send("POST", url, json={"ids": list(missing)}, headers={"Accept-Encoding": "identity"}) as response:
@@ -354,7 +354,7 @@ def _unpack(client: GDCClient, missing: dict[str, RemoteFile], total: int, progr
         try:
             # What was asked for, a notice and a header for each, and a list of all.
             most = sum(file.size + MOST_NOTICE + 4096 for file in asked.values()) + (1 << 24)
-            pipe = _Pipe(_blocks(client, response, url), most)
+            pipe = Pipe(_blocks(client, response, url), most)
             with tarfile.open(fileobj=pipe, mode="r|", bufsize=1 << 16) as archive:  # type: ignore[call-overload]
                 for member in archive:
                     _take(client, archive, member, asked, missing, progress)
@@ -422,7 +422,7 @@ def _take(
     del missing[file.id]
 
 
-class _Pipe:
+class Pipe:
     """Blocks of bytes, unpacked if gzip, as the file that tarfile reads.
 
     Unpacking here in small steps, and not in tarfile, keeps its buffer small: it copies the rest of it at every read.

@@ -209,7 +209,7 @@ def test_stores_have_names_of_their_own_and_the_files_where_that_is_unique(paths
     stems = [unicodedata.normalize("NFC", without_suffix(path.rpartition("/")[2])) for path in paths]
     everything = json.dumps(paths).casefold()
     for stem, name in zip(stems, names, strict=True):
-        if everything.count(json.dumps(stem)[1:-1].casefold()) == 1:
+        if "__" not in stem and everything.count(json.dumps(stem)[1:-1].casefold()) == 1:
             assert name == stem
     # The order of the files does not matter.
     assert store_names(paths[::-1]) == names[::-1]
@@ -234,11 +234,11 @@ def test_a_slide_is_one_patients_or_nobodys(
         (place / str(number)).touch()  # what is on disk; what it is called is another thing
         files.append(SlideFile(place / str(number), f"{stem}.svs"))
     named = {p: [f"{stems[c]}.svs"] if 0 <= c < len(stems) else [] for p, c in zip(patients, cells, strict=False)}
-    try:
-        claims = claim_slides(files, patients, named, "clinical.tsv")
-    except CurationError as error:
-        assert "named for patients" in str(error)
+    if len(cells_used := [cell for cells_of in named.values() for cell in cells_of]) > len(set(cells_used)):
+        with pytest.raises(CurationError, match="named for patients"):
+            claim_slides(files, patients, named, "clinical.tsv")
         return
+    claims = claim_slides(files, patients, named, "clinical.tsv")
     owned = [file for found in claims.slides.values() for file, _ in found]
     assert len(owned) == len(set(owned))
     assert sorted([*owned, *claims.unclaimed], key=str) == sorted(files, key=str)
