@@ -343,6 +343,10 @@ def _bundled(client: GDCClient, files: Sequence[RemoteFile], progress: Callable[
 
 
 def unpack(client: GDCClient, missing: dict[str, RemoteFile], total: int, progress: Callable[[int], None]) -> None:
+    """Ask for all that is missing in one archive and take its members; what has come is no longer in ``missing``.
+
+    Raises TransientError where the archive breaks off or is none, RefusedError where the server will not give a file.
+    """
     url = f"{client.url}/data"
     asked = dict(missing)
     with client.send("POST", url, json={"ids": list(missing)}, headers={"Accept-Encoding": "identity"}) as response:

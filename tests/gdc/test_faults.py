@@ -664,8 +664,7 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
     packed = gzip.compress(bytes(1 << 22))
     pipe = transfer.Pipe(iter([packed]), most=1 << 20)
     with pytest.raises(SwellingError, match="more than 1048576 bytes"):
-        while pipe.read(1 << 16):
-            pass
+        pipe.read(1 << 22)
     pipe = transfer.Pipe(iter([packed]), most=1 << 22)
     assert sum(len(pipe.read(1 << 20)) for _ in range(5)) == 1 << 22
 
