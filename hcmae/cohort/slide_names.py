@@ -175,12 +175,15 @@ def store_names(relative: Sequence[str]) -> list[str]:
     paths = [composed(path) for path in relative]
     levels = [_levels(path) for path in paths]
     seen = Counter(name for own in levels for name in {level.casefold() for level in own})
-    chosen = []
+    chosen, times = [], Counter[str]()
     for path, own in zip(paths, levels, strict=True):
         free = (name for name in own if seen[name.casefold()] == 1 and len(name.encode()) <= LONGEST_NAME)
         # The hash can meet no other name: a name of that very form would need the hash of its own path in it.
         digest = hashlib.sha256(path.encode()).hexdigest()[:16]
-        chosen.append(next(free, f"{own[0].encode()[:80].decode(errors='ignore')}-{digest}"))
+        name = next(free, f"{own[0].encode()[:80].decode(errors='ignore')}-{digest}")
+        # Paths that differ in their Unicode form alone are two files all the same.
+        times[name] += 1
+        chosen.append(name if times[name] == 1 else f"{name}-{times[name]}")
     return chosen
 
 

@@ -194,6 +194,12 @@ def test_rows_of_one_patient_are_merged_and_the_slide_is_drawn(tmp_path: Path, m
 
 # --- names of stores ------------------------------------------------------------------------------------------------
 
+
+def test_files_whose_names_differ_in_their_unicode_form_alone_have_stores_of_their_own() -> None:
+    forms = [unicodedata.normalize(form, "é.svs") for form in ("NFC", "NFD")]
+    assert len(set(store_names(forms))) == 2
+
+
 _part = st.text(st.sampled_from("ab1_. -É"), min_size=1, max_size=4).filter(lambda t: t.strip(". ") == t and t)
 _path = st.lists(_part, min_size=1, max_size=3).flatmap(
     lambda parts: st.sampled_from(SLIDE_SUFFIXES[:3]).map(lambda suffix: "/".join(parts) + suffix)
