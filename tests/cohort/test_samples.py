@@ -16,9 +16,10 @@ from hcmae.cohort.evidence import Annotation, CurationError
 from hcmae.cohort.features import outcome_names
 from hcmae.cohort.inputs import curate_inputs
 from hcmae.cohort.lock import LOCK_COLUMNS
-from hcmae.config import MODALITIES
+from hcmae.config import MODALITIES, ConfigError
 from hcmae.content import Contents
 from hcmae.manifest import Inclusion, Manifest, load_manifest
+from hcmae.omics.kept import read_normals
 from hcmae.omics.readers import OmicsFormatError, read_omics
 from tests.cohort.test_curate import P, _evidence, _outcome
 
@@ -76,6 +77,15 @@ def test_of_several_samples_of_a_patient_the_tumours_row_is_read(tmp_path: Path,
     for twice in ({Q[0]: 1, f"{Q[0]}-01A": 2}, {f"{Q[0]}-01A": 1, f"{Q[0]}-01a": 2}):
         with pytest.raises(CurationError, match=f"patient {Q[0]} comes twice"):
             curated(tables(tmp_path / str(len(list(tmp_path.iterdir()))), twice), manifest)
+
+
+def test_a_table_of_normal_tissue_holds_no_tumour(tmp_path: Path) -> None:
+    path = tables(tmp_path / "LIHC", {f"{Q[0]}-11A": 1, f"{Q[1]}-11A": 2}) / "normal_rna.tsv"
+    (tmp_path / "LIHC" / "rna.tsv").rename(path)
+    assert read_normals(tmp_path / "LIHC", ["rna"])["rna"]["G1"].tolist() == [1, 2]
+    path.write_text(path.read_text().replace("11A", "01A", 1))
+    with pytest.raises(ConfigError, match=f"{Q[0]}-01A is a tumour by its barcode"):
+        read_normals(tmp_path / "LIHC", ["rna"])
 
 
 # --- preservation and notices ---------------------------------------------------------------------------------------
