@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from hcmae.cohort.barcodes import patient_id
-from hcmae.cohort.packed import parse_json, unpacked
+from hcmae.packed import parse_json, unpacked
 
 DAYS_PER_MONTH = 30.4375
 # What the query for clinical data asks for; some of these names exist in some releases only.

@@ -16,8 +16,8 @@ from hcmae.cohort.barcodes import (
     parse_slide_name,
 )
 from hcmae.cohort.clinical import Outcome
-from hcmae.cohort.packed import open_packed
 from hcmae.config import MODALITIES
+from hcmae.packed import open_packed
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".svslide", ".dcm")
 

@@ -23,8 +23,8 @@ import httpx
 import tenacity
 
 from hcmae import __version__
-from hcmae.cohort.packed import MOST_JSON, parse_json
 from hcmae.files import read_json, write_json
+from hcmae.packed import MOST_JSON, parse_json
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from urllib.parse import quote
 
 import httpx
 
-from hcmae.cohort.packed import SwellingError, open_packed
 from hcmae.files import file_hash
 from hcmae.gdc.client import GDCClient, GDCError, Interrupted, RefusedError, TransientError, describe, read_some
+from hcmae.packed import SwellingError, open_packed
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from hcmae.cohort.barcodes import patient_id
 from hcmae.cohort.evidence import CurationError, open_text
 from hcmae.cohort.features import outcome_names, outcome_values
 from hcmae.cohort.local import local_mapping, patient_column, sample_name
-from hcmae.cohort.packed import SwellingError, unpacked
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
+from hcmae.packed import SwellingError, unpacked
 
 if TYPE_CHECKING:
     import anndata

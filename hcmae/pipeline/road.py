@@ -133,9 +133,9 @@ def _embed_step(
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
-_COHORT = ("annotations", "barcodes", "clinical", "curate", "evidence", "local", "lock", "packed", "slide_names")
-_COHORT_CODE = tuple(f"hcmae.cohort.{name}" for name in _COHORT)
-_TABLE_CODE = tuple(f"hcmae.cohort.{name}" for name in ("barcodes", "evidence", "features", "local", "packed"))
+_COHORT = ("annotations", "barcodes", "clinical", "curate", "evidence", "local", "lock", "slide_names")
+_COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), "hcmae.packed")
+_TABLE_CODE = (*(f"hcmae.cohort.{name}" for name in ("barcodes", "evidence", "features", "local")), "hcmae.packed")
 # Sizes of a region and of the patches it is split into.
 _GRID = ("geometry.region", "geometry.patch")
 _HIPT_CODE = ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt", "hcmae_core.transformer")

@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from hcmae.cohort.packed import SwellingError
 from hcmae.gdc import transfer
 from hcmae.gdc.client import GDCClient, GDCError, Interrupted, RefusedError, TransientError, and_filter
 from hcmae.gdc.transfer import RemoteFile, download, download_bundle, download_xena
+from hcmae.packed import SwellingError
 from tests.support.gdc_server import Entry, Fault, StandIn, bundle
 
 SIZE = 300_000

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hcmae.cohort import packed
+from hcmae import packed
 from hcmae.cohort.clinical import ClinicalError, parse_clinical_json, read_clinical_table
 from hcmae.cohort.evidence import CurationError
 from hcmae.cohort.local import local_mapping, table_samples
 from hcmae.cohort.lock import xena_header
-from hcmae.cohort.packed import SwellingError, open_packed, parse_json, unpacked
 from hcmae.omics.readers import OmicsFormatError, read_local_table
+from hcmae.packed import SwellingError, open_packed, parse_json, unpacked
 
 
 @pytest.fixture
