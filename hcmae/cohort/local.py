@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
@@ -193,12 +194,21 @@ def local_slides(folder: Path) -> list[Path]:
     return files
 
 
+def _broken_links(folder: Path) -> list[str]:
+    """Slides that are links to where nothing lies, a share that is not there for example, by their paths."""
+    found = []
+    for place, _, names in os.walk(folder):
+        paths = (Path(place) / name for name in names if Path(name).suffix.lower() in SLIDE_SUFFIXES)
+        found += [path.relative_to(folder).as_posix() for path in paths if path.is_symlink() and not path.exists()]
+    return sorted(found)
+
+
 def _add_slides(
     evidence: Evidence, folder: Path, named: Mapping[str, Sequence[str]], notes: SampleNotes, table: str
 ) -> None:
     """Slides by patient, as :mod:`hcmae.cohort.slide_names` finds them, and what has to be said of them."""
     files = slide_files(folder, local_slides(folder), evidence.outcomes)
-    claims = claim_slides(files, evidence.outcomes, named, table)
+    claims = claim_slides(files, evidence.outcomes, named, table, _broken_links(folder))
     stores = dict(zip(files, store_names([file.relative for file in files]), strict=True))
 
     def candidate(file: SlideFile, how: str, patient: str = "") -> Candidate:

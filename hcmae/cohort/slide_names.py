@@ -116,13 +116,18 @@ def slide_files(folder: Path, paths: Sequence[Path], patients: Iterable[str]) ->
 
 
 def claim_slides(
-    files: Sequence[SlideFile], patients: Iterable[str], named: Mapping[str, Sequence[str]], where: str
+    files: Sequence[SlideFile],
+    patients: Iterable[str],
+    named: Mapping[str, Sequence[str]],
+    where: str,
+    broken: Sequence[str] = (),
 ) -> Claims:
     """Who owns which slide.
 
     ``named``: patient -> names of slides in the clinical table, with an entry for every patient where the table has a
-    column of slides; a name that means 'missing' says nothing. ``where``: the table, for errors. Raises CurationError
-    where a name fits two files, a file is claimed by two patients, or a barcode says that the slide is somebody else's.
+    column of slides; a name that means 'missing' says nothing. ``where``: the table, for errors. ``broken``: links that
+    lead nowhere, by their paths below the folder. Raises CurationError where a name fits two files, a file is claimed
+    by two patients, or a barcode says that the slide is somebody else's.
     """
     known = sorted(set(patients))
     find, owner = _finder(files), _owners(known)
@@ -140,7 +145,9 @@ def claim_slides(
                     "write the path below slides/ in that column"
                 )
             if not hits:
-                ledger.lose(patient, f"the clinical table names '{name}', which is not below slides/")
+                gone = any(_tidy(name) in (*_tails(link), *_tails(without_suffix(link))) for link in broken)
+                what = "which is a link that leads nowhere" if gone else "which is not below slides/"
+                ledger.lose(patient, f"the clinical table names '{name}', {what}")
                 continue
             ledger.claim(hits[0], patient, how)
             ledger.compare(hits[0], patient, owner(hits[0].stem))
@@ -162,6 +169,10 @@ def claim_slides(
                 ledger.claim(file, patient, "file name begins with the patient's name")
                 if named:
                     ledger.note(patient, f"the clinical table names no slide; {file.relative} taken by its name")
+    for link in broken:
+        patient = owner(without_suffix(link.rpartition("/")[2]))
+        if patient and not cells[patient]:
+            ledger.lose(patient, f"{link} is a link that leads nowhere")
     return ledger.closed(files)
 
 

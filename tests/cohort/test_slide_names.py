@@ -164,6 +164,15 @@ def test_hidden_files_and_folders_hold_no_slides(tmp_path: Path, manifest: Manif
     assert cohort.table["slide"].tolist() == ["P1"]
 
 
+def test_a_link_that_leads_nowhere_is_the_reason(tmp_path: Path, manifest: Manifest) -> None:
+    root = folder(tmp_path / "LIHC", {"P1": "a.svs", "P2": "b.svs", "P3": "NA"}, ["a.svs"])
+    for name in ("b.svs", "P3.svs"):
+        (root / "slides" / name).symlink_to(tmp_path / "no share" / name)
+    reasons = curated(root, manifest).exclusions.set_index("patient")["reason"]
+    assert reasons["P2"] == "no slide: the clinical table names 'b.svs', which is a link that leads nowhere"
+    assert reasons["P3"] == "no slide: P3.svs is a link that leads nowhere"
+
+
 def test_a_dicom_series_in_a_folder_is_one_slide_named_by_the_folder(tmp_path: Path, manifest: Manifest) -> None:
     files = ["P1/000.dcm", "P1/001.dcm", "mixed/P2.dcm", "mixed/P3.dcm"]
     root = folder(tmp_path / "LIHC", {"P1": None, "P2": None, "P3": None}, files)
