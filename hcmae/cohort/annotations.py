@@ -161,8 +161,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
         separator = "," if path.suffix.lower() == ".csv" else "\t"
         # A lone quote in a note must not swallow the rows behind it.
-        quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting) if row]
+        if separator == ",":
+            reader = csv.reader(io.StringIO(text))
+        else:
+            reader = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = [row for row in reader if row]
     except (OSError, csv.Error) as error:
         raise CurationError(f"{path}: cannot be read ({error}); correct or remove it") from error
     if not rows:

@@ -51,12 +51,13 @@ def outcome_values(names: Sequence[str], matrix: ArrayLike, time: ArrayLike, eve
     for target in wanted:
         some = np.flatnonzero(_equal(values[:3], target[:3]))
         found[some[_equal(values[:, some], target)]] = True
-    return [str(names[i]) for i in np.flatnonzero(found)]
+    return [str(name) for name, same in zip(names, found, strict=True) if same]
 
 
 def _equal(values: NDArray[np.floating], target: NDArray[np.float64]) -> NDArray[np.bool_]:
     # Half of a hundredth is what a table of two decimals leaves open.
-    return (np.abs(values - target[:, None]) <= np.maximum(0.006, 1e-5 * np.abs(target[:, None]))).all(axis=0)
+    gaps, room = np.abs(values - target[:, None]), np.maximum(0.006, 1e-5 * np.abs(target[:, None]))
+    return np.asarray((gaps <= room).all(axis=0))
 
 
 def _plain(name: str) -> str:

@@ -288,7 +288,7 @@ def _owners(patients: Iterable[str]) -> Callable[[str], str]:
                 if name in exact:
                     return exact[name]
         for end in boundaries(stem):
-            if len(fits := folded.get(stem[:end].casefold(), ())) == 1:
+            if len(fits := folded.get(stem[:end].casefold(), [])) == 1:
                 return fits[0]
         return ""
 

@@ -57,7 +57,8 @@ def lock_row(hit: Mapping[str, Any], modality: str, filters: Mapping[str, Any]) 
 
 def _records(value: Any, *names: str) -> list[Mapping[str, Any]]:
     """The records of a list, or those under names within them; what is no list of records holds none."""
-    found = [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+    listed = value if isinstance(value, list) else []
+    found: list[Mapping[str, Any]] = [entry for entry in listed if isinstance(entry, dict)]
     for name in names:
         found = [inner for entry in found for inner in _records(entry.get(name))]
     return found
