@@ -97,12 +97,21 @@ def parse_slide_name(name: str) -> Barcode:
 def patient_id(text: str) -> str:
     """Patient of any TCGA barcode or of a file name that begins with one; text of another kind comes back stripped.
 
-    Cohorts of other origin name their patients as they like, so this never fails. Text comes in Unicode's composed form
-    (NFC), since one name is written in two forms by different programs.
+    Cohorts of other origin name their patients as they like, so this never fails.
     """
-    stripped = unicodedata.normalize("NFC", str(text)).strip()
+    stripped = str(text).strip()
     match = re.match(rf"{_SITE}(?=$|[-._])", stripped.upper())
     return match.group(0) if match else stripped
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's composed form (NFC) without blanks around it: file systems and tables differ in the form."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def named_patient(cell: str) -> str:
+    """The patient that a cell of a user's table names, the same in whichever Unicode form it is written."""
+    return patient_id(composed(cell))
 
 
 def choose_aliquot(barcodes: Iterable[str], analyte: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from hcmae.cohort.barcodes import patient_id
+from hcmae.cohort.barcodes import named_patient, patient_id
 from hcmae.packed import parse_json, unpacked
 
 DAYS_PER_MONTH = 30.4375
@@ -256,7 +256,7 @@ def read_clinical_table(
     outcomes: dict[str, Outcome] = {}
     slides: dict[str, list[str]] = {}
     for row in frame.to_dict("records"):
-        patient = patient_id(row[found["patient"]])
+        patient = named_patient(row[found["patient"]])
         if not patient:
             raise ClinicalError(f"{path}: a row without patient: {str(row)[:80]}; fill it in or remove it")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from hcmae.cohort import clinical
 from hcmae.cohort.annotations import SampleNotes
-from hcmae.cohort.barcodes import Barcode, patient_id
+from hcmae.cohort.barcodes import Barcode, composed, patient_id
 from hcmae.cohort.evidence import (
     SLIDE_SUFFIXES,
     Candidate,
@@ -90,7 +89,7 @@ def patient_column(header: Sequence[str], path: Path, named: str | None = None) 
 
 def sample_name(cell: str) -> str:
     """What stands in the patient column of a user's table, a patient or the barcode of a sample, as it is kept."""
-    return unicodedata.normalize("NFC", cell.strip().strip('"')).strip()
+    return composed(cell.strip().strip('"'))
 
 
 def table_samples(path: Path, named: str | None = None) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
-from hcmae.cohort.barcodes import BarcodeError, parse_slide_name, patient_id
+from hcmae.cohort.barcodes import BarcodeError, composed, parse_slide_name, patient_id
 from hcmae.cohort.evidence import SLIDE_SUFFIXES, CurationError
 
 # What stands in the column of slides where there is nothing to say.
@@ -65,11 +65,6 @@ class Claims:
     lost: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     unclaimed: list[SlideFile] = field(default_factory=list)
-
-
-def composed(text: str) -> str:
-    """Text in Unicode's composed form (NFC) without blanks around it: file systems and tables differ in the form."""
-    return unicodedata.normalize("NFC", text).strip()
 
 
 def without_suffix(name: str) -> str:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from hcmae.cohort.barcodes import patient_id
+from hcmae.cohort.barcodes import named_patient
 from hcmae.cohort.evidence import CurationError, open_text
 from hcmae.cohort.features import outcome_names, outcome_values
 from hcmae.cohort.local import local_mapping, patient_column, sample_name
@@ -563,7 +563,7 @@ def read_local_table(
     if samples is not None:
         wanted = set(samples)
         table = table.filter(pa.array([sample_name(cell) in wanted for cell in table["patient"].to_pylist()]))
-    patients = [patient_id(p) for p in table["patient"].to_pylist()]
+    patients = [named_patient(sample_name(p)) for p in table["patient"].to_pylist()]
     values = np.empty((table.num_rows, len(names) - 1), dtype=np.float32)
     features = [n for i, n in enumerate(names) if i != column]
     for i, name in enumerate(features):

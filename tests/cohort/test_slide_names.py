@@ -15,6 +15,7 @@ from hcmae.cohort.curate import Cohort, curate
 from hcmae.cohort.evidence import SLIDE_SUFFIXES, CurationError
 from hcmae.cohort.slide_names import SlideFile, boundaries, claim_slides, slide_files, store_names, without_suffix
 from hcmae.manifest import Manifest, load_manifest
+from hcmae.omics.readers import read_omics
 
 
 @pytest.fixture
@@ -155,6 +156,10 @@ def test_a_name_in_another_unicode_form_is_the_same_name(tmp_path: Path, manifes
     named = {unicodedata.normalize("NFD", "É1"): unicodedata.normalize("NFC", "né/ü.svs")}
     root = folder(tmp_path / "B", dict(named), [unicodedata.normalize("NFD", "né/ü.svs")])
     assert list(curated(root, manifest).table.index) == [unicodedata.normalize("NFC", "É1")]
+    for form in ("NFC", "NFD"):
+        (root / "rna.tsv").write_text(f"patient\tG1\n{unicodedata.normalize(form, 'É1')}\t7\n", encoding="utf-8")
+        cohort = curate(manifest, "local", root, seed=0, modalities=("rna",))
+        assert read_omics(cohort, "local", root)["rna"].X.tolist() == [[7]]
 
 
 def test_hidden_files_and_folders_hold_no_slides(tmp_path: Path, manifest: Manifest) -> None:
