@@ -27,13 +27,20 @@ class FileQuery(Settings):
 
 
 class Inclusion(Settings):
-    """Who enters the cohort (section III-A)."""
+    """Who enters the cohort (section III-A).
+
+    ``ffpe_aliquots``: whether an omics aliquot of formalin-fixed, paraffin-embedded tissue is taken; slides are not
+    asked, diagnostic ones always are of such tissue. ``exclude_annotations``: categories or classifications of notices
+    that leave out what they are about, a patient, a slide or an aliquot; other notices are notes.
+    """
 
     min_days: Annotated[int, Field(ge=0)] = 30
     sample_types: list[str] = ["01"]
     slide_kind: Literal["diagnostic", "any"] = "diagnostic"
     min_slide_bytes: Annotated[int, Field(ge=0)] = 20_000_000
     methylation_platforms: list[str] = ["Illumina Human Methylation 450"]
+    ffpe_aliquots: Literal["exclude", "include"] = "exclude"
+    exclude_annotations: list[str] = ["Redaction", "Item flagged DNU"]
 
 
 class HazardMix(Settings):

@@ -7,6 +7,7 @@ centre. A slide ends after the portion with its kind and number instead, as in `
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -101,6 +102,16 @@ def patient_id(text: str) -> str:
     stripped = str(text).strip()
     match = re.match(rf"{_SITE}(?=$|[-._])", stripped.upper())
     return match.group(0) if match else stripped
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's composed form (NFC) without blanks around it: file systems and tables differ in the form."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def named_patient(cell: str) -> str:
+    """The patient that a cell of a user's table names, the same in whichever Unicode form it is written."""
+    return patient_id(composed(cell))
 
 
 def choose_aliquot(barcodes: Iterable[str], analyte: str) -> str:

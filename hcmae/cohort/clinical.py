@@ -8,18 +8,17 @@ empty lists mean the same.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hcmae.cohort.barcodes import patient_id
+from hcmae.cohort.barcodes import named_patient, patient_id
+from hcmae.packed import parse_json, unpacked
 
 DAYS_PER_MONTH = 30.4375
 # What the query for clinical data asks for; some of these names exist in some releases only.
@@ -174,8 +173,8 @@ def read_clinical_json(path: str | Path) -> dict[str, Outcome]:
 def parse_clinical_json(content: bytes, where: str) -> dict[str, Outcome]:
     """The same from bytes; ``where`` is named in errors. Raises ClinicalError."""
     try:
-        hits = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        hits = parse_json(content)
+    except ValueError as error:
         raise ClinicalError(
             f"{where}: not valid JSON ({error}); delete it and fetch the clinical data again"
         ) from error
@@ -230,8 +229,11 @@ def find_column(columns: list[str], wanted: str, mapping: dict[str, str] | None 
 
 def read_clinical_table(
     path: str | Path, mapping: dict[str, str] | None = None
-) -> tuple[dict[str, Outcome], dict[str, str]]:
-    """Outcomes by patient, and the slide each patient names (if any), from a table that a user brings.
+) -> tuple[dict[str, Outcome], dict[str, list[str]]]:
+    """Outcomes by patient, and the slides that the table names, from a table that a user brings.
+
+    A table with a column of slides has an entry for every patient, empty where it names none, and may have one row per
+    slide: rows of one patient are merged where their outcomes agree.
 
     Tab or comma separated, gzip allowed. Columns: patient; time_days or months; event (1, Dead, DECEASED ... or 0,
     Alive, LIVING ...) or censored; optional slide, age (years), sex, stage, grade. Other usual names are recognised
@@ -252,13 +254,11 @@ def read_clinical_table(
     if found["event"] is None and found["censored"] is None:
         raise ClinicalError(f"{path}: no event among {columns[:12]}; name a column 'event' (1 dead, 0 alive)")
     outcomes: dict[str, Outcome] = {}
-    slides: dict[str, str] = {}
+    slides: dict[str, list[str]] = {}
     for row in frame.to_dict("records"):
-        patient = patient_id(row[found["patient"]])
+        patient = named_patient(row[found["patient"]])
         if not patient:
             raise ClinicalError(f"{path}: a row without patient: {str(row)[:80]}; fill it in or remove it")
-        if patient in outcomes:
-            raise ClinicalError(f"{path}: patient {patient} comes twice; keep one row per patient")
 
         def cell(name: str, row: dict[Any, str] = row) -> str | None:
             column = found[name]
@@ -285,12 +285,39 @@ def read_clinical_table(
         sex = cell("sex")
         if found["sex"] == "is_female" and sex is not None:
             sex = "female" if sex in ("1", "1.0") else "male"
-        outcomes[patient] = Outcome(
+        slide = cell("slide")
+        outcome = Outcome(
             patient, days, event, number("age"), sex.lower() if sex else None, cell("stage"), cell("grade"), reason
         )
-        if slide := cell("slide"):
-            slides[patient] = slide
+        if patient in outcomes:
+            if slide is None or slide in slides[patient]:
+                raise ClinicalError(f"{path}: patient {patient} comes twice; keep one row per patient, or per slide")
+            outcome = merged_outcome(outcomes[patient], outcome, path)
+        outcomes[patient] = outcome
+        if found["slide"] is not None:
+            slides.setdefault(patient, []).extend([slide] if slide else [])
     return outcomes, slides
+
+
+def merged_outcome(first: Outcome, second: Outcome, path: Path) -> Outcome:
+    """One outcome of two rows of a patient (one row per slide); what the first row leaves open the second may say.
+
+    Where they disagree on a covariate, that is noted and the first row's kept. Raises ClinicalError where time or event
+    differ.
+    """
+    if (first.time, first.event) != (second.time, second.event):
+        raise ClinicalError(
+            f"{path}: patient {first.patient} comes twice with different outcomes (time {first.time}, event "
+            f"{first.event}; time {second.time}, event {second.event}): correct one of the rows"
+        )
+    covariates = {name: (getattr(first, name), getattr(second, name)) for name in ("age", "sex", "stage", "grade")}
+    odd = [f"{name} {a} and {b}" for name, (a, b) in covariates.items() if None not in (a, b) and a != b]
+    note = f"rows of this patient disagree ({', '.join(odd)}); the first is kept" if odd else ""
+    return replace(
+        first,
+        **{name: b if a is None else a for name, (a, b) in covariates.items()},
+        note="; ".join(dict.fromkeys(text for text in (first.note, note) if text)),
+    )
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -299,8 +326,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ClinicalError(f"{path} is missing: put the clinical table there")
     separator = "," if ".csv" in path.suffixes else "\t"
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode("utf-8-sig")
+        text = unpacked(path).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
     except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         raise ClinicalError(f"{path}: not a readable table ({error}); expected tab-separated text") from error

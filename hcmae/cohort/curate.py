@@ -6,6 +6,7 @@ is chosen: a slide at random with the seed, an aliquot by the barcode rules of :
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,19 +16,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hcmae.cohort.barcodes import (
-    DIAGNOSTIC,
-    choose_aliquot,
-)
+from hcmae.cohort.annotations import FFPE, described, matching, parsed
+from hcmae.cohort.barcodes import DIAGNOSTIC, choose_aliquot
 from hcmae.cohort.clinical import ClinicalError, Outcome
-from hcmae.cohort.evidence import SLIDE_SUFFIXES, Candidate, CurationError, Evidence, check_modalities, slide_barcode
+from hcmae.cohort.evidence import Candidate, CurationError, Evidence, check_modalities, slide_barcode
 from hcmae.cohort.local import local_evidence
 from hcmae.cohort.lock import lock_evidence, read_lock
+from hcmae.cohort.slide_names import without_suffix
 from hcmae.config import MODALITIES
 from hcmae.manifest import Inclusion, Manifest
 
 ANALYTE = {"rna": "RNA", "mirna": "RNA", "methylation": "DNA"}
 SOURCES = ("synthetic", "gdc", "local")
+CHOICE_COLUMNS = ("patient", "modality", "sample", "path", "kept", "how")
+SLIDE_NOT_FLAGGED = "slide not flagged"
+# A rule that leaves out a larger share is worth a second look at the tables.
+HEAVY_LOSS = 0.25
+
+Pool = dict[str, list[Candidate]]
+Judge = Callable[[str], str]  # patient -> reason to leave out, '' to keep
+Keep = Callable[[Candidate], bool]
+Loss = Callable[[str, list[Candidate]], str]  # patient, files before the rule -> reason
+
+
+class UnknownPreservationWarning(UserWarning):
+    """The data do not say which aliquots are of FFPE tissue, so that rule is not asked."""
+
+
+class HeavyLossWarning(UserWarning):
+    """A rule leaves out more than a quarter of those before it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,8 @@ class Cohort:
     slide (id: file name without suffix), slide_path, and per modality <m>_path and <m>_sample; note.
     ``exclusions``: patient, rule, reason; one row per excluded patient, the first rule that failed.
     ``flow``: rule, before, excluded, after; one row per rule, in order.
-    ``choices``: patient, modality, sample, path, kept; patients who offered more than one file (empty when read back).
+    ``choices``: patient, modality, sample, path, kept, how; patients who offered more than one file, how each slide of
+    a user's folder was found, and its slides of nobody (empty when read back).
     """
 
     table: pd.DataFrame
@@ -62,7 +80,8 @@ def curate(
     reads the tables and slides that a user brings. ``modalities`` and ``slides`` say what a patient must have. The
     synthetic slides are small, so their least size is not asked.
 
-    Raises CurationError (or ClinicalError) for missing or contradictory raw data, and where no patient is left.
+    Raises CurationError (or ClinicalError) for missing or contradictory raw data, where no patient is left, and where
+    two patients would share a slide or the name of its store.
     """
     root = Path(root)
     modalities = tuple(m for m in MODALITIES if m in modalities) if check_modalities(modalities) else ()
@@ -75,7 +94,11 @@ def curate(
         evidence = lock_evidence(manifest, root, modalities, slides)
     else:
         raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
-    return apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
+    if source == "gdc" and inclusion.ffpe_aliquots == "exclude":
+        _warn_of_unknown_preservation(evidence, modalities, str(root))
+    cohort = apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
+    _check_slides(cohort.table, str(root))
+    return cohort
 
 
 def apply_rules(
@@ -87,7 +110,10 @@ def apply_rules(
     slides: bool = True,
     where: str = "the raw data",
 ) -> Cohort:
-    """The rules themselves, on evidence already read. Raises CurationError where nobody is left."""
+    """The rules themselves, on evidence already read. Warns where a rule leaves out more than a quarter.
+
+    Raises CurationError where nobody is left.
+    """
     chosen: dict[str, dict[str, Candidate]] = {name: {} for name in (*modalities, "slides")}
     choices: list[dict[str, Any]] = []
     remaining = evidence.patients
@@ -104,17 +130,18 @@ def apply_rules(
                 kept.append(patient)
         flow.append((rule, before, before - len(kept), len(kept)))
         remaining = kept
+    for slide in evidence.unclaimed:
+        choices.append(_choice("", "slides", slide, kept=False))
     frame = pd.DataFrame(flow, columns=["rule", "before", "excluded", "after"])
     losses = pd.DataFrame(exclusions, columns=["patient", "rule", "reason"])
     if not remaining:
         raise CurationError(_nobody_left(where, evidence, frame, modalities, slides))
+    _warn_of_heavy_losses(frame, where)
     table = pd.DataFrame(
-        [_row(evidence.outcomes[p], chosen, modalities, slides) for p in remaining],
+        [_row(evidence.outcomes[p], chosen, modalities, slides, evidence.notes.get(p, ())) for p in remaining],
         index=pd.Index(remaining, name="patient"),
     )
-    return Cohort(
-        table, losses, frame, pd.DataFrame(choices, columns=["patient", "modality", "sample", "path", "kept"])
-    )
+    return Cohort(table, losses, frame, pd.DataFrame(choices, columns=list(CHOICE_COLUMNS)))
 
 
 def _rules(
@@ -125,7 +152,7 @@ def _rules(
     slides: bool,
     chosen: dict[str, dict[str, Candidate]],
     choices: list[dict[str, Any]],
-) -> Iterator[tuple[str, Callable[[str], str]]]:
+) -> Iterator[tuple[str, Judge]]:
     """Names of the rules in order, each with a function from patient to reason ('' keeps the patient)."""
     outcomes = evidence.outcomes
 
@@ -140,64 +167,131 @@ def _rules(
 
     yield f"followed for {inclusion.min_days} days or more", long_enough
 
+    if inclusion.exclude_annotations and any(_annotated(found) for found in evidence.candidates.values()):
+
+        def not_flagged(patient: str) -> str:
+            own = (a for found in evidence.candidates.values() for c in found.get(patient, ()) for a in c.annotations)
+            flags = matching((a for a in own if a.entity == "case"), inclusion.exclude_annotations)
+            return f"the patient is flagged: {described(flags)}" if flags else ""
+
+        yield "patient not flagged", not_flagged
+
+    shown = dict(evidence.candidates.get("slides", {})) if slides else {}
     if slides:
-        pool = {p: list(c) for p, c in evidence.candidates.get("slides", {}).items()}
+        for name, keep, loss in _slide_filters(evidence, inclusion):
+            yield name, _narrowed(shown, keep, loss)
 
-        def narrowed(keep: Callable[[Candidate], bool], loss: Callable[[list[Candidate]], str]) -> Callable[[str], str]:
-            def judge(patient: str) -> str:
-                had = pool.get(patient, [])
-                pool[patient] = [c for c in had if keep(c)]
-                return "" if pool[patient] else loss(had)
-
-            return judge
-
-        losses: tuple[Callable[[list[Candidate]], str], ...] = (
-            lambda had: f"frozen sections only ({len(had)})" if had else "no slide",
-            lambda had: f"slides of sample type {_types(had)} only",
-            lambda had: f"largest slide has {max(c.size for c in had) / 1e6:.3g} MB, too little for a whole section",
-        )
-        for (name, keep), loss in zip(slide_rules(inclusion), losses, strict=False):
-            yield name, narrowed(keep, loss)
-
-        def draw(patient: str) -> str:
-            chosen["slides"][patient] = draw_slide(patient, pool[patient], seed)
+    def draw(patient: str) -> None:
+        if slides and patient not in chosen["slides"]:
+            chosen["slides"][patient] = draw_slide(patient, shown[patient], seed)
             _note_choice(choices, patient, "slides", evidence.candidates["slides"][patient], chosen["slides"][patient])
-            return ""
-    else:
 
-        def draw(patient: str) -> str:
-            return ""
+    for modality in modalities:
+        measured = dict(evidence.candidates.get(modality, {}))
+        filters = _omics_filters(evidence, inclusion, modality)
+        for name, keep, loss in filters:
+            narrow, last = _narrowed(measured, keep, loss), name == filters[-1][0]
 
-    for position, modality in enumerate(modalities):
-
-        def has_file(patient: str, modality: str = modality, first: bool = position == 0) -> str:
-            if first:
+            def has_file(
+                patient: str,
+                modality: str = modality,
+                measured: Pool = measured,
+                narrow: Judge = narrow,
+                last: bool = last,
+            ) -> str:
                 draw(patient)
-            found = evidence.candidates.get(modality, {}).get(patient, [])
-            fitting = [
-                c for c in found
-                if (not evidence.need_barcode if c.barcode is None else c.barcode.sample_type in inclusion.sample_types)
-            ]  # fmt: skip
-            if not fitting:
-                return f"{modality} of sample type {_types(found)} only" if found else f"no {modality} data"
-            chosen[modality][patient] = choose_file(fitting, modality)
-            _note_choice(choices, patient, modality, found, chosen[modality][patient])
-            return ""
+                reason = narrow(patient)
+                if last and not reason:
+                    chosen[modality][patient] = choose_file(measured[patient], modality)
+                    found = evidence.candidates[modality][patient]
+                    _note_choice(choices, patient, modality, found, chosen[modality][patient])
+                return reason
 
-        yield f"{modality} data", has_file
+            yield name, has_file
 
     def fetched(patient: str) -> str:
-        if slides and patient not in chosen["slides"]:
-            draw(patient)
+        draw(patient)
         missing = [name for name in chosen if patient in chosen[name] and not Path(chosen[name][patient].path).exists()]
         return f"not downloaded: {', '.join(missing)}" if missing else ""
 
     yield "files on disk", fetched
 
 
+def _narrowed(pool: Pool, keep: Keep, loss: Loss) -> Judge:
+    """A rule that leaves of each patient's files those to keep, and gives the reason where none is left."""
+
+    def judge(patient: str) -> str:
+        had = list(pool.get(patient, ()))
+        pool[patient] = [c for c in had if keep(c)]
+        return "" if pool[patient] else loss(patient, had)
+
+    return judge
+
+
+def _slide_filters(evidence: Evidence, inclusion: Inclusion) -> list[tuple[str, Keep, Loss]]:
+    """The rules for slides with their reasons; what no slide carries is not asked for."""
+
+    def none(patient: str, had: Sequence[Candidate]) -> str:
+        if had:
+            return f"frozen sections only ({len(had)})"
+        return f"no slide: {evidence.lost[patient]}" if patient in evidence.lost else "no slide"
+
+    losses: tuple[Loss, ...] = (
+        none,
+        lambda _, had: f"slides of sample type {_types(had)} only",
+        lambda _, had: f"largest slide has {max(c.size for c in had) / 1e6:.3g} MB, too little for a whole section",
+    )
+    rules = [rule for rule in slide_rules(inclusion) if rule[0] != SLIDE_NOT_FLAGGED]
+    filters = [(name, keep, loss) for (name, keep), loss in zip(rules, losses, strict=False)]
+    if inclusion.exclude_annotations and _annotated(evidence.candidates.get("slides", {})):
+        filters.append((SLIDE_NOT_FLAGGED, unflagged(inclusion), _flag_loss("slide", inclusion)))
+    return filters
+
+
+def _omics_filters(evidence: Evidence, inclusion: Inclusion, modality: str) -> list[tuple[str, Keep, Loss]]:
+    """The rules for a patient's files of one modality; what no file carries is not asked for."""
+
+    def of_type(c: Candidate) -> bool:
+        return not evidence.need_barcode if c.barcode is None else c.barcode.sample_type in inclusion.sample_types
+
+    def no_type(patient: str, had: Sequence[Candidate]) -> str:
+        return f"{modality} of sample type {_types(had)} only" if had else f"no {modality} data"
+
+    found = evidence.candidates.get(modality, {})
+    filters: list[tuple[str, Keep, Loss]] = [(f"{modality} data", of_type, no_type)]
+    if inclusion.ffpe_aliquots == "exclude" and any(c.preservation for own in found.values() for c in own):
+        filters.append(
+            (
+                f"{modality} not of FFPE tissue",
+                lambda c: c.preservation != FFPE,
+                lambda _, had: f"{modality} of FFPE tissue only ({', '.join(sorted(c.sample for c in had))})",
+            )
+        )
+    if inclusion.exclude_annotations and _annotated(found):
+        filters.append((f"{modality} not flagged", unflagged(inclusion), _flag_loss(modality, inclusion)))
+    return filters
+
+
+def unflagged(inclusion: Inclusion) -> Keep:
+    """Whether a file carries none of the notices that exclude."""
+    return lambda c: not matching(c.annotations, inclusion.exclude_annotations)
+
+
+def _flag_loss(what: str, inclusion: Inclusion) -> Loss:
+    def loss(patient: str, had: Sequence[Candidate]) -> str:
+        flags = [a for c in had for a in matching(c.annotations, inclusion.exclude_annotations)]
+        return f"{what} is flagged: {described(flags)}"
+
+    return loss
+
+
+def _annotated(found: Mapping[str, Sequence[Candidate]]) -> bool:
+    return any(c.annotations for own in found.values() for c in own)
+
+
 def draw_slide(patient: str, candidates: Sequence[Candidate], seed: int) -> Candidate:
     """One of a patient's slides at random; the choice depends on seed and patient, not on who else is in the cohort."""
-    found = sorted(candidates, key=lambda c: Path(c.path).name)
+    found = sorted(candidates, key=lambda c: (Path(c.path).name, c.path))
     rng = np.random.default_rng([seed, zlib.crc32(patient.encode())])
     return found[int(rng.integers(len(found)))]
 
@@ -207,17 +301,20 @@ def drawn_slides(lock: pd.DataFrame, inclusion: Inclusion, seed: int) -> set[str
     pool: dict[str, list[Candidate]] = {}
     for row in lock[lock["modality"] == "slides"].itertuples():
         barcode = slide_barcode(str(row.filename), str(row.sample))
-        candidate = Candidate(f"{row.id}/{row.filename}", str(row.sample), int(str(row.size)), barcode)
+        notices = parsed(str(getattr(row, "annotations", "")))
+        candidate = Candidate(
+            f"{row.id}/{row.filename}", str(row.sample), int(str(row.size)), barcode, annotations=notices
+        )
         if all(keep(candidate) for _, keep in slide_rules(inclusion)):
             pool.setdefault(str(row.case), []).append(candidate)
     return {draw_slide(case, found, seed).path.split("/")[0] for case, found in pool.items()}
 
 
-def slide_rules(inclusion: Inclusion) -> list[tuple[str, Callable[[Candidate], bool]]]:
+def slide_rules(inclusion: Inclusion) -> list[tuple[str, Keep]]:
     """The rules for slides in order: name, and what a slide must be. Slides without barcode (of other origin) pass."""
     diagnostic = inclusion.slide_kind == "diagnostic"
     types = inclusion.sample_types
-    rules: list[tuple[str, Callable[[Candidate], bool]]] = [
+    rules: list[tuple[str, Keep]] = [
         (
             "diagnostic slide" if diagnostic else "slide",
             lambda c: not diagnostic or c.barcode is None or c.barcode.slide_kind == DIAGNOSTIC,
@@ -227,6 +324,8 @@ def slide_rules(inclusion: Inclusion) -> list[tuple[str, Callable[[Candidate], b
     if inclusion.min_slide_bytes:
         megabytes = inclusion.min_slide_bytes / 1e6
         rules.append((f"slide of {megabytes:g} MB or more", lambda c: c.size >= inclusion.min_slide_bytes))
+    if inclusion.exclude_annotations:
+        rules.append((SLIDE_NOT_FLAGGED, unflagged(inclusion)))
     return rules
 
 
@@ -272,7 +371,11 @@ def other_readings(
 
     def counted(name: str, *, kept: Sequence[str] = modalities, **change: Any) -> tuple[str, int, int, int]:
         changed = manifest.model_copy(update={"inclusion": manifest.inclusion.model_copy(update=change)})
-        table = curate(changed, source, root, seed=seed, modalities=kept, slides=slides).table
+        with warnings.catch_warnings():
+            # What a rule that is not asked for would leave out is no news.
+            warnings.simplefilter("ignore", HeavyLossWarning)
+            warnings.simplefilter("ignore", UnknownPreservationWarning)
+            table = curate(changed, source, root, seed=seed, modalities=kept, slides=slides).table
         return name, len(table), int(table["event"].sum()), len(table) - manifest.table1.patients
 
     rows = [counted("as curated"), counted("without the least time", min_days=0)]
@@ -293,15 +396,59 @@ def _types(candidates: Iterable[Candidate]) -> str:
 def _note_choice(
     choices: list[dict[str, Any]], patient: str, modality: str, found: Sequence[Candidate], kept: Candidate
 ) -> None:
-    if len(found) > 1:
-        for c in found:
-            choices.append(
-                {"patient": patient, "modality": modality, "sample": c.sample, "path": c.path, "kept": c is kept}
+    if len(found) > 1 or kept.how:
+        choices += [_choice(patient, modality, c, kept=c is kept) for c in found]
+
+
+def _choice(patient: str, modality: str, file: Candidate, *, kept: bool) -> dict[str, Any]:
+    values = (patient, modality, file.sample, file.path, kept, file.how)
+    return dict(zip(CHOICE_COLUMNS, values, strict=True))
+
+
+def _warn_of_heavy_losses(flow: pd.DataFrame, where: str) -> None:
+    for rule, before, excluded in flow[["rule", "before", "excluded"]].itertuples(index=False):
+        if excluded > HEAVY_LOSS * before:
+            hint = "; are the times in days, as they are taken to be?" if str(rule).startswith("followed for") else ""
+            warnings.warn(
+                f"{where}: the rule '{rule}' leaves out {excluded} of {before} patients{hint}; exclusions.csv has them",
+                HeavyLossWarning,
+                stacklevel=3,
+            )
+
+
+def _warn_of_unknown_preservation(evidence: Evidence, modalities: Sequence[str], where: str) -> None:
+    """A rule that cannot be asked is said, not passed over: older locks and Xena's matrices know no preservation."""
+    files = {m: [c for own in evidence.candidates.get(m, {}).values() for c in own] for m in modalities}
+    silent = [m for m, found in files.items() if found and not any(c.preservation for c in found)]
+    if silent:
+        warnings.warn(
+            f"{where}: nothing says how the tissue behind {', '.join(silent)} was preserved, so aliquots of FFPE "
+            "tissue are not left out; a lock that is resolved again says it, where the server does",
+            UnknownPreservationWarning,
+            stacklevel=3,
+        )
+
+
+def _check_slides(table: pd.DataFrame, where: str) -> None:
+    """A last look, whatever the evidence was: no slide and no name of a store is two patients'."""
+    paths, names = table["slide_path"].dropna(), table["slide"].dropna()
+    # File systems may take names that differ in case alone for one.
+    for values in (paths, names.map(str.casefold)):
+        twice = values[values.duplicated(keep=False)]
+        if len(twice):
+            first, second = twice.index[:2]
+            raise CurationError(
+                f"{where}: patients {first} and {second} share the slide {table.loc[first, 'slide_path']} "
+                f"({table.loc[second, 'slide_path']}, store {table.loc[second, 'slide']}); a slide is one patient's"
             )
 
 
 def _row(
-    outcome: Outcome, chosen: Mapping[str, Mapping[str, Candidate]], modalities: Sequence[str], slides: bool
+    outcome: Outcome,
+    chosen: Mapping[str, Mapping[str, Candidate]],
+    modalities: Sequence[str],
+    slides: bool,
+    remarks: Iterable[str],
 ) -> dict[str, Any]:
     assert outcome.time is not None
     assert outcome.event is not None
@@ -313,21 +460,18 @@ def _row(
         "sex": outcome.sex,
         "stage": outcome.stage,
         "grade": outcome.grade,
-        "slide": _slide_id(slide.path) if slide else None,
+        "slide": (slide.name or without_suffix(Path(slide.path).name)) if slide else None,
         "slide_path": slide.path if slide else None,
     }
     for modality in MODALITIES:
         file = chosen[modality].get(outcome.patient) if modality in modalities else None
         row[f"{modality}_path"] = file.path if file else None
         row[f"{modality}_sample"] = file.sample if file else None
-    row["note"] = outcome.note
+    kept = [c for own in chosen.values() if (c := own.get(outcome.patient)) is not None]
+    notices = described(a for c in kept for a in c.annotations)
+    texts = [outcome.note, *remarks, f"annotated: {notices}" if notices else ""]
+    row["note"] = "; ".join(text for text in texts if text)
     return row
-
-
-def _slide_id(path: str) -> str:
-    name = Path(path).name
-    suffix = Path(path).suffix
-    return name[: -len(suffix)] if suffix.lower() in SLIDE_SUFFIXES else name
 
 
 def _nobody_left(where: str, evidence: Evidence, flow: pd.DataFrame, modalities: Sequence[str], slides: bool) -> str:

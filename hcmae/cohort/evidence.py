@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +17,7 @@ from hcmae.cohort.barcodes import (
 )
 from hcmae.cohort.clinical import Outcome
 from hcmae.config import MODALITIES
+from hcmae.packed import open_packed
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".svslide", ".dcm")
 
@@ -27,13 +27,30 @@ class CurationError(ValueError):
 
 
 @dataclass(frozen=True)
+class Annotation:
+    """A notice of the GDC or of a user about a patient, sample, aliquot, slide or file."""
+
+    entity: str  # 'case', 'aliquot' ...
+    classification: str  # 'Redaction', 'CenterNotification' ...
+    category: str  # 'Item flagged DNU' ...
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """One file (or column of a matrix) that a patient could contribute."""
+    """One file (or column of a matrix, or row of a table) that a patient could contribute.
+
+    ``name``: of a slide's store, unique among all slides of the folder ('': the file name without suffix). ``how``: how
+    a slide was found to be this patient's. ``preservation``: of the tissue, 'FFPE' or what else is said; '' is unknown.
+    """
 
     path: str
     sample: str
     size: int
     barcode: Barcode | None
+    name: str = ""
+    how: str = ""
+    preservation: str = ""
+    annotations: tuple[Annotation, ...] = ()
 
 
 @dataclass
@@ -44,6 +61,10 @@ class Evidence:
     candidates: dict[str, dict[str, list[Candidate]]]  # modality or 'slides' -> patient -> candidates
     # TCGA's files without a barcode could be normal tissue; a user's own have none and are taken as they are.
     need_barcode: bool = False
+    # Of slides: patient -> why there is none, patient -> remarks on what there is, and slides of nobody.
+    lost: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    unclaimed: list[Candidate] = field(default_factory=list)
 
     @property
     def patients(self) -> list[str]:
@@ -55,11 +76,14 @@ class Evidence:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file, unpacked if gzip; undecodable bytes are kept as marks, so that checks report them."""
+    """A text file, unpacked if gzip; undecodable bytes are kept as marks, so that checks report them.
+
+    Reading raises OSError, EOFError or zlib.error for damage, and for a file that unpacks without end.
+    """
     with open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     if packed:
-        with gzip.open(path, "rb") as handle, io.TextIOWrapper(handle, "utf-8-sig", errors="replace") as text:  # type: ignore[type-var,arg-type]
+        with open_packed(path) as handle, io.TextIOWrapper(handle, "utf-8-sig", errors="replace") as text:
             yield text
     else:
         with open(path, encoding="utf-8-sig", errors="replace") as text:

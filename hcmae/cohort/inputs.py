@@ -6,8 +6,9 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hcmae.cohort.annotations import NOTICES
 from hcmae.cohort.evidence import CurationError
-from hcmae.cohort.local import local_file, local_mapping, local_slides
+from hcmae.cohort.local import local_file, local_mapping, local_slides, remark_file
 from hcmae.cohort.lock import from_xena, read_lock, xena_header, xena_matrix
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id, slide_bytes
@@ -27,8 +28,8 @@ def curate_inputs(
 ) -> dict[str, str]:
     """What curation reads -> hash of it; 'missing' where it is not there or cannot be used.
 
-    The content of tables, records and locks; of slides, which are not read, the names and sizes; of the files of a lock
-    which of them are there; of a Xena matrix the header. Takes what :func:`hcmae.cohort.curate.curate` takes.
+    The content of tables, records, notices and locks; of slides, which are not read, the names and sizes; of the files
+    of a lock which of them are there; of a Xena matrix the header. Takes what :func:`hcmae.cohort.curate.curate` takes.
     """
     root = Path(root)
     chosen = [m for m in MODALITIES if m in modalities]
@@ -43,6 +44,9 @@ def _local_inputs(root: Path, modalities: Sequence[str], slides: bool, contents:
         found["columns.json"] = _tried(lambda: contents.file(root / "columns.json"))
     for what in ("clinical", *modalities):
         found[what] = _tried(lambda what=what: contents.file(local_file(root, what, local_mapping(root))))  # type: ignore[misc]
+    for what in ("samples", "annotations"):
+        if (path := _remarks(root, what)) is not None:
+            found[what] = _tried(lambda path=path: contents.file(path))  # type: ignore[misc]
     if slides:
         found["slides"] = _tried(
             lambda: content_id(
@@ -60,7 +64,7 @@ def _lock_inputs(
     wanted = [m for m in (*(["slides"] if slides else []), *modalities) if m not in matrices]
     if wanted:
         found["files.tsv"] = _tried(lambda: contents.file(root / "files.tsv"))
-        found |= _presence(root, wanted)
+        found |= _presence(root, wanted, contents)
     for modality in matrices:
         found[f"header of {modality}"] = _tried(
             lambda modality=modality: content_id(xena_header(xena_matrix(root, manifest, modality)))  # type: ignore[misc]
@@ -68,17 +72,31 @@ def _lock_inputs(
     return found
 
 
-def _presence(root: Path, wanted: Sequence[str]) -> dict[str, str]:
-    """By modality, which files of the lock are there."""
+def _remarks(root: Path, what: str) -> Path | None:
+    try:
+        return remark_file(root, what, local_mapping(root))
+    except CurationError:
+        return None  # columns.json, which names it, is an input itself
+
+
+def _presence(root: Path, wanted: Sequence[str], contents: Contents) -> dict[str, str]:
+    """By modality, which files of the lock are there, and the notices beside them where there are any."""
     try:
         lock = read_lock(root / "files.tsv")
     except CurationError:
         return {}
     there: dict[str, list[str]] = {name: [] for name in wanted}
+    notices: dict[str, dict[str, str]] = {}
     for file_id, name, modality in lock[["id", "filename", "modality"]].itertuples(index=False):
-        if modality in there and (root / modality / file_id / name).exists():
+        if modality not in there:
+            continue
+        folder = root / modality / file_id
+        if (folder / name).exists():
             there[modality].append(file_id)
-    return {f"files of {name}": content_id(sorted(ids)) for name, ids in there.items()}
+        if (note := folder / NOTICES).is_file():
+            notices.setdefault(modality, {})[file_id] = _tried(lambda note=note: contents.file(note))  # type: ignore[misc]
+    found = {f"files of {name}": content_id(sorted(ids)) for name, ids in there.items()}
+    return found | {f"notices of {name}": content_id(hashes) for name, hashes in notices.items()}
 
 
 def _tried(read: Callable[[], str]) -> str:

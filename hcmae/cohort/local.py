@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hcmae.cohort import clinical
-from hcmae.cohort.barcodes import (
-    patient_id,
+from hcmae.cohort.annotations import SampleNotes
+from hcmae.cohort.barcodes import Barcode, composed, patient_id
+from hcmae.cohort.evidence import (
+    SLIDE_SUFFIXES,
+    Candidate,
+    CurationError,
+    Evidence,
+    barcode_of,
+    open_text,
+    slide_barcode,
 )
-from hcmae.cohort.evidence import SLIDE_SUFFIXES, Candidate, CurationError, Evidence, open_text, slide_barcode
+from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
 from hcmae.config import MODALITIES
 from hcmae.content import files_below, slide_bytes
 from hcmae.files import read_json
@@ -78,13 +87,19 @@ def patient_column(header: Sequence[str], path: Path, named: str | None = None) 
     raise CurationError(f"{path}: no patient column among {[n[:20] for n in header[:6]]}; {hint}, or use columns.json")
 
 
-def table_patients(path: Path, named: str | None = None) -> list[str]:
-    """Patients of a user's table, in its order, without reading the values.
+def sample_name(cell: str) -> str:
+    """What stands in the patient column of a user's table, a patient or the barcode of a sample, as it is kept."""
+    return composed(cell.strip().strip('"'))
 
-    Raises CurationError for a table without patient column, with an empty patient, or with one that comes twice.
+
+def table_samples(path: Path, named: str | None = None) -> dict[str, list[str]]:
+    """Patients of a user's table and what they are called there, in its order, without reading the values.
+
+    A patient has one row, or rows of several samples, told apart by TCGA barcodes that say the sample's type. Raises
+    CurationError for a table without patient column, with an empty patient, or with one that comes twice.
     """
     separator = "," if ".csv" in path.suffixes else "\t"
-    patients: list[str] = []
+    found: dict[str, list[str]] = {}
     try:
         with open_text(path) as handle:
             header = [c.strip().strip('"') for c in handle.readline().rstrip("\r\n").split(separator)]
@@ -95,61 +110,116 @@ def table_patients(path: Path, named: str | None = None) -> list[str]:
                     if not line.strip():
                         continue
                     raise CurationError(f"{path}: line {number} has no patient; fill it in or remove it")
-                patients.append(patient_id(cells[column].strip().strip('"')))
+                sample = sample_name(cells[column])
+                found.setdefault(patient_id(sample), []).append(sample)
     except (OSError, EOFError, zlib.error) as error:
         raise CurationError(f"{path}: cannot be read ({error})") from error
-    if len(set(patients)) < len(patients):
-        twice = next(p for i, p in enumerate(patients) if p in set(patients[:i]))
-        raise CurationError(f"{path}: patient {twice} comes twice; keep one row per patient")
-    return patients
+    for patient, samples in found.items():
+        codes = {sample_barcode(sample) for sample in samples}
+        if len(samples) > 1 and (None in codes or len(codes) < len(samples)):
+            raise CurationError(
+                f"{path}: patient {patient} comes twice; keep one row per patient, or one per sample under its barcode"
+            )
+    return found
+
+
+def sample_barcode(sample: str) -> Barcode | None:
+    """The barcode of a sample or aliquot; None for a name of another kind, and for a patient's alone."""
+    code = barcode_of(sample)
+    return code if code is not None and code.sample_type is not None else None
 
 
 def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evidence:
+    """What a user's tables and slides say. Raises CurationError, ClinicalError."""
     mapping = local_mapping(root)
-    outcomes, named_slides = clinical.read_clinical_table(
-        local_file(root, "clinical", mapping), mapping.get("clinical")
-    )
+    table = local_file(root, "clinical", mapping)
+    outcomes, named = clinical.read_clinical_table(table, mapping.get("clinical"))
+    notes = sample_notes(root, mapping)
     candidates: dict[str, dict[str, list[Candidate]]] = {}
     for modality in modalities:
         path = local_file(root, modality, mapping)
-        patients = table_patients(path, mapping.get(modality, {}).get("patient"))
+        found = table_samples(path, mapping.get(modality, {}).get("patient"))
         size = path.stat().st_size
-        candidates[modality] = {p: [Candidate(str(path.absolute()), p, size, None)] for p in patients}
+
+        candidates[modality] = {
+            patient: [
+                Candidate(
+                    str(path.absolute()), sample, size, sample_barcode(sample),
+                    preservation=notes.preservation(sample), annotations=notes.annotations(patient, sample),
+                )
+                for sample in samples
+            ]
+            for patient, samples in found.items()
+        }  # fmt: skip
+    evidence = Evidence(outcomes, candidates)
     if slides:
-        candidates["slides"] = _local_candidates(root / "slides", outcomes, named_slides)
-    return Evidence(outcomes, candidates)
+        _add_slides(evidence, root / "slides", named, notes, str(table))
+    return evidence
+
+
+def sample_notes(root: Path, mapping: Mapping[str, Any]) -> SampleNotes:
+    """What ``samples.tsv`` and ``annotations.tsv`` of a user's folder say; nothing where they are not there."""
+    notes = SampleNotes()
+    for what, add in (("samples", notes.add_samples), ("annotations", notes.add_notices)):
+        path = remark_file(root, what, mapping)
+        if path is not None:
+            add(path)
+    return notes
+
+
+def remark_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path | None:
+    """The table of 'samples' or 'annotations' in a user's folder, None where there is none. Raises CurationError."""
+    names = [root / f"{what}{suffix}" for suffix in (".tsv", ".csv", ".txt")]
+    if what not in mapping.get("files", {}) and not any(name.is_file() for name in names):
+        return None
+    return local_file(root, what, mapping)
 
 
 def local_slides(folder: Path) -> list[Path]:
-    """The slides below a folder, behind links too, sorted. Raises CurationError where there is no folder or slide."""
+    """The slides below a folder, behind links too, sorted; what is hidden (snapshots, other systems' notes) is not one.
+
+    Raises CurationError where there is no folder or slide.
+    """
     if not folder.is_dir():
         raise CurationError(f"{folder} is missing: put the slides there, or curate with slides=False")
-    files = sorted(path for path in files_below(folder) if path.suffix.lower() in SLIDE_SUFFIXES)
+    files = sorted(
+        path
+        for path in files_below(folder)
+        if path.suffix.lower() in SLIDE_SUFFIXES
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     if not files:
         raise CurationError(f"{folder}: no slide with one of the suffixes {', '.join(SLIDE_SUFFIXES)}")
     return files
 
 
-def _local_candidates(folder: Path, patients: Iterable[str], named: Mapping[str, str]) -> dict[str, list[Candidate]]:
-    """Slides by patient: the one the clinical table names, else files whose names begin with the patient's."""
-    files = local_slides(folder)
-    by_name = {p.name: p for p in files} | {p.stem: p for p in files}
-    by_patient: dict[str, list[Path]] = {}
-    known = set(patients)
-    for path in files:
-        owner = patient_id(path.name)
-        if owner not in known:
-            # Names of other origin: the longest patient that starts the file name and ends at a separator.
-            fits = [p for p in known if path.name.startswith(p) and not path.name[len(p) : len(p) + 1].isalnum()]
-            owner = max(fits, key=len, default="")
-        by_patient.setdefault(owner, []).append(path)
-    found: dict[str, list[Candidate]] = {}
-    for patient in sorted(known):
-        paths = [by_name[named[patient]]] if named.get(patient) in by_name else by_patient.get(patient, [])
-        if named.get(patient) and named[patient] not in by_name:
-            paths = []
-        if paths:
-            found[patient] = [
-                Candidate(str(p.absolute()), p.stem, slide_bytes(p), slide_barcode(p.name, "")) for p in paths
-            ]
-    return found
+def _broken_links(folder: Path) -> list[str]:
+    """Slides that are links to where nothing lies, a share that is not there for example, by their paths."""
+    found = []
+    for place, _, names in os.walk(folder):
+        paths = (Path(place) / name for name in names if Path(name).suffix.lower() in SLIDE_SUFFIXES)
+        found += [path.relative_to(folder).as_posix() for path in paths if path.is_symlink() and not path.exists()]
+    return sorted(found)
+
+
+def _add_slides(
+    evidence: Evidence, folder: Path, named: Mapping[str, Sequence[str]], notes: SampleNotes, table: str
+) -> None:
+    """Slides by patient, as :mod:`hcmae.cohort.slide_names` finds them, and what has to be said of them."""
+    files = slide_files(folder, local_slides(folder), evidence.outcomes)
+    claims = claim_slides(files, evidence.outcomes, named, table, _broken_links(folder))
+    stores = dict(zip(files, store_names([file.relative for file in files]), strict=True))
+
+    def candidate(file: SlideFile, how: str, patient: str = "") -> Candidate:
+        code = slide_barcode(file.name, "")
+        notices = notes.annotations(patient, str(code) if code else file.stem)
+        path = file.path
+        return Candidate(
+            str(path.absolute()), file.stem, slide_bytes(path), code, stores[file], how, annotations=notices
+        )
+
+    evidence.candidates["slides"] = {
+        patient: [candidate(file, how, patient) for file, how in found] for patient, found in claims.slides.items()
+    }
+    evidence.unclaimed = [candidate(file, "taken for no patient") for file in claims.unclaimed]
+    evidence.lost, evidence.notes = claims.lost, claims.notes

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from hcmae.cohort import clinical
-from hcmae.cohort.barcodes import (
-    patient_id,
-)
-from hcmae.cohort.evidence import Candidate, CurationError, Evidence, barcode_of, open_text, slide_barcode
+from hcmae.cohort.annotations import NOTICES, parsed, read_notices
+from hcmae.cohort.barcodes import patient_id
+from hcmae.cohort.evidence import Annotation, Candidate, CurationError, Evidence, barcode_of, open_text, slide_barcode
+from hcmae.cohort.slide_names import store_names
 from hcmae.config import MODALITIES
 from hcmae.manifest import Manifest
 
 LOCK_COLUMNS = ("id", "filename", "md5", "size", "state", "sample", "case", "modality", "release")
+# Only in a lock of which the server says them: how the tissue was preserved, and notices.
+LOCK_REMARKS = ("preservation", "annotations")
 
 
 def read_lock(path: str | Path) -> pd.DataFrame:
@@ -65,15 +68,17 @@ def safe_name(name: str) -> bool:
 
 
 def lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], slides: bool) -> Evidence:
+    """What a lock, its files' notices and the clinical records say. Raises CurationError, ClinicalError."""
     matrices = from_xena(manifest, modalities)
     wanted = {*modalities, *(["slides"] if slides else [])} - set(matrices)
     candidates: dict[str, dict[str, list[Candidate]]] = {name: {} for name in wanted}
     if wanted:
         lock = read_lock(root / "files.tsv")
         base = root.absolute()  # links stay: a data folder that moves takes them along
-        for file_id, name, size, sample, case, modality in lock[
-            ["id", "filename", "size", "sample", "case", "modality"]
-        ].itertuples(index=False):
+        names = dict(zip(*_named_slides(lock), strict=True))
+        for file_id, name, size, sample, case, modality, kept, notices in lock.reindex(
+            columns=["id", "filename", "size", "sample", "case", "modality", *LOCK_REMARKS], fill_value=""
+        ).itertuples(index=False):
             if modality not in wanted:
                 continue
             path = str(base / modality / file_id / name)
@@ -83,10 +88,26 @@ def lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], sli
                     f"{root / 'files.tsv'}: file {file_id} belongs to case {case}, but its sample is {sample}; "
                     "resolve the manifest again"
                 )
-            candidates[modality].setdefault(case, []).append(Candidate(path, sample, size, barcode))
+            annotations = tuple(dict.fromkeys((*parsed(notices), *notices_beside(base / modality / file_id))))
+            candidates[modality].setdefault(case, []).append(
+                Candidate(path, sample, size, barcode, names.get(file_id, ""), "", kept, annotations)
+            )
     for modality in matrices:
         candidates[modality] = _xena_candidates(root, manifest, modality)
     return Evidence(clinical.read_clinical_json(root / "clinical.json"), candidates, need_barcode=True)
+
+
+def notices_beside(folder: Path) -> tuple[Annotation, ...]:
+    """What the GDC packed beside a file of a lock, in the file's own folder. Raises CurationError."""
+    path = folder / NOTICES
+    return read_notices(path) if path.is_file() else ()
+
+
+def _named_slides(lock: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Ids of a lock's slides and the names of their stores."""
+    slides = lock[lock["modality"] == "slides"]
+    ids = [str(file_id) for file_id in slides["id"]]
+    return ids, store_names([f"{file_id}/{name}" for file_id, name in zip(ids, slides["filename"], strict=True)])
 
 
 def from_xena(manifest: Manifest, modalities: Sequence[str]) -> list[str]:
@@ -106,9 +127,12 @@ def xena_matrix(root: Path, manifest: Manifest, modality: str) -> Path:
 
 
 def xena_header(path: Path) -> list[str]:
-    """First line of a matrix: its samples are all that curation reads of it."""
-    with open_text(path) as handle:
-        return handle.readline().rstrip("\r\n").split("\t")
+    """First line of a matrix: its samples are all that curation reads of it. Raises CurationError for a damaged one."""
+    try:
+        with open_text(path) as handle:
+            return handle.readline().rstrip("\r\n").split("\t")
+    except (OSError, EOFError, zlib.error) as error:
+        raise CurationError(f"{path}: cannot be read ({error}); delete it and fetch it again") from error
 
 
 def _xena_candidates(root: Path, manifest: Manifest, modality: str) -> dict[str, list[Candidate]]:

@@ -24,6 +24,7 @@ import tenacity
 
 from hcmae import __version__
 from hcmae.files import read_json, write_json
+from hcmae.packed import MOST_JSON, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class GDCClient:
         if stored is not None and stored.exists():
             with suppress(ValueError):
                 cached = read_json(stored)
-                if isinstance(cached, list):
+                if isinstance(cached, list) and all(isinstance(hit, dict) for hit in cached):
                     return cached
         hits = self.retry(lambda: self._pages(endpoint, key, body, page))
         if stored is not None:
@@ -184,7 +185,10 @@ class GDCClient:
             data = answer.get("data")
             if not isinstance(data, dict) or not isinstance(data.get("hits"), list):
                 raise TransientError(f"{self.url}/{endpoint}: the answer has no hits")
-            count = (data.get("pagination") or {}).get("total")
+            if not all(isinstance(hit, dict) for hit in data["hits"]):
+                raise TransientError(f"{self.url}/{endpoint}: a hit is no record")
+            pagination = data.get("pagination")
+            count = pagination.get("total") if isinstance(pagination, dict) else None
             if not isinstance(count, int):
                 raise TransientError(f"{self.url}/{endpoint}: the answer has no pagination.total")
             if total is not None and count != total:
@@ -202,13 +206,10 @@ class GDCClient:
     def _json(self, method: str, url: str, **request: Any) -> dict[str, Any]:
         def ask() -> dict[str, Any]:
             with self.send(method, url, headers={"Accept": "application/json"}, **request) as response:
-                try:
-                    body = response.read()
-                except httpx.HTTPError as error:
-                    raise TransientError(f"{url}: the answer broke off ({error!r})") from error
+                body = _read_all(response, url)
                 self.judge(response, url, body)
             try:
-                answer = json.loads(body)
+                answer = parse_json(body)
             except ValueError:
                 raise TransientError(f"{url}: expected JSON, got {describe(response, body)}") from None
             if not isinstance(answer, dict):
@@ -329,6 +330,20 @@ def _base(given: str | None, variable: str, default: str) -> str:
     return (given if given is not None else os.environ.get(variable, default)).rstrip("/")
 
 
+def _read_all(response: httpx.Response, url: str) -> bytes:
+    """A body in memory, unpacked. Raises GDCError where it is larger than any answer of a query."""
+    blocks, size = [], 0
+    try:
+        for block in response.iter_bytes():
+            blocks.append(block)
+            size += len(block)
+            if size > MOST_JSON:
+                raise GDCError(f"{url}: the answer has more than {MOST_JSON} bytes; this is no answer of the GDC")
+    except (httpx.HTTPError, httpx.StreamError) as error:
+        raise TransientError(f"{url}: the answer broke off ({error!r})") from error
+    return b"".join(blocks)
+
+
 def read_some(response: httpx.Response) -> bytes:
     """The start of a body, for a message."""
     body = b""
@@ -342,7 +357,7 @@ def read_some(response: httpx.Response) -> bytes:
 
 def _message(body: bytes) -> str:
     try:
-        answer = json.loads(body)
+        answer = parse_json(body)
     except ValueError:
         return ""
     said = answer.get("message") or answer.get("error") if isinstance(answer, dict) else ""

@@ -22,15 +22,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from hcmae import __version__
-from hcmae.cohort.barcodes import BarcodeError, parse, parse_slide_name
+from hcmae.cohort.annotations import FFPE, matching, parsed
+from hcmae.cohort.barcodes import BarcodeError, parse
 from hcmae.cohort.clinical import FIELDS, read_hits
 from hcmae.cohort.curate import drawn_slides, slide_rules
 from hcmae.cohort.evidence import Candidate, slide_barcode
-from hcmae.cohort.lock import LOCK_COLUMNS, read_lock, safe_name
+from hcmae.cohort.lock import LOCK_COLUMNS, LOCK_REMARKS, read_lock
 from hcmae.config import MODALITIES
 from hcmae.content import MEMORY_NAME, Contents
 from hcmae.files import atomic_path, file_hash, read_json, write_json
-from hcmae.gdc.client import UUID, GDCClient, GDCError, Interrupted, and_filter
+from hcmae.gdc.client import GDCClient, GDCError, Interrupted, and_filter
+from hcmae.gdc.hits import FetchError, lock_row
 from hcmae.gdc.transfer import RemoteFile, download, download_bundle, download_xena, xena_size
 from hcmae.manifest import Inclusion, Manifest
 
@@ -46,11 +48,11 @@ _FILE_FIELDS = (
     "cases.submitter_id", "cases.samples.submitter_id",
     "associated_entities.entity_submitter_id", "associated_entities.entity_type",
     "cases.samples.portions.analytes.aliquots.submitter_id",
+    # Some of these exist in some releases only.
+    "cases.samples.preservation_method", "cases.samples.is_ffpe", "cases.samples.portions.is_ffpe",
+    *(f"{what}.{name}" for what in ("annotations", "cases.annotations")
+      for name in ("entity_type", "classification", "category", "status")),
 )  # fmt: skip
-
-
-class FetchError(RuntimeError):
-    """Something about the request or this machine prevents fetching; the message says what to do."""
 
 
 @dataclass
@@ -112,8 +114,10 @@ def resolve(manifest: Manifest, client: GDCClient) -> pd.DataFrame:
                 f"vocabulary may have changed: check files.{modality}.filters in the manifest"
             )
         rows += found
-    lock = pd.DataFrame(rows, columns=list(LOCK_COLUMNS[:-1]))
-    lock["release"] = client.release
+    # What no file of this lock is said to be has no column.
+    said = [name for name in LOCK_REMARKS if any(row[name] for row in rows)]
+    lock = pd.DataFrame(rows, columns=[*LOCK_COLUMNS[:-1], *said])
+    lock.insert(len(LOCK_COLUMNS) - 1, "release", client.release)
     order = {name: i for i, name in enumerate(("slides", *MODALITIES))}
     lock["_order"] = lock["modality"].map(order)
     lock = lock.sort_values(["_order", "case", "sample", "id"], kind="stable").drop(columns="_order")
@@ -124,71 +128,6 @@ def write_lock(lock: pd.DataFrame, path: str | Path) -> None:
     """Write a lock atomically."""
     with atomic_path(path) as temporary:
         lock.to_csv(temporary, sep="\t", index=False, lineterminator="\n")
-
-
-def lock_row(hit: Mapping[str, Any], modality: str, filters: Mapping[str, Any]) -> dict[str, Any] | None:
-    file_id = str(hit.get("file_id") or hit.get("id") or "").lower()
-    name, size, md5 = hit.get("file_name"), hit.get("file_size"), str(hit.get("md5sum") or "").lower()
-    if not UUID.fullmatch(file_id) or not isinstance(name, str) or not safe_name(name):
-        raise FetchError(
-            f"{modality}: the server lists file '{file_id}' with the unusable name {name!r}; nothing written"
-        )
-    if not isinstance(size, int) or size <= 0 or len(md5) != 32:
-        raise FetchError(f"{modality}: file {file_id} comes without size or md5; nothing written")
-    wanted = filters.get("data_type")
-    # Values are compared without regard to case, as the server does.
-    if wanted and str(hit.get("data_type", wanted)).lower() not in [
-        w.lower() for w in ([wanted] if isinstance(wanted, str) else wanted)
-    ]:
-        return None
-    if str(hit.get("access", "open")).lower() != "open":
-        log.warning("%s: file %s is not open; left out", modality, file_id)
-        return None
-    cases = [c.get("submitter_id") for c in hit.get("cases") or [] if isinstance(c, dict)]
-    if len(cases) != 1 or not cases[0]:
-        log.warning("%s: file %s belongs to %d cases; left out", modality, file_id, len(cases))
-        return None
-    sample = _sample(hit, name, modality)
-    return {
-        "id": file_id, "filename": name, "md5": md5, "size": size, "state": str(hit.get("state") or "released"),
-        "sample": sample, "case": str(cases[0]), "modality": modality,
-    }  # fmt: skip
-
-
-def _sample(hit: Mapping[str, Any], name: str, modality: str) -> str:
-    """Barcode of the slide or aliquot: from the file name, the associated entity or the nested case; else ''."""
-    if modality == "slides":
-        try:
-            return str(parse_slide_name(name))
-        except BarcodeError:
-            pass
-    entities = [
-        str(e.get("entity_submitter_id"))
-        for e in hit.get("associated_entities") or []
-        if isinstance(e, dict) and e.get("entity_type") in ("aliquot", "slide") and e.get("entity_submitter_id")
-    ]
-    nested = [
-        str(aliquot["submitter_id"])
-        for case in hit.get("cases") or []
-        for sample in case.get("samples") or []
-        for portion in sample.get("portions") or []
-        for analyte in portion.get("analytes") or []
-        for aliquot in analyte.get("aliquots") or []
-        if aliquot.get("submitter_id")
-    ]
-    samples = [
-        str(sample["submitter_id"])
-        for case in hit.get("cases") or []
-        for sample in case.get("samples") or []
-        if sample.get("submitter_id")
-    ]
-    for found in (entities, nested, samples):
-        if len(set(found)) == 1:
-            try:
-                return str(parse(found[0]))
-            except BarcodeError:
-                return found[0]
-    return ""
 
 
 def plan(
@@ -263,17 +202,22 @@ def eligible(lock: pd.DataFrame, inclusion: Inclusion) -> pd.DataFrame:
     Whether a patient stays is known only with the clinical records.
     """
 
-    def fits(modality: str, name: str, sample: str, size: int) -> bool:
+    def fits(modality: str, name: str, sample: str, size: int, kept: str, notices: str) -> bool:
         if modality == "slides":
-            candidate = Candidate(name, sample, size, slide_barcode(name, sample))
+            candidate = Candidate(name, sample, size, slide_barcode(name, sample), annotations=parsed(notices))
             return all(keep(candidate) for _, keep in slide_rules(inclusion))
+        if matching(parsed(notices), inclusion.exclude_annotations):
+            return False
+        if kept == FFPE and inclusion.ffpe_aliquots == "exclude":
+            return False
         try:
             return parse(sample).sample_type in inclusion.sample_types
         except BarcodeError:
             return False
 
-    columns = lock[["modality", "filename", "sample", "size"]].itertuples(index=False, name=None)
-    return lock[[fits(m, n, s, int(b)) for m, n, s, b in columns]]
+    names = ["modality", "filename", "sample", "size", *LOCK_REMARKS]
+    columns = lock.reindex(columns=names, fill_value="").itertuples(index=False, name=None)
+    return lock[[fits(m, n, s, int(b), kept, notices) for m, n, s, b, kept, notices in columns]]
 
 
 def _clinical_current(root: Path, lock: pd.DataFrame) -> bool:

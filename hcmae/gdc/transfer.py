@@ -6,7 +6,6 @@ file names are never used as paths, and a file gets its final name only when it 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import logging
 import os
@@ -26,10 +25,24 @@ import httpx
 
 from hcmae.files import file_hash
 from hcmae.gdc.client import GDCClient, GDCError, Interrupted, RefusedError, TransientError, describe, read_some
+from hcmae.packed import SwellingError, open_packed
 
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 18
+# A notice about a sample is a line or two.
+MOST_NOTICE = 1 << 20
+# What reading a damaged archive raises: tarfile lets errors of its numbers and of headers without end through.
+_BAD_ARCHIVE = (
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    zlib.error,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -292,7 +305,7 @@ def _bundled(client: GDCClient, files: Sequence[RemoteFile], progress: Callable[
     def attempt() -> None:
         before = len(missing)
         if before > 1:
-            _unpack(client, missing, len(files), progress)
+            unpack(client, missing, len(files), progress)
         # One id gives the bare file; what whole archives leave out, or hold with wrong bytes, is asked for alone.
         if len(missing) == before:
             for file in list(missing.values()):
@@ -329,7 +342,11 @@ def _bundled(client: GDCClient, files: Sequence[RemoteFile], progress: Callable[
     return failures
 
 
-def _unpack(client: GDCClient, missing: dict[str, RemoteFile], total: int, progress: Callable[[int], None]) -> None:
+def unpack(client: GDCClient, missing: dict[str, RemoteFile], total: int, progress: Callable[[int], None]) -> None:
+    """Ask for all that is missing in one archive and take its members; what has come is no longer in ``missing``.
+
+    Raises TransientError where the archive breaks off or is none, RefusedError where the server will not give a file.
+    """
     url = f"{client.url}/data"
     asked = dict(missing)
     with client.send("POST", url, json={"ids": list(missing)}, headers={"Accept-Encoding": "identity"}) as response:
@@ -339,10 +356,13 @@ def _unpack(client: GDCClient, missing: dict[str, RemoteFile], total: int, progr
         if "html" in response.headers.get("content-type", "") or "json" in response.headers.get("content-type", ""):
             raise TransientError(f"{url}: expected an archive, got {describe(response, read_some(response))}")
         try:
-            with tarfile.open(fileobj=_Pipe(_blocks(client, response, url)), mode="r|", bufsize=1 << 16) as archive:  # type: ignore[call-overload]
+            # What was asked for, a notice and a header for each, and a list of all.
+            most = sum(file.size + MOST_NOTICE + 4096 for file in asked.values()) + (1 << 24)
+            pipe = Pipe(_blocks(client, response, url), most)
+            with tarfile.open(fileobj=pipe, mode="r|", bufsize=1 << 16) as archive:  # type: ignore[call-overload]
                 for member in archive:
                     _take(client, archive, member, asked, missing, progress)
-        except (httpx.HTTPError, httpx.StreamError, tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except (httpx.HTTPError, httpx.StreamError, *_BAD_ARCHIVE) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk, not the network
             raise TransientError(
@@ -367,8 +387,11 @@ def _take(
     source = archive.extractfile(member)
     assert source is not None
     if parts[1] == "annotations.txt":
-        # Notices about the sample ('do not use'); small, and kept beside the file.
-        note = source.read(1 << 20)
+        # Notices about the sample ('do not use'), which curation reads; kept beside the file, whole or not at all.
+        if member.size > MOST_NOTICE:
+            log.warning("bundle: the notices about %s have %d bytes; left out", file.id, member.size)
+            return
+        note = source.read()
         file.target.parent.mkdir(parents=True, exist_ok=True)
         (file.target.parent / "annotations.txt").write_bytes(note)
         return
@@ -403,14 +426,16 @@ def _take(
     del missing[file.id]
 
 
-class _Pipe:
+class Pipe:
     """Blocks of bytes, unpacked if gzip, as the file that tarfile reads.
 
     Unpacking here in small steps, and not in tarfile, keeps its buffer small: it copies the rest of it at every read.
+    More than ``most`` bytes end in SwellingError, so that a small archive cannot unpack without end.
     """
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
+    def __init__(self, blocks: Iterator[bytes], most: int) -> None:
         self.blocks = blocks
+        self.most, self.seen = most, 0
         self.packed = b""
         self.unpack: Any = None
         self.ready: list[bytes] = []
@@ -435,6 +460,9 @@ class _Pipe:
         if data:
             self.ready.append(data)
             self.length += len(data)
+            self.seen += len(data)
+        if self.seen > self.most:
+            raise SwellingError(f"the archive holds more than {self.most} bytes")
 
     def _more(self) -> bool:
         if self.unpack is None:
@@ -466,7 +494,7 @@ def _finish(part: Path, target: Path) -> None:
 
 def _whole_gzip(path: Path) -> bool:
     try:
-        with gzip.open(path, "rb") as handle:
+        with open_packed(path) as handle:
             while handle.read(1 << 22):
                 pass
     except (OSError, EOFError, zlib.error):

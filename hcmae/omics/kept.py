@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from hcmae.cohort.local import sample_barcode, table_samples
 from hcmae.config import ConfigError
 from hcmae.omics.readers import keep_tables_apart, read_local_table
 
@@ -41,5 +42,15 @@ def normal_tables(root: Path, modalities: Sequence[str]) -> dict[str, Path]:
 
 
 def read_normals(root: Path, modalities: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The tables of normal tissue themselves, raw. Raises ConfigError as ``normal_tables``."""
-    return {modality: read_local_table(path) for modality, path in normal_tables(root, modalities).items()}
+    """The tables of normal tissue themselves, raw.
+
+    Raises ConfigError as ``normal_tables``, and where a row is a tumour's by its barcode; CurationError or
+    OmicsFormatError for a table that cannot be read.
+    """
+    found = normal_tables(root, modalities)
+    for path in found.values():
+        samples = [sample for own in table_samples(path).values() for sample in own]
+        tumours = [s for s in samples if (code := sample_barcode(s)) is not None and code.is_tumour]
+        if tumours:
+            raise ConfigError(f"{path}: {tumours[0]} is a tumour by its barcode; keep normal tissue only here")
+    return {modality: read_local_table(path) for modality, path in found.items()}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from hcmae.cohort.barcodes import patient_id
+from hcmae.cohort.barcodes import named_patient
 from hcmae.cohort.evidence import CurationError, open_text
-from hcmae.cohort.local import local_mapping, patient_column
+from hcmae.cohort.features import outcome_names, outcome_values
+from hcmae.cohort.local import local_mapping, patient_column, sample_name
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
+from hcmae.packed import SwellingError, unpacked
 
 if TYPE_CHECKING:
     import anndata
@@ -75,7 +79,8 @@ def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
         paths = [_locate(Path(p), Path(root)) for p in table[column]]
         samples = list(table.get(f"{modality}_sample", pd.Series(table.index, index=table.index)))
         if source == "local":
-            parts[modality] = _from_local_table(paths[0], modality, list(table.index), Path(root))
+            parts[modality] = _from_local_table(paths[0], modality, list(table.index), Path(root), samples)
+            _refuse_outcome(parts[modality], table, paths[0])
         elif paths[0].parent.name == "xena":
             parts[modality] = _from_xena(paths[0], modality, list(table.index), samples)
         else:
@@ -210,18 +215,11 @@ def _average_replicates(names: pa.Array, values: np.ndarray) -> tuple[pa.Array, 
 
 def _bytes(path: Path) -> bytes:
     try:
-        with open(path, "rb") as handle:
-            data = handle.read()
+        data = unpacked(path)
+    except (EOFError, zlib.error, SwellingError, BadGzipFile) as error:
+        raise OmicsFormatError(f"{path}: broken gzip ({error}); fetch it again") from error
     except OSError as error:
         raise OmicsFormatError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
-    if data[:2] == b"\x1f\x8b":
-        import gzip
-        import zlib
-
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise OmicsFormatError(f"{path}: broken gzip ({error}); fetch it again") from error
     if not data.strip():
         raise OmicsFormatError(f"{path}: empty file; fetch it again")
     return data
@@ -489,12 +487,24 @@ def read_xena_matrix(
     return matrix[order], pd.Index(features.to_pandas().to_numpy(), dtype=object)
 
 
-def _from_local_table(path: Path, modality: str, patients: list[str], root: Path) -> anndata.AnnData:
+def _refuse_outcome(part: anndata.AnnData, table: pd.DataFrame, path: Path) -> None:
+    """Raise OmicsFormatError where a feature holds what the features are to predict."""
+    same = outcome_values(list(part.var_names), part.X, table["time"], table["event"])
+    if same:
+        raise OmicsFormatError(
+            f"{path}: column '{same[0]}' equals the survival time or the event of every patient; remove it from the "
+            "features"
+        )
+
+
+def _from_local_table(
+    path: Path, modality: str, patients: list[str], root: Path, samples: Sequence[str]
+) -> anndata.AnnData:
     try:
         named = local_mapping(root).get(modality, {}).get("patient")
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
-    frame = read_local_table(path, named)
+    frame = read_local_table(path, named, samples)
     missing = sorted(set(patients) - set(frame.index))
     if missing:
         raise OmicsFormatError(f"{path}: patient {missing[0]} is not in the table; curate the cohort again")
@@ -508,10 +518,13 @@ def _from_local_table(path: Path, modality: str, patients: list[str], root: Path
     return _anndata(matrix, patients, pd.DataFrame(index=frame.columns.astype(object)), unit)
 
 
-def read_local_table(path: str | Path, patient: str | None = None) -> pd.DataFrame:
+def read_local_table(
+    path: str | Path, patient: str | None = None, samples: Sequence[str] | None = None
+) -> pd.DataFrame:
     """A user's table: one row per patient, one numeric column per feature; empty cells and NA are NaN.
 
-    ``patient`` names the patient column where its name is unusual. Raises OmicsFormatError naming file and column.
+    ``patient`` names the patient column where its name is unusual; ``samples``: the rows to keep, as that column calls
+    them. Raises OmicsFormatError naming file and column.
     """
     path = Path(path)
     separator = "," if ".csv" in path.suffixes else "\t"
@@ -524,6 +537,11 @@ def read_local_table(path: str | Path, patient: str | None = None) -> pd.DataFra
     twice = pd.Index(header)[pd.Index(header).duplicated()]
     if len(twice):
         raise OmicsFormatError(f"{path}: column '{twice[0]}' comes twice; rename one")
+    outcome = outcome_names(name for i, name in enumerate(header) if i != column)
+    if outcome:
+        raise OmicsFormatError(
+            f"{path}: column '{outcome[0]}' is of the outcome, which features must not hold; remove it from this table"
+        )
     names = [name if i != column else "patient" for i, name in enumerate(header)]
     data = _bytes(path)
     try:
@@ -542,7 +560,10 @@ def read_local_table(path: str | Path, patient: str | None = None) -> pd.DataFra
         raise OmicsFormatError(f"{path}: not a table of numbers ({reason}); correct that cell") from error
     if not table.num_rows or len(names) < 2:
         raise OmicsFormatError(f"{path}: no patient or no feature in the table")
-    patients = [patient_id(p) for p in table["patient"].to_pylist()]
+    if samples is not None:
+        wanted = set(samples)
+        table = table.filter(pa.array([sample_name(cell) in wanted for cell in table["patient"].to_pylist()]))
+    patients = [named_patient(sample_name(p)) for p in table["patient"].to_pylist()]
     values = np.empty((table.num_rows, len(names) - 1), dtype=np.float32)
     features = [n for i, n in enumerate(names) if i != column]
     for i, name in enumerate(features):
@@ -567,8 +588,6 @@ class _as_format_error:  # noqa: N801  (used like a function)
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import zlib
-
         if isinstance(error, OSError | EOFError | zlib.error):
             raise OmicsFormatError(f"{self.path}: cannot be read ({error}); fetch it again") from error
 

@@ -134,7 +134,9 @@ def _embed_step(
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
-_COHORT_CODE = tuple(f"hcmae.cohort.{name}" for name in ("barcodes", "clinical", "curate", "evidence", "local", "lock"))
+_COHORT = ("annotations", "barcodes", "clinical", "curate", "evidence", "local", "lock", "slide_names")
+_COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), "hcmae.packed")
+_TABLE_CODE = (*(f"hcmae.cohort.{name}" for name in ("barcodes", "evidence", "features", "local")), "hcmae.packed")
 # Sizes of a region and of the patches it is split into.
 _GRID = ("geometry.region", "geometry.patch")
 _HIPT_CODE = ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt", "hcmae_core.transformer")
@@ -197,7 +199,7 @@ STEPS = (
         "omics",
         "read the omics tables of the cohort",
         ("curate",),
-        _fixed(code=("hcmae.omics.readers", *(f"hcmae.cohort.{name}" for name in ("barcodes", "evidence", "local")))),
+        _fixed(code=("hcmae.omics.readers", *_TABLE_CODE)),
         work.read_omics_tables,
         lambda run, _: [run.dir / "omics.h5mu"],
         work.omics_files,

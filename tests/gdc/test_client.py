@@ -134,6 +134,79 @@ def test_resolve_writes_the_lock(server: StandIn, client: GDCClient, manifest: M
     pd.testing.assert_frame_equal(fetch.resolve(manifest, client), lock)
 
 
+def test_preservation_and_notices_are_asked_for_and_are_rules(
+    server: StandIn, client: GDCClient, manifest: Manifest, tmp_path: Path
+) -> None:
+    entries = {entry.name: entry for entry in server.files.values()}
+
+    def say(name: str, patient: str, sample: dict[str, Any], **more: Any) -> None:
+        case = {"submitter_id": patient, "project": {"project_id": "TCGA-LIHC"}, "samples": [sample]}
+        entries[name].hit |= {"cases": [case | more.pop("case", {})], **more}
+
+    star = "rna{}.rna_seq.augmented_star_gene_counts.tsv"
+    flagged = {"entity_type": "aliquot", "classification": "CenterNotification", "category": "Item flagged DNU"}
+    redacted = {"entity_type": "case", "classification": "Redaction", "category": "Genotype mismatch"}
+    other = {**flagged, "category": "Center QC failed"}
+    ffpe, frozen = {"preservation_method": "FFPE"}, {"preservation_method": "Frozen"}
+    say(star.format(0), PATIENTS[0], {"submitter_id": f"{PATIENTS[0]}-01A", **frozen})
+    say(star.format(1), PATIENTS[1], {"submitter_id": f"{PATIENTS[1]}-01A", **ffpe})
+    # What is said of another sample is not said of this one; of another aliquot's notices the case's alone count.
+    say(star.format(2), PATIENTS[2], {"submitter_id": f"{PATIENTS[2]}-01Z", **ffpe}, case={"annotations": [flagged]})
+    say(star.format(3), PATIENTS[3], frozen, annotations=[flagged, {**redacted, "status": "Rescinded"}])
+    say(star.format(4), PATIENTS[4], {"is_ffpe": False}, case={"annotations": [redacted]})
+    say(star.format(5), PATIENTS[5], {"portions": [{"is_ffpe": "false"}]}, annotations=[other, "no record"])
+    lock = fetch.resolve(manifest, client)
+    fetch.write_lock(lock, tmp_path / "lock.tsv")
+    pd.testing.assert_frame_equal(read_lock(tmp_path / "lock.tsv"), lock)
+    assert lock.loc[lock["modality"] == "rna", "preservation"].tolist() == [
+        "Frozen", "FFPE", "", "Frozen", "not FFPE", "not FFPE",
+    ]  # fmt: skip
+    asked = [note.body["fields"].split(",") for note in server.requests("/files", "POST")]
+    assert all({"cases.samples.preservation_method", "annotations.category"} <= set(fields) for fields in asked)
+    eligible = fetch.eligible(lock, manifest.inclusion)
+    assert sorted(eligible.loc[eligible["modality"] == "rna", "case"]) == [PATIENTS[i] for i in (0, 2, 5)]
+    assert set(fetch.plan(manifest, lock, tmp_path / "L", limit=9).modality) <= set(lock["id"])
+    fetch.fetch(manifest, lock, tmp_path / "L", client, progress=False)
+    cohort = curate(manifest, "gdc", tmp_path / "L", seed=0)
+    assert list(cohort.table.index) == [PATIENTS[i] for i in (0, 2, 5)]
+    assert dict(zip(cohort.exclusions["patient"], cohort.exclusions["rule"], strict=True)) == {
+        PATIENTS[1]: "rna not of FFPE tissue",
+        PATIENTS[3]: "rna not flagged",
+        PATIENTS[4]: "patient not flagged",
+    }
+    assert cohort.table["note"].tolist() == ["", "", "annotated: Center QC failed"]
+    kept = manifest.inclusion.model_copy(update={"ffpe_aliquots": "include", "exclude_annotations": []})
+    everybody = curate(manifest.model_copy(update={"inclusion": kept}), "gdc", tmp_path / "L", seed=0)
+    assert list(everybody.table.index) == PATIENTS
+
+
+def test_hits_of_any_shape_end_in_a_row_or_the_documented_error(manifest: Manifest) -> None:
+    rng = random.Random(4)
+    good = {
+        "file_id": "0ab5e358-b1ff-4433-8959-c37c5890d9aa", "file_name": "a.tsv", "file_size": 5, "md5sum": "0" * 32,
+        "cases": [{"submitter_id": PATIENTS[0], "samples": [{"submitter_id": "x", "portions": [{"analytes": []}]}],
+                   "annotations": [{"category": "x"}]}],
+        "associated_entities": [{"entity_type": "aliquot", "entity_submitter_id": "y"}], "annotations": [{}],
+    }  # fmt: skip
+    strange = [None, 5, -1.5, True, "", "text", [], {}, [[]], [None], {"a": 1}, [{"submitter_id": {}}], "\ud800"]
+
+    def spoiled(value: Any) -> Any:
+        if rng.random() < 0.12:
+            return rng.choice(strange)
+        if isinstance(value, dict):
+            return {name: spoiled(inner) for name, inner in value.items()}
+        return [spoiled(inner) for inner in value] if isinstance(value, list) else value
+
+    rows = 0
+    for _ in range(2000):
+        hit = {name: spoiled(value) for name, value in good.items()}
+        try:
+            rows += fetch.lock_row(hit, "rna", {"data_type": "x"} if rng.random() < 0.1 else {}) is not None
+        except fetch.FetchError:
+            continue
+    assert rows > 100
+
+
 def test_resolve_refuses_what_cannot_be_a_lock(server: StandIn, client: GDCClient, manifest: Manifest) -> None:
     client.cache = None
     entry = next(e for e in server.files.values() if "rna0" in e.name)

@@ -8,20 +8,24 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hcmae.gdc.client import GDCClient, GDCError, Interrupted, RefusedError, and_filter
+from hcmae.gdc import transfer
+from hcmae.gdc.client import GDCClient, GDCError, Interrupted, RefusedError, TransientError, and_filter
 from hcmae.gdc.transfer import RemoteFile, download, download_bundle, download_xena
-from tests.support.gdc_server import Entry, Fault, StandIn
+from hcmae.packed import SwellingError
+from tests.support.gdc_server import Entry, Fault, StandIn, bundle
 
 SIZE = 300_000
 
@@ -651,3 +655,50 @@ def test_the_stand_in_packs_what_it_says() -> None:
         row = manifest.read().decode().splitlines()[1].split("\t")
     assert names == ["MANIFEST.txt", f"{entry.id}/n.txt", f"{entry.id}/annotations.txt"]
     assert row[2] == hashlib.md5(b"content").hexdigest()
+
+
+# --- archives and answers that swell ----------------------------------------------------------------------------------
+
+
+def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(bytes(1 << 22))
+    pipe = transfer.Pipe(iter([packed]), most=1 << 20)
+    with pytest.raises(SwellingError, match="more than 1048576 bytes"):
+        pipe.read(1 << 22)
+    pipe = transfer.Pipe(iter([packed]), most=1 << 22)
+    assert sum(len(pipe.read(1 << 20)) for _ in range(5)) == 1 << 22
+
+
+def test_mutated_archives_end_in_the_documented_error_and_write_nothing_elsewhere(
+    server: StandIn, tmp_path: Path
+) -> None:
+    rng = random.Random(11)
+    folder = tmp_path / "files"
+    entries = [server.add(_content(700 + i), f"f{i}.txt") for i in range(3)]
+    whole = bytearray(bundle(entries, form="tar"))
+    with _client(server) as client:
+        for _ in range(150):
+            files = [_remote(entry, folder) for entry in entries]
+            damaged = bytearray(whole)
+            for _ in range(rng.randint(1, 6)):
+                damaged[rng.randrange(4096)] = rng.choice([0, 0x30, 0x37, 0x78, 0x67, 0x4C, 0xFF, rng.randrange(256)])
+            response = _Answer(bytes(damaged))
+            missing = {file.id: file for file in files}
+            client.send = lambda *_, answer=response, **__: nullcontext(answer)  # type: ignore[method-assign,assignment]
+            with suppress(TransientError):
+                transfer.unpack(client, missing, len(files), lambda n: None)
+            for file in files:
+                if file.target.exists():
+                    assert hashlib.md5(file.target.read_bytes()).hexdigest() == file.md5
+            shutil.rmtree(folder, ignore_errors=True)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+class _Answer:
+    """An archive as a response that is already there."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.status_code, self.headers = content, 200, {"content-type": "application/x-tar"}
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        yield self.content

@@ -1,0 +1,262 @@
+"""Who enters, and as what: sample types, preservation and notices are rules of the flow for every source."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hcmae.cohort.annotations import FFPE, NOT_FFPE, SampleNotes, parsed, preservation, read_notices, written
+from hcmae.cohort.curate import HeavyLossWarning, UnknownPreservationWarning, apply_rules, curate
+from hcmae.cohort.evidence import Annotation, CurationError
+from hcmae.cohort.features import outcome_names
+from hcmae.cohort.inputs import curate_inputs
+from hcmae.cohort.lock import LOCK_COLUMNS
+from hcmae.config import MODALITIES, ConfigError
+from hcmae.content import Contents
+from hcmae.manifest import Inclusion, Manifest, load_manifest
+from hcmae.omics.kept import read_normals
+from hcmae.omics.readers import OmicsFormatError, read_omics
+from tests.cohort.test_curate import P, _evidence, _outcome
+
+Q = [f"TCGA-ZZ-A{i:03d}" for i in range(8)]
+DNU = Annotation("aliquot", "CenterNotification", "Item flagged DNU")
+PRIOR = Annotation("case", "Notification", "Prior malignancy")
+REDACTED = Annotation("case", "Redaction", "Subject withdrew consent")
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    lihc = load_manifest("LIHC")
+    return lihc.model_copy(update={"inclusion": lihc.inclusion.model_copy(update={"min_slide_bytes": 0})})
+
+
+def tables(root: Path, rna: dict[str, int]) -> Path:
+    """Clinical records of the patients of Q and an RNA table: what stands in its first column -> count."""
+    root.mkdir(parents=True)
+    rows = [f"{patient}\t{300 + 7 * i}\t{i % 2}" for i, patient in enumerate(Q)]
+    (root / "clinical.tsv").write_text("\n".join(["patient\ttime_days\tevent", *rows]) + "\n")
+    rows = [f"{sample}\t{count}\t{count * 3}" for sample, count in rna.items()]
+    (root / "rna.tsv").write_text("\n".join(["sample\tG1\tG2", *rows]) + "\n")
+    return root
+
+
+def curated(root: Path, manifest: Manifest, **inclusion: object) -> tuple[pd.DataFrame, dict[str, str]]:
+    changed = manifest.model_copy(update={"inclusion": manifest.inclusion.model_copy(update=inclusion)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeavyLossWarning)
+        cohort = curate(changed, "local", root, seed=0, modalities=("rna",), slides=False)
+    return cohort.table, dict(zip(cohort.exclusions["patient"], cohort.exclusions["reason"], strict=True))
+
+
+# --- sample types ---------------------------------------------------------------------------------------------------
+
+
+def test_a_local_table_is_asked_for_the_type_of_its_samples(tmp_path: Path, manifest: Manifest) -> None:
+    types = dict.fromkeys(Q, "01A") | {Q[3]: "11A", Q[5]: "06A"}
+    root = tables(tmp_path / "LIHC", {f"{p}-{types[p]}-11R-A123-07": i for i, p in enumerate(Q)})
+    table, lost = curated(root, manifest)
+    assert lost == {Q[3]: "rna of sample type 11 only", Q[5]: "rna of sample type 06 only"}
+    assert table.loc[Q[0], "rna_sample"] == f"{Q[0]}-01A-11R-A123-07"
+    table, lost = curated(root, manifest, sample_types=["01", "06"])
+    assert set(lost) == {Q[3]}
+
+
+def test_of_several_samples_of_a_patient_the_tumours_row_is_read(tmp_path: Path, manifest: Manifest) -> None:
+    rows = {f"{Q[0]}-11A": 900, f"{Q[0]}-01A": 5, f"{Q[1]}-01B": 901, f"{Q[1]}-01A": 6, Q[2]: 7, f" {Q[3]}-01 ": 8}
+    root = tables(tmp_path / "LIHC", rows)
+    changed = curate(manifest, "local", root, seed=0, modalities=("rna",), slides=False)
+    assert list(changed.table.index) == Q[:4]
+    assert read_omics(changed, "local", root)["rna"].X[:, 0].tolist() == [5, 6, 7, 8]
+    kept = changed.choices.set_index("sample")["kept"]
+    assert kept.to_dict() == {f"{Q[0]}-11A": False, f"{Q[0]}-01A": True, f"{Q[1]}-01B": False, f"{Q[1]}-01A": True}
+    for twice in ({Q[0]: 1, f"{Q[0]}-01A": 2}, {f"{Q[0]}-01A": 1, f"{Q[0]}-01a": 2}):
+        with pytest.raises(CurationError, match=f"patient {Q[0]} comes twice"):
+            curated(tables(tmp_path / str(len(list(tmp_path.iterdir()))), twice), manifest)
+
+
+def test_a_table_of_normal_tissue_holds_no_tumour(tmp_path: Path) -> None:
+    path = tables(tmp_path / "LIHC", {f"{Q[0]}-11A": 1, f"{Q[1]}-11A": 2}) / "normal_rna.tsv"
+    (tmp_path / "LIHC" / "rna.tsv").rename(path)
+    assert read_normals(tmp_path / "LIHC", ["rna"])["rna"]["G1"].tolist() == [1, 2]
+    path.write_text(path.read_text().replace("11A", "01A", 1))
+    with pytest.raises(ConfigError, match=f"{Q[0]}-01A is a tumour by its barcode"):
+        read_normals(tmp_path / "LIHC", ["rna"])
+
+
+# --- preservation and notices ---------------------------------------------------------------------------------------
+
+
+def test_words_for_preservation() -> None:
+    assert [preservation(m) for m in ("FFPE", "Formalin fixed paraffin embedded (FFPE)", "Frozen", "OCT")] == [
+        FFPE, FFPE, "Frozen", "OCT",
+    ]  # fmt: skip
+    assert [preservation(m) for m in (None, "Unknown", "Not Reported", "", "'--")] == [""] * 5
+    assert [preservation(None, flag) for flag in (True, "true", "YES", 1)] == [FFPE] * 4
+    assert [preservation(None, flag) for flag in (False, "no", 0)] == [NOT_FFPE] * 3
+    assert preservation("Frozen", True) == FFPE
+
+
+def test_each_notice_and_preservation_has_its_rule(tmp_path: Path) -> None:
+    cases = {
+        "mirna not of FFPE tissue": ({"preservation": FFPE}, "mirna of FFPE tissue only"),
+        "mirna not flagged": ({"annotations": (DNU, PRIOR)}, "mirna is flagged: Item flagged DNU"),
+        "patient not flagged": ({"annotations": (REDACTED,)}, "the patient is flagged: Subject withdrew consent"),
+    }
+    for rule, (change, reason) in cases.items():
+        evidence = _evidence(tmp_path)
+        evidence.candidates["mirna"][P] = [replace(c, **change) for c in evidence.candidates["mirna"][P]]
+        with pytest.warns(HeavyLossWarning, match=f"the rule '{rule}' leaves out 1 of 2 patients"):
+            cohort = apply_rules(evidence, Inclusion(), seed=0)
+        assert cohort.exclusions["patient"].tolist() == [P]
+        assert cohort.exclusions["rule"].tolist() == [rule]
+        assert reason in cohort.exclusions["reason"].iloc[0]
+        everybody = Inclusion(ffpe_aliquots="include", exclude_annotations=[])
+        assert apply_rules(evidence, everybody, seed=0).exclusions.empty
+    evidence = _evidence(tmp_path)
+    evidence.candidates["slides"][P] = [replace(c, annotations=(DNU,)) for c in evidence.candidates["slides"][P]]
+    with pytest.warns(HeavyLossWarning):
+        assert apply_rules(evidence, Inclusion(), seed=0).exclusions["rule"].tolist() == ["slide not flagged"]
+
+
+def test_another_aliquot_is_taken_and_other_notices_are_notes(tmp_path: Path) -> None:
+    evidence = _evidence(tmp_path)
+    sound = replace(evidence.candidates["rna"][P][0], annotations=(PRIOR,))
+    spoiled = replace(sound, sample=f"{P}-01A-11R-A999-07", preservation=FFPE)
+    evidence.candidates["rna"][P] = [spoiled, sound]
+    table = apply_rules(evidence, Inclusion(), seed=0).table
+    assert table.loc[P, ["rna_sample", "note"]].tolist() == [sound.sample, "annotated: Prior malignancy"]
+    # What nobody says anything about has no rule in the flow.
+    assert not [rule for rule in apply_rules(_evidence(tmp_path), Inclusion(), seed=0).flow["rule"] if "flag" in rule]
+
+
+def test_a_user_says_both_in_two_tables(tmp_path: Path, manifest: Manifest) -> None:
+    root = tables(tmp_path / "LIHC", {f"{p}-01A-11R-A123-07": i for i, p in enumerate(Q)})
+    before = curate_inputs("local", root, ("rna",), False, manifest, Contents())
+    samples = [f"{Q[0]}-01A\tFFPE", f"{Q[1]}-01A\tFrozen", f"{Q[2]}-01Z\tFFPE"]
+    (root / "samples.tsv").write_text("\n".join(["Sample ID\tPreservation Method", *samples]) + "\n")
+    notices = [
+        f"1\t{Q[3]}-01A-11R-A123-07\taliquot\tCenterNotification\tItem flagged DNU\tApproved\tdo not use",
+        f"2\t{Q[4]}\tcase\tRedaction\tGenotype mismatch\tApproved\t",
+        f"3\t{Q[5]}\tcase\tRedaction\tGenotype mismatch\tRescinded\t",
+        f'4\t{Q[6]}-01A\tsample\tObservation\tGeneral\tApproved\ta note with a lone " in it',
+    ]
+    head = "annotation_id\tentity_submitter_id\tentity_type\tclassification\tcategory\tstatus\tnotes"
+    (root / "annotations.tsv").write_text("\n".join([head, *notices]) + "\n")
+    table, lost = curated(root, manifest)
+    assert lost == {
+        Q[0]: f"rna of FFPE tissue only ({Q[0]}-01A-11R-A123-07)",
+        Q[3]: "rna is flagged: Item flagged DNU",
+        Q[4]: "the patient is flagged: Genotype mismatch",
+    }
+    assert table.loc[Q[6], "note"] == "annotated: General"
+    after = curate_inputs("local", root, ("rna",), False, manifest, Contents())
+    assert {name for name in {*before, *after} if before.get(name) != after.get(name)} == {"samples", "annotations"}
+    (root / "samples.tsv").write_text("who\tis_ffpe\nx\tno\n")
+    with pytest.raises(CurationError, match="name one 'sample'"):
+        curated(root, manifest)
+
+
+def test_notices_beside_a_file_of_a_lock_are_read(tmp_path: Path, manifest: Manifest) -> None:
+    root, rows = tmp_path / "LIHC", []
+    for i, patient in enumerate(Q[:5]):
+        path = root / "rna" / f"id{i}" / "rna.tsv"
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+        rows.append([f"id{i}", "rna.tsv", "0" * 32, 1, "released", f"{patient}-01A-11R-A100-07", patient, "rna", "R 1"])
+    pd.DataFrame(rows, columns=list(LOCK_COLUMNS)).to_csv(root / "files.tsv", sep="\t", index=False)
+    records = [{"submitter_id": p, "demographic": {"vital_status": "Dead", "days_to_death": 500}} for p in Q[:5]]
+    (root / "clinical.json").write_text(json.dumps(records))
+    before = curate_inputs("gdc", root, ("rna",), False, manifest, Contents())
+    note = root / "rna" / "id2" / "annotations.txt"
+    note.write_text(
+        "id\tsubmitter_id\tentity_type\tcategory\tclassification\tnotes\n"
+        "x\t1\taliquot\tItem flagged DNU\tNotification\tdo not use\n"
+    )
+    with pytest.warns(UnknownPreservationWarning, match="rna was preserved"):
+        cohort = curate(manifest, "gdc", root, seed=0, modalities=("rna",), slides=False)
+    assert cohort.exclusions[["patient", "rule"]].values.tolist() == [[Q[2], "rna not flagged"]]
+    after = curate_inputs("gdc", root, ("rna",), False, manifest, Contents())
+    assert {name for name in {*before, *after} if before.get(name) != after.get(name)} == {"notices of rna"}
+    note.write_bytes(b"\xff what is this")
+    with pytest.raises(CurationError, match=r"annotations\.txt: neither notices"):
+        curate(manifest, "gdc", root, seed=0, modalities=("rna",), slides=False)
+
+
+def test_notices_survive_a_lock() -> None:
+    assert set(parsed(written([DNU, PRIOR, DNU]))) == {DNU, PRIOR}
+    assert parsed("") == parsed("nonsense | a: b") == ()
+    assert '"' not in written([DNU])
+
+
+def test_the_notices_of_real_bundles(shared_data: Path) -> None:
+    files = sorted((shared_data / "mirna_gdc").rglob("annotations.txt"))
+    categories = {a.category for path in files for a in read_notices(path)}
+    assert "Prior malignancy" in categories
+    assert not categories & {"Item flagged DNU"}
+
+
+def test_what_is_said_of_a_sample_holds_for_its_aliquots(tmp_path: Path) -> None:
+    (tmp_path / "samples.csv").write_text(f'sample,is_ffpe\n{Q[0]}-01,yes\n"{Q[0]}-01B",no\nP1,yes\n')
+    notes = SampleNotes()
+    notes.add_samples(tmp_path / "samples.csv")
+    assert notes.preservation(f"{Q[0]}-01A-11R-A100-07") == FFPE
+    assert notes.preservation(f"{Q[0].lower()}-01b-11R") == NOT_FFPE
+    assert [notes.preservation(name) for name in (Q[0], f"{Q[0]}-11A", "P1", "P10")] == ["", "", FFPE, ""]
+
+
+# --- the outcome among the features ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["time_days", "OS.time", "OS_MONTHS", "censorship", "Vital status", "PFI"])
+def test_a_column_of_the_outcome_is_no_feature(name: str, tmp_path: Path, manifest: Manifest) -> None:
+    root = tables(tmp_path / "LIHC", {p: i for i, p in enumerate(Q)})
+    (root / "rna.tsv").write_text((root / "rna.tsv").read_text().replace("G2", name))
+    cohort = curate(manifest, "local", root, seed=0, modalities=("rna",), slides=False)
+    with pytest.raises(OmicsFormatError, match=rf"rna\.tsv: column '{name}' is of the outcome"):
+        read_omics(cohort, "local", root)
+
+
+@pytest.mark.parametrize("unit", [1, 30.4375, 365.25])
+def test_a_feature_that_equals_the_time_is_refused_in_any_unit(unit: float, tmp_path: Path, manifest: Manifest) -> None:
+    root = tables(tmp_path / "LIHC", {p: i for i, p in enumerate(Q)})
+    rows = [f"{p}\t{i % 3}\t{(300 + 7 * i) / unit:.2f}" for i, p in enumerate(Q)]
+    (root / "rna.tsv").write_text("\n".join(["patient\tG1\tG2", *rows]) + "\n")
+    cohort = curate(manifest, "local", root, seed=0, modalities=("rna",), slides=False)
+    with pytest.raises(OmicsFormatError, match=r"column 'G2' equals the survival time or the event"):
+        read_omics(cohort, "local", root)
+
+
+def test_genes_are_no_outcome() -> None:
+    assert outcome_names(["EFS", "OS9", "DEAD1", "TIMELESS", "CENPA", "hsa-mir-21", "cg00000029", "DAYSLEEPER"]) == []
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_leaves_out_more_than_a_quarter_warns_and_asks_for_the_unit(tmp_path: Path) -> None:
+    def losing(short: int) -> list[str]:
+        evidence = _evidence(tmp_path)
+        for i in range(6):
+            patient = f"TCGA-BB-{i:04d}"
+            evidence.outcomes[patient] = _outcome(patient, time=12 if i < short else 400)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            apply_rules(evidence, Inclusion(), seed=0, modalities=(), slides=False)
+        return [str(w.message) for w in seen if issubclass(w.category, HeavyLossWarning)]
+
+    assert losing(2) == []
+    assert "'followed for 30 days or more' leaves out 3 of 8 patients; are the times in days" in losing(3)[0]
+
+
+def test_modalities_without_remarks_have_todays_flow(tmp_path: Path) -> None:
+    flow = apply_rules(_evidence(tmp_path), Inclusion(), seed=0).flow["rule"].tolist()
+    assert flow == [
+        "clinical record", "known vital status", "known survival time", "followed for 30 days or more",
+        "diagnostic slide", "slide of sample type 01", "slide of 20 MB or more",
+        *(f"{modality} data" for modality in MODALITIES), "files on disk",
+    ]  # fmt: skip
