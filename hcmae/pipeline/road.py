@@ -178,7 +178,6 @@ STEPS = (
         lambda run, _: [run.dir / name for name in work.COHORT_FILES],
         work.raw_files,
         work.rules_of,
-        options={"slides": True},
     ),
     Step(
         "slides",
@@ -395,9 +394,19 @@ NOTEBOOKS: Mapping[str, tuple[str, ...]] = {
 
 
 def steps_for(run: Place) -> list[Step]:
-    """The steps of a run in order: those of its source, without what is done only when asked for."""
+    """The steps of a run in order: those of its source and its kinds of data, none that waits to be asked for."""
     skipped = {"synthesise"} if run.source != "synthetic" else set()
+    if not run.modalities:
+        skipped.add("omics")
+    if not run.slides:
+        # Whatever comes after a slide, but for predictions, which also need none.
+        skipped.add("slides")
+        skipped |= {step.name for step in STEPS if step.name != "predictions" and _needs(step, "slides")}
     return [step for step in STEPS if step.name not in skipped and not step.on_request]
+
+
+def _needs(step: Step, name: str) -> bool:
+    return name in step.after or any(_needs(ROAD[other], name) for other in step.after)
 
 
 def check_source(run: Place) -> None:
