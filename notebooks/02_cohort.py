@@ -150,10 +150,15 @@ plots.plot_follow_up(
 
 # %%
 table = cohort.table
+age = (
+    f", median age {table['age'].median():.0f} years"
+    if table["age"].notna().any()
+    else ""
+)
 display(
     Markdown(
         f"{len(table)} patients, {table['event'].sum()} deaths ({table['event'].mean():.0%}), "
-        f"median time {table['time'].median():.0f} days, median age {table['age'].median():.0f} years."
+        f"median time {table['time'].median():.0f} days{age}."
     )
 )
 table[["time", "event", "age", "sex", "stage", "slide"]].head()

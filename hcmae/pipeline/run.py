@@ -217,7 +217,7 @@ class Run(Place):
     # --- results ------------------------------------------------------------------------------------------------
 
     def save_result(self, name: str, value: dict[str, Any]) -> Path:
-        """Write results/<name>.json with the provenance of the run beside the numbers."""
+        """Write results/<name>.json with the provenance of the run beside the numbers; what has no estimate is null."""
         return results.save_result(self, name, value)
 
     def load_result(self, name: str) -> dict[str, Any]:
