@@ -16,7 +16,7 @@ from hcmae.pipeline.place import Place
 def save_result(run: Place, name: str, value: dict[str, Any]) -> Path:
     """Write results/<name>.json with the provenance of the run beside the numbers.
 
-    A number that could not be estimated (NaN, infinite) is null: an AUC beyond the follow-up, a ratio of separated groups.
+    A number without an estimate (NaN, infinite) is null: an AUC beyond the follow-up, a ratio of separated groups.
     """
     path = run.dir / "results" / f"{name}.json"
     write_json(path, {**_estimated(value), "provenance": provenance(run)})
