@@ -54,6 +54,7 @@ FIGURE2 = chosen("figure2", "BRCA")
 FIGURE2 = FIGURE2 if FIGURE2 in CANCERS else SHOWN
 DATA = str(Path(chosen("data_dir", "data")).expanduser())
 RUNS = str(Path(chosen("run_dir", "runs")).expanduser())
+THREADS = int(chosen("threads", 1))  # of one pre-training on a CPU
 SLIDES = chosen("slides", True).lower() in ("true", "yes", "on", "1")
 MODALITIES = listed(chosen("modalities", "rna,mirna,methylation"))
 
@@ -167,55 +168,84 @@ rule omics:
     params: given=PARAMETERS
     shell: execute("04_omics", "{wildcards.cancer:q}")
 
+# Three trainings on the same pool do not wait for each other, and two of one thread do more than one of two: the number
+# of threads is a setting (threads=4), never that of the machine, so that every machine computes the same sums.
 rule mae_patch:
     input: "notebooks/05_mae_patch.ipynb", expand(rules.slides.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/notebooks/05_mae_patch.ipynb"
     params: given=PARAMETERS, cancer=SHOWN
-    threads: 2
+    threads: THREADS
+    priority: 9
     shell: "export OMP_NUM_THREADS={threads}; " + execute("05_mae_patch", "{params.cancer:q}")
 
+rule mae_reg:
+    # MAE-Region without patch vectors: needs nothing of MAE-Patch.
+    input: expand(rules.slides.output, cancer=CANCERS)
+    output: f"{RUN}/pretrain/mae_reg.done"
+    params: options=OPTIONS, cancer=SHOWN
+    threads: THREADS
+    priority: 8
+    shell:
+        "export OMP_NUM_THREADS={threads}; hcmae run mae_reg --cancer {params.cancer:q} {params.options:q} "
+        "&& touch {output:q}"
+
 rule mae_region:
-    input: "notebooks/06_mae_region.ipynb", rules.mae_patch.output
+    input: "notebooks/06_mae_region.ipynb", rules.mae_patch.output, rules.mae_reg.output
     output: f"{RUN}/pretrain/notebooks/06_mae_region.ipynb"
     params: given=PARAMETERS, cancer=SHOWN
-    threads: 2
+    threads: THREADS
+    priority: 9
     shell: "export OMP_NUM_THREADS={threads}; " + execute("06_mae_region", "{params.cancer:q}")
 
 rule dino:
-    # HIPT's two stages see the same pool as the two MAEs; they write into the same stores, so they wait their turn.
-    input: rules.mae_region.output
+    # HIPT's two stages see the same pool as the two MAEs.
+    input: expand(rules.slides.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/dino.done"
     params: options=OPTIONS, cancer=SHOWN
-    threads: 2
+    threads: THREADS
+    priority: 7
     shell:
         "export OMP_NUM_THREADS={threads}; hcmae run dino --cancer {params.cancer:q} {params.options:q} && touch {output:q}"
 
 rule nuclei:
-    input: rules.dino.output
+    input: rules.slides.output
     output: f"{RUN}/{{cancer}}/nuclei.done"
     params: options=OPTIONS
     shell: "hcmae run nuclei --cancer {wildcards.cancer:q} --workers 1 {params.options:q} && touch {output:q}"
 
+# What the methods read: all vectors of the slides and their nuclei, and the omics, as far as the run has them.
+READ = [
+    *needed("slides", rules.mae_region.output, rules.dino.output, rules.nuclei.output),
+    *needed("omics", rules.omics_tables.output),
+]
+
 rule survival:
-    input:
-        "notebooks/07_survival.ipynb", rules.cohort.output,
-        needed("slides", *rules.mae_region.output, *rules.nuclei.output), needed("omics", *rules.omics_tables.output),
+    input: "notebooks/07_survival.ipynb", READ
     output: f"{RUN}/{{cancer}}/notebooks/07_survival.ipynb"
     params: given=PARAMETERS
+    priority: 5
     shell: execute("07_survival", "{wildcards.cancer:q}")
 
 rule ablation:
     input: "notebooks/08_ablation.ipynb", rules.survival.output
     output: f"{RUN}/{{cancer}}/notebooks/08_ablation.ipynb"
     params: given=PARAMETERS
+    priority: 4
     shell: execute("08_ablation", "{wildcards.cancer:q}")
+
+rule predictions:
+    # The shown cancer's methods, ahead of the page that waits for all other cancers.
+    input: READ, rules.survival.output
+    output: f"{RUN}/{{cancer}}/table2.done"
+    params: options=OPTIONS
+    priority: 3
+    shell: "hcmae run survival --method table2 --cancer {wildcards.cancer:q} {params.options:q} && touch {output:q}"
 
 rule comparison:
     # Table II stands in the shown cancer's notebook; the others compute their columns in a run of their own.
     input:
-        "notebooks/09_comparison.ipynb", rules.cohort.output,
-        needed("omics", *rules.omics_tables.output), needed("slides", *rules.nuclei.output),
-        lambda w: f"{RUN}/{SHOWN}/notebooks/07_survival.ipynb" if w.cancer == SHOWN else [],
+        "notebooks/09_comparison.ipynb", READ,
+        lambda w: f"{RUN}/{SHOWN}/table2.done" if w.cancer == SHOWN else [],
         others(f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"),
     output: f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"
     params: given=PARAMETERS
@@ -228,7 +258,7 @@ rule kaplan_meier:
     shell: execute("10_kaplan_meier", "{wildcards.cancer:q}")
 
 rule null_cohort:
-    input: f"{RAW}/NULL/truth.json", needed("slides", *rules.dino.output)
+    input: f"{RAW}/NULL/truth.json", needed("slides", rules.mae_region.output, rules.dino.output)
     output: f"{RUN}/NULL/prepared.done"
     params: options=OPTIONS, stages=["curate", *needed("slides", "slides"), *needed("omics", "omics"), *needed("slides", "embed")]
     shell:

@@ -57,7 +57,7 @@ def run_command(
     slides: Annotated[bool, _SLIDES] = True,
     manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
     method: Annotated[
-        str, typer.Option(help="Survival method or methods, comma-separated, for stage survival.")
+        str, typer.Option(help="Survival methods, comma-separated (or table2, table3), for stage survival.")
     ] = "hcmae",
     protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
     workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
@@ -136,9 +136,30 @@ def _resnet(run: Run, asked: Asked) -> None:
 def _survival(run: Run, asked: Asked) -> None:
     from hcmae.evaluation.metrics import fold_concordance
 
-    for name in asked.method.split(","):
+    for name in methods_asked(run, asked.method):
         scores = fold_concordance(run.evaluate(name, asked.protocol, workers=asked.workers))
         print(f"{run.cancer} {name}: C-index by fold\n{scores.to_string()}")
+
+
+def methods_asked(run: Run, asked: str) -> list[str]:
+    """Names of methods; ``table2`` and ``table3`` stand for the rows of a table whose inputs are there."""
+    from hcmae.evaluation.tables import TABLE2_ROWS, TABLE3_ROWS
+    from hcmae.pipeline.lessons import possible
+    from hcmae.survival.methods import METHODS
+
+    rows = {"table2": TABLE2_ROWS, "table3": TABLE3_ROWS}
+    names: list[str] = []
+    for name in asked.split(","):
+        if name not in rows:
+            names.append(name)
+            continue
+        wanted = [key for _, key, *_ in rows[name] if key in METHODS]
+        fed = possible(wanted, run.survival_data)
+        missing = [key for key in wanted if key not in fed]
+        if missing:
+            print(f"{run.cancer}: not run, their inputs are not there: {', '.join(missing)}")
+        names += fed
+    return list(dict.fromkeys(names))
 
 
 # One function per verb of the road; a test compares the two lists.
@@ -148,6 +169,7 @@ _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "slides": _slides,
     "omics": lambda run, asked: print(run.load_omics()),
     "pretrain": _pretrain,
+    "mae_reg": lambda run, asked: run.pretrain_region("reg"),
     "embed": lambda run, asked: run.embed(),
     "dino": lambda run, asked: run.pretrain_dino(),
     "resnet": _resnet,

@@ -374,6 +374,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
         "mae_region_patreg",
         "region_vectors",
     ),
+    "mae_reg": ("mae_region_reg", "region_vectors_reg"),
     "embed": ("patch_vectors", "region_vectors_reg", "region_vectors", "hipt_patch_vectors", "region_vectors_hipt"),
     "dino": ("dino_patch", "hipt_patch_vectors", "dino_region", "region_vectors_hipt"),
     "resnet": ("resnet_vectors",),

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hcmae.config import Geometry
-from hcmae.files import atomic_path
+from hcmae.files import atomic_path, one_writer
 from hcmae.slides.locations import located_slide
 from hcmae.slides.reader import Slide, SlideError, open_slide
 
@@ -211,20 +211,23 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
     The file is copied and renamed: a crash leaves the store as it was. Raises ValueError for a wrong number of rows.
     """
     path = Path(path)
-    store = SlideStore(path)
-    if len(array) != len(store):
-        raise ValueError(f"{path}: {len(array)} rows of '{name}' for {len(store)} regions")
     if name in (*_BASE, "features"):
         raise ValueError(f"'{name}' is part of the store and cannot be replaced by vectors")
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as target:
-        with h5py.File(path, "r") as source:
-            for attribute in sorted(source.attrs):
-                target.attrs[attribute] = source.attrs[attribute]
-            for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
-                source.copy(source[item], target, item)
-        array = np.ascontiguousarray(array)
-        _create(target, name, array, {"weights": weights, "key": key or weights, "content": array_content(array)})
-        _link_features(target)
+    if len(array) != len(SlideStore(path)):
+        raise ValueError(f"{path}: {len(array)} rows of '{name}' for {len(SlideStore(path))} regions")
+    array = np.ascontiguousarray(array)
+    made = {"weights": weights, "key": key or weights, "content": array_content(array)}
+    # Two networks may be embedding at once.
+    with one_writer(path.parent):
+        store = SlideStore(path)
+        with atomic_path(path) as temporary, h5py.File(temporary, "w") as target:
+            with h5py.File(path, "r") as source:
+                for attribute in sorted(source.attrs):
+                    target.attrs[attribute] = source.attrs[attribute]
+                for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
+                    source.copy(source[item], target, item)
+            _create(target, name, array, made)
+            _link_features(target)
 
 
 def store_key(path: str | Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
+from hcmae.cli.run import methods_asked
 from hcmae.config import ConfigError, load_profile
 from hcmae.evaluation import tables
 from hcmae.pipeline import Run, lessons
@@ -111,3 +113,16 @@ def test_tables_beside_a_run_are_judged_by_the_manifest_of_their_folders_name(tm
     assert len(own.data.patients) < len(others.data.patients) == 8
     with pytest.raises(ConfigError, match="no table for rna, mirna, methylation"):
         lessons.real_tables(run, tmp_path)
+
+
+def test_the_name_of_a_table_stands_for_its_rows_that_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    class Data:
+        def has(self, need: str) -> bool:
+            return need in ("omics", "clinical")
+
+    run = SimpleNamespace(cancer="HCC2", survival_data=Data())
+    asked = methods_asked(run, "hcmae,table2")  # type: ignore[arg-type]
+    assert asked[0] == "hcmae", "a method asked for by name is run, or says itself what it lacks"
+    assert {"coxnet_omics", "trans_mo", "cox_clinical"} <= set(asked)
+    assert not {"mcat", "hipt", "gpdbn"} & set(asked)
+    assert "mcat" in capsys.readouterr().out

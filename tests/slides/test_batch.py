@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -552,6 +554,19 @@ def test_vectors_are_added_atomically(
     assert process_slide(slide, path, GEOMETRY, SETTINGS).status == "skipped"  # vectors do not make it stale
     write_vectors(path, "region_vectors", vectors * np.nan, "w4")
     assert any("not finite" in problem for problem in verify_store(path))
+
+
+def test_several_networks_may_embed_at_once(store: Path, tmp_path: Path) -> None:
+    """Each reads the store and writes it anew: nobody's vectors are lost."""
+    path = tmp_path / "shared.h5"
+    shutil.copyfile(store, path)
+    rows = np.arange(len(SlideStore(path)) * 3, dtype=np.float32).reshape(-1, 3)
+    names = [f"vectors_{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: write_vectors(path, name, rows + int(name[-1]), name), names))
+    opened = SlideStore(path)
+    for name in names:
+        np.testing.assert_array_equal(opened.vectors(name), rows + int(name[-1]))
 
 
 def test_clam_and_trident_files_in_and_out(store: Path, slide: Path, tmp_path: Path) -> None:
