@@ -413,10 +413,11 @@ def _needs(step: Step, name: str) -> bool:
 def check_source(run: Place) -> None:
     """Raise ConfigError where there are no raw data, with the command that brings them."""
     if not run.root.is_dir():
+        parts = [*(["slides/"] if run.slides else []), *(f"{name}.tsv" for name in run.modalities)]
         hint = {
             "synthetic": "call synthesise() first",
             "gdc": f"run 'hcmae fetch {run.cancer}' first",
-            "local": "put slides/, rna.tsv, mirna.tsv, methylation.tsv and clinical.tsv there",
+            "local": f"put {', '.join(parts)} and clinical.tsv there",
         }
         raise ConfigError(f"no raw data at {run.root}: {hint[run.source]}")
 

@@ -44,9 +44,9 @@ COMMANDS = sorted(set(documented()))
 
 
 def words_of(program: str) -> list[list[str]]:
-    """The words of every documented command of a program, a sentence's ellipsis left out."""
+    """The words of every documented command of a program, without the dots that stand for more of them."""
     found = [shlex.split(command) for command in sorted({c for _, c in COMMANDS}) if command.startswith(f"{program} ")]
-    return [words for words in found if words[-1] != "..."]
+    return [words[:-1] if words[-1] == "..." else words for words in found]
 
 
 def test_commands_are_found_at_all() -> None:

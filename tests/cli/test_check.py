@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
+from hcmae.cohort.curate import curate
 from hcmae.manifest import load_manifest
 from hcmae.pipeline.check import RULES, check_data
-from tests.support.local_cohort import write_slide, write_tables
+from tests.support.local_cohort import write_manifest, write_slide, write_tables
 
 PATIENTS = [f"P{number:03d}" for number in range(8)]
 
@@ -101,3 +102,15 @@ def test_fetched_data_without_a_lock_say_what_to_run(tmp_path: Path) -> None:
     status, report = check(tmp_path, "--source", "gdc")
     assert status == 1
     assert {"clinical", "lock"} <= set(by_rule(report, "fault"))
+
+
+def test_every_rule_of_the_road_stands_in_the_table_of_checks(root: Path, tmp_path: Path) -> None:
+    """A new rule of curation is a new row of RULES, or the page What is checked says less than is done."""
+    for patient in PATIENTS:
+        (root / "slides").mkdir(exist_ok=True)
+        (root / "slides" / f"{patient}.svs").write_bytes(b"not read by curation")
+    manifest = load_manifest("HCC2", write_manifest(tmp_path / "manifests", "HCC2", min_slide_bytes=10))
+    flow = curate(manifest, "local", root, seed=0).flow
+    names = {rule.name for rule in RULES}
+    for rule in flow["rule"]:
+        assert any(rule.startswith(name) or rule.endswith(name) for name in names), rule
