@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,10 +186,7 @@ def _check_local(
         if table is not None:
             report.add("note", "clinical", path, f"{len(table[0])} patients")
     sound = []
-    for modality in MODALITIES if modalities is None else modalities:
-        named = modality in mapping.get("files", {})
-        if modalities is None and not named and not any(p.name.lower().startswith(modality) for p in root.iterdir()):
-            continue
+    for modality in modalities_there(root, mapping) if modalities is None else modalities:
         path = report.tried(modality, root, lambda modality=modality: local_file(root, modality, mapping))  # type: ignore[misc]
         if path is not None and _check_local_table(report, path, modality, mapping):
             sound.append(modality)
@@ -199,6 +196,13 @@ def _check_local(
     files = report.tried("slides", folder, lambda: local_slides(folder))
     _check_slides(report, files or [])
     return sound, files is not None
+
+
+def modalities_there(root: Path, mapping: Mapping[str, Any]) -> list[str]:
+    """Modalities of which a user's folder has a table or more, by the names of files or by columns.json."""
+    names = [path.name.lower() for path in root.iterdir() if path.is_file()] if root.is_dir() else []
+    named = mapping.get("files", {})
+    return [m for m in MODALITIES if m in named or any(name.startswith(m) for name in names)]
 
 
 def _check_local_table(report: Report, path: Path, modality: str, mapping: dict[str, Any]) -> bool:

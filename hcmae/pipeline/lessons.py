@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hcmae.config import MODALITIES, ConfigError
 from hcmae.manifest import load_manifest, manifest_names
+from hcmae.pipeline.check import modalities_there
 from hcmae.pipeline.run import Run, example_data
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def real_tables(run: Run, local_dir: str | Path = "") -> RealTables | None:
     LIHC); the omics are those of which a table is there.
     Raises ConfigError for a ``local_dir`` without tables, CurationError for tables that cannot be used.
     """
-    from hcmae.cohort.evidence import CurationError
-    from hcmae.cohort.local import local_file, local_mapping
+    from hcmae.cohort.local import local_mapping
     from hcmae.survival.data import load_tables
 
     folder, rules = Path(local_dir), run.cancer
@@ -74,13 +74,7 @@ def real_tables(run: Run, local_dir: str | Path = "") -> RealTables | None:
         folder, rules = example / "lihc_real", "LIHC"
     elif folder.resolve().name in manifest_names(run.manifest_dir):
         rules = folder.resolve().name
-    found = []
-    for modality in MODALITIES:
-        try:
-            local_file(folder, modality, local_mapping(folder))
-        except CurationError:
-            continue
-        found.append(modality)
+    found = modalities_there(folder, local_mapping(folder))
     if not found:
         raise ConfigError(f"{folder}: no table for {', '.join(MODALITIES)}; put one there, or leave local_dir empty")
     manifest = run.manifest if rules in (run.cancer, "NULL") else load_manifest(rules, run.manifest_dir)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
 from hcmae.cli.run import methods_asked
+from hcmae.cohort.evidence import CurationError
 from hcmae.config import ConfigError, load_profile
 from hcmae.evaluation import tables
 from hcmae.pipeline import Run, lessons
@@ -113,6 +114,12 @@ def test_tables_beside_a_run_are_judged_by_the_manifest_of_their_folders_name(tm
     assert len(own.data.patients) < len(others.data.patients) == 8
     with pytest.raises(ConfigError, match="no table for rna, mirna, methylation"):
         lessons.real_tables(run, tmp_path)
+    # Two tables for one modality are no reason to leave it out in silence.
+    for name in ("rna_a.tsv", "rna_b.tsv"):
+        (tmp_path / "others" / name).write_bytes((tmp_path / "others" / "rna.tsv").read_bytes())
+    (tmp_path / "others" / "rna.tsv").unlink()
+    with pytest.raises(CurationError, match=r"rna_a\.tsv and rna_b\.tsv could both be rna"):
+        lessons.real_tables(run, tmp_path / "others")
 
 
 def test_the_name_of_a_table_stands_for_its_rows_that_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
