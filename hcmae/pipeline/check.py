@@ -75,7 +75,10 @@ class Finding:
     def of(cls, kind: Kind, rule: str, file: str | Path, message: str) -> Finding:
         """From a message of the library: what is wrong, after the last semicolon what to do, somewhere whom about."""
         text = "; ".join(" ".join(line.split()) for line in message.splitlines() if line.strip())
-        text = text.removeprefix(f"{file}: ")
+        # Messages begin with the file that they are about.
+        first, _, rest = text.partition(": ")
+        if rest and (first == str(file) or Path(first).is_file()):
+            file, text = first, rest
         what, _, do = text.rpartition("; ")
         if not what or kind in ("note", "left out"):
             what, do = text, ""
@@ -180,11 +183,10 @@ def _check_local(
 
     root = report.root
     mapping = report.tried("columns.json", root / "columns.json", lambda: local_mapping(root)) or {}
-    path = report.tried("clinical", root, lambda: local_file(root, "clinical", mapping))
-    if path is not None:
-        table = report.tried("clinical", path, lambda: read_clinical_table(path, mapping.get("clinical")))
-        if table is not None:
-            report.add("note", "clinical", path, f"{len(table[0])} patients")
+    with report.watch("clinical", root):
+        clinical = local_file(root, "clinical", mapping)
+        outcomes, _ = read_clinical_table(clinical, mapping.get("clinical"))
+        report.add("note", "clinical", clinical, f"{len(outcomes)} patients")
     sound = []
     for modality in modalities_there(root, mapping) if modalities is None else modalities:
         path = report.tried(modality, root, lambda modality=modality: local_file(root, modality, mapping))  # type: ignore[misc]
@@ -247,13 +249,15 @@ def _check_fetched(
             sound.append(modality)
     asked = [m for m in (*([] if slides is False else ["slides"]), *wanted) if m not in matrices]
     lock = report.tried("lock", root / "files.tsv", lambda: read_lock(root / "files.tsv")) if asked else None
-    for name in asked if lock is not None else ():
+    if lock is None:
+        return sound, False
+    for name in asked:
         there = _check_sizes(report, lock, name)
         if name == "slides":
             _check_slides(report, there)
         elif there and _check_first(report, there[0], name):
             sound.append(name)
-    return [name for name in MODALITIES if name in sound], slides is not False and lock is not None
+    return [name for name in MODALITIES if name in sound], slides is not False
 
 
 def _check_sizes(report: Report, lock: pd.DataFrame, name: str) -> list[Path]:
