@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PROFILE ?= smoke
+CANCER ?= LIHC
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed
 
@@ -17,7 +18,7 @@ export PYTHONHASHSEED := 0
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: book test quick coverage check notebooks benchmarks draws clean help
+.PHONY: book test quick coverage real check notebooks benchmarks draws clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -43,6 +44,14 @@ coverage: $(STAMP)  ## every test, and which part of both packages the tests run
 	$(BIN)/coverage run -m pytest -n $(CORES) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+real: $(STAMP)  ## a real study without slides: CANCER=LIHC is fetched (omics, clinical records), checked and shown
+	test -f data_manifests/lock/$(CANCER).tsv || $(BIN)/hcmae manifest resolve $(CANCER)
+	$(BIN)/hcmae fetch $(CANCER) --what rna,mirna,methylation,clinical --dry-run
+	# Status 1: a few files could not be had. They are listed, and so are their patients; the study goes on.
+	$(BIN)/hcmae fetch $(CANCER) --what rna,mirna,methylation,clinical || [ $$? -eq 1 ]
+	$(BIN)/hcmae check --source gdc --cancer $(CANCER) --no-slides
+	$(BIN)/snakemake --cores $(CORES) notebooks --config source=gdc cancers=$(CANCER) profile=$(PROFILE) slides=false
 
 check: $(STAMP)  ## ruff, formatting, who may import whom, mypy
 	$(BIN)/ruff check .

@@ -28,6 +28,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 
 # %%
 from hcmae import pipeline, plots
@@ -39,6 +41,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 
@@ -99,7 +103,7 @@ plots.plot_sources(
 # | known survival time | a death without its day, a follow-up without any day, or a day before the diagnosis |
 # | 30 days or more | the paper's rule: such short times say more about the record or the operation than about the tumour |
 # | diagnostic slide, of a primary tumour, large enough | frozen sections, metastases, files that cannot hold a section |
-# | RNA, miRNA, methylation of the primary tumour | the model wants all three |
+# | RNA, miRNA, methylation of the primary tumour | the model wants all three; the parameters `modalities` and `slides` ask for less |
 # | files on disk | what was not fetched is not silently replaced |
 #
 # The last day alive has lived in different fields over the releases of the GDC, so all of them are read:
@@ -146,10 +150,15 @@ plots.plot_follow_up(
 
 # %%
 table = cohort.table
+age = (
+    f", median age {table['age'].median():.0f} years"
+    if table["age"].notna().any()
+    else ""
+)
 display(
     Markdown(
         f"{len(table)} patients, {table['event'].sum()} deaths ({table['event'].mean():.0%}), "
-        f"median time {table['time'].median():.0f} days, median age {table['age'].median():.0f} years."
+        f"median time {table['time'].median():.0f} days{age}."
     )
 )
 table[["time", "event", "age", "sex", "stage", "slide"]].head()
@@ -186,7 +195,8 @@ counts = pd.DataFrame(rows)
 plots.plot_table1(counts) if len(counts) else None
 
 # %%
-counts["difference"] = counts["here"] - counts["paper"]
+if len(counts):
+    counts["difference"] = counts["here"] - counts["paper"]
 run.save_result(
     "cohort",
     {
@@ -204,7 +214,14 @@ counts
 # %%
 from hcmae.cohort.curate import other_readings
 
-other_readings(run.manifest, source, run.root, seed=seed, modalities=run.modalities)
+other_readings(
+    run.manifest,
+    source,
+    run.root,
+    seed=seed,
+    modalities=run.modalities,
+    slides=run.slides,
+)
 
 # %% [markdown]
 # ## Real tables

@@ -32,6 +32,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 
 # %%
 from hcmae import pipeline, plots
@@ -43,6 +45,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 
@@ -176,15 +180,21 @@ plots.plot_mean_variance(seen)
 # a t-test whose variances are drawn towards their common value. (`methylation_test: deseq2` does the literal thing.)
 
 # %% mystnb={"image": {"alt": "DESeq2 dispersion of every gene against its mean count on logarithmic axes, with the line of pure counting noise"}}
-groups = differential.two_groups(time, event, "horizon", settings.horizon_days)
-display(
-    Markdown(
-        f"{(groups == 1).sum()} patients died within {settings.horizon_days} days, {(groups == 0).sum()} are known to "
-        f"have lived longer, {(groups == -1).sum()} were censored before and are in neither group."
+groups = None
+try:
+    groups = differential.two_groups(time, event, "horizon", settings.horizon_days)
+except ValueError as error:
+    # Nobody of a short study is known to be alive beyond the horizon.
+    display(Markdown(f"No two groups in this cohort: {error}."))
+if groups is not None:
+    display(
+        Markdown(
+            f"{(groups == 1).sum()} patients died within {settings.horizon_days} days, {(groups == 0).sum()} are known to "
+            f"have lived longer, {(groups == -1).sum()} were censored before and are in neither group."
+        )
     )
-)
 deseq = None
-if "rna" in tables and tables["rna"].declared == "counts":
+if groups is not None and "rna" in tables and tables["rna"].declared == "counts":
     rna = tables["rna"]
     kept = np.flatnonzero(
         scales.expressed(rna.X, settings.min_count, settings.min_expressed)

@@ -33,6 +33,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 
 # %%
 from hcmae import pipeline, plots
@@ -44,6 +46,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 

@@ -26,6 +26,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 local_dir = ""
 
 # %%
@@ -38,6 +40,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 
@@ -59,17 +63,26 @@ from IPython.display import Markdown, display
 
 from hcmae.config import Protocol
 from hcmae.evaluation import metrics
+from hcmae.pipeline.lessons import main_method, possible, real_tables
 from hcmae.survival.cross_validate import train_models
 from hcmae.survival.methods import METHODS
 from hcmae_core.hcmae import count_parameters
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
-display(
-    Markdown(
-        f"{len(data.patients)} patients, {data.event.sum()} deaths, "
-        f"{data.sizes('region').sum()} regions ({data.sizes('region').min()} to {data.sizes('region').max()} per slide)."
+regions = ""
+if data.has("region"):
+    sizes = data.sizes("region")
+    regions = f", {sizes.sum()} regions ({sizes.min()} to {sizes.max()} per slide)"
+display(Markdown(f"{len(data.patients)} patients, {data.event.sum()} deaths{regions}."))
+# HC-MAE, or the stream of it that can be fed in a run without slides or without omics.
+main = main_method(data)
+if main != "hcmae":
+    display(
+        Markdown(
+            f"**{METHODS[main].label} stands for HC-MAE on this page**: this run has "
+            + ("no slides." if not data.has("region") else "no omics.")
+        )
     )
-)
 display(
     data.exclusions
     if len(data.exclusions)
@@ -92,7 +105,7 @@ display(
 display(
     pd.Series(run.profile.survival.model_dump(), name="setting").astype(str).to_frame()
 )
-predictions = run.evaluate("hcmae", "honest")
+predictions = run.evaluate(main, "honest")
 scores = metrics.fold_concordance(predictions)
 scores.round(3)
 
@@ -100,7 +113,7 @@ scores.round(3)
 # The same folds for three yardsticks: images alone, omics alone, and a Cox model on age, sex and stage.
 
 # %%
-names = ["hcmae", "hcmae_image", "trans_mo", "cox_clinical"]
+names = possible(["hcmae", "hcmae_image", "trans_mo", "cox_clinical"], data)
 parts = {name: run.evaluate(name, "honest") for name in names}
 labels = {name: METHODS[name].label for name in names}
 summary = run.truth_summary()
@@ -119,13 +132,13 @@ folded = {n: metrics.fold_concordance(p) for n, p in parts.items()}
 plots.plot_fold_scores(folded, labels=labels, oracle=oracle)
 
 # %%
-spread = np.ptp(folded["hcmae"]["c_index"])
-gap = folded["hcmae"]["c_index"].mean() - folded["trans_mo"]["c_index"].mean()
-display(
-    Markdown(
-        f"Best minus worst fold of HC-MAE: {spread:.3f}. Mean of HC-MAE minus mean of {labels['trans_mo']}: {gap:+.3f}."
-    )
-)
+spread = np.ptp(folded[main]["c_index"])
+text = f"Best minus worst fold of {labels[main]}: {spread:.3f}."
+other = next((name for name in ("trans_mo", "cox_clinical") if name in names), main)
+if other != main:
+    gap = folded[main]["c_index"].mean() - folded[other]["c_index"].mean()
+    text += f" Mean of {labels[main]} minus mean of {labels[other]}: {gap:+.3f}."
+display(Markdown(text))
 
 # %% [markdown]
 # **What to see.** Each dot is a test fold, the bar is the mean. Where the dots of one method lie further apart than the means of two
@@ -174,7 +187,7 @@ plots.plot_brier({n: metrics.brier(p) for n, p in parts.items()}, labels=labels)
 
 # %%
 models, _ = train_models(
-    "hcmae",
+    main,
     data,
     np.arange(len(data.patients)),
     run.profile.model_copy(
@@ -197,25 +210,21 @@ pd.Series(sizes, name="parameters").map("{:,}".format).to_frame()
 #
 # ## The same code on real tables
 #
-# Where real LIHC tables lie beside the checkout (or `local_dir` names them), the omics stream and an elastic net are run on them:
-# the same folds, the same honest protocol, no slides. Elsewhere this section stays empty.
+# Where real tables lie beside the checkout (or `local_dir` names a folder of them), the omics stream and an elastic net are run on
+# them: the same honest protocol, no slides. The rules are those of the manifest that the folder is named after, else of `cancer`; the
+# omics are those of which a table is there. Elsewhere this section stays empty.
 
 # %%
-from pathlib import Path
-
 from hcmae.cohort.splits import make_folds
-from hcmae.manifest import load_manifest
 from hcmae.survival.cross_validate import cross_validate
-from hcmae.survival.data import load_tables
 
-example = pipeline.example_data()
-folder = Path(local_dir) if local_dir else (example / "lihc_real" if example else None)
-if folder is not None and folder.is_dir():
-    real = load_tables(folder, load_manifest("LIHC"), ("rna", "mirna"), seed=seed)
+found = real_tables(run, local_dir)
+if found is not None:
+    real = found.data
     real_folds = make_folds(real.patients, real.time, real.event, 5, 1, seed)
     rows = []
     for name in ("trans_mo", "coxnet_omics"):
-        out = run.dir / "predictions" / "lihc_real-honest"
+        out = run.dir / "predictions" / f"{found.name}-honest"
         p = cross_validate(
             name,
             real,
@@ -236,7 +245,7 @@ if folder is not None and folder.is_dir():
         )
     display(
         Markdown(
-            f"{len(real.patients)} real LIHC patients, {real.event.sum()} deaths, RNA and miRNA:"
+            f"{found.label}: {len(real.patients)} patients, {real.event.sum()} deaths, {' and '.join(found.modalities)}:"
         )
     )
     display(

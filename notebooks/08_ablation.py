@@ -28,6 +28,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 
 # %%
 from hcmae import pipeline, plots
@@ -39,6 +41,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 
@@ -47,6 +51,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from hcmae.evaluation import compare, metrics, tables
+from hcmae.pipeline.lessons import possible
 from hcmae.survival.methods import METHODS
 from hcmae_core.ablations import CONFIGURATIONS
 
@@ -66,7 +71,14 @@ pd.DataFrame(
 # patch and region vectors together beat either alone, and the full model beats both its streams. Whether it comes out is printed below.
 
 # %%
-predictions = {name: run.evaluate(name, "honest") for name in CONFIGURATIONS}
+data = run.survival_data
+ready = possible(CONFIGURATIONS, data)
+if len(ready) < len(CONFIGURATIONS):
+    absent = [METHODS[name].label for name in CONFIGURATIONS if name not in ready]
+    display(
+        Markdown(f"Not in this run, which has no input for them: {', '.join(absent)}.")
+    )
+predictions = {name: run.evaluate(name, "honest") for name in ready}
 labels = {name: METHODS[name].label for name in CONFIGURATIONS}
 scores = {name: tables.score(p) for name, p in predictions.items()}
 table = tables.table3(scores, provenance={**run.provenance(), "protocol": "honest"})
@@ -80,7 +92,6 @@ display(HTML(table.to_html()))
 truth = run.truth()
 oracle = None
 if truth is not None:
-    data = run.survival_data
     oracle = metrics.concordance(
         data.time, data.event, truth.reindex(data.patients)["log_hazard"]
     )
@@ -117,18 +128,24 @@ pairs = [
     ("hcmae", "hc_patregsli"),
     ("hcmae", "trans_mo"),
 ]
-rows = pd.concat(
-    [
-        compare.compare({a: predictions[a], b: predictions[b]}, a, draws=500)
-        for a, b in pairs
-    ]
-)
-rows["p_holm"] = compare.holm(rows["p"])
-run.save_result("ablation_differences", {"rows": rows.to_dict("records")})
-tables.difference_frame(rows, labels).style.format(precision=3).hide(axis="index")
+pairs = [(a, b) for a, b in pairs if a in predictions and b in predictions]
+rows = pd.DataFrame()
+if pairs:
+    rows = pd.concat(
+        [
+            compare.compare({a: predictions[a], b: predictions[b]}, a, draws=500)
+            for a, b in pairs
+        ]
+    )
+    rows["p_holm"] = compare.holm(rows["p"])
+    run.save_result("ablation_differences", {"rows": rows.to_dict("records")})
+    found = tables.difference_frame(rows, labels)
+    display(found.style.format(precision=3).hide(axis="index"))
+else:
+    display(Markdown("No two neighbours of the ablation can be compared in this run."))
 
 # %% mystnb={"image": {"alt": "Six paired differences of C-indices between neighbours of the ablation, with intervals"}}
-plots.plot_differences(rows, labels=labels)
+plots.plot_differences(rows, labels=labels) if pairs else None
 
 # %%
 lines = [
@@ -142,7 +159,7 @@ lines = [
     )
     for row in rows.itertuples()
 ]
-display(Markdown("Counting retraining:\n\n" + "\n".join(lines)))
+display(Markdown("Counting retraining:\n\n" + "\n".join(lines))) if lines else None
 
 # %% [markdown]
 # On the synthetic twins MAE-Reg was meant to be blind to what is inside a patch. It is not quite: atypia also darkens nuclei, and a

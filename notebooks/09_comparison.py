@@ -26,6 +26,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 
 # %%
 from hcmae import pipeline, plots
@@ -37,6 +39,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 
@@ -47,11 +51,21 @@ from IPython.display import HTML, Markdown, display
 
 from hcmae.config import CANCERS
 from hcmae.evaluation import compare, metrics, tables
+from hcmae.pipeline.lessons import main_method, possible
 from hcmae.slides.handcrafted import draw_patches, segment_nuclei, unmix
 from hcmae.survival.cross_validate import fold_costs
 from hcmae.survival.methods import METHODS
 
 data = run.survival_data
+# HC-MAE, or the stream of it that can be fed in a run without slides or without omics.
+main = main_method(data)
+if main != "hcmae":
+    display(
+        Markdown(
+            f"**{METHODS[main].label} stands for HC-MAE in the comparisons of this page**: this run has "
+            + ("no slides." if not data.has("region") else "no omics.")
+        )
+    )
 
 # %% [markdown]
 # ## Who competes
@@ -77,7 +91,9 @@ names = {
     "region_hipt": "R, HIPT",
     "thumbnail": "thumbnails",
 }
-rows = [("O", "3", str(run.profile.omics.top_k))]
+rows = []
+if data.has("omics"):
+    rows.append(("O", str(len(run.modalities)), str(run.profile.omics.top_k)))
 for kind, symbol in names.items():
     if data.has(kind):
         inner = data.bags[kind].packed(np.array([0])).shape[1:]
@@ -110,19 +126,26 @@ pd.DataFrame(
 
 # %% mystnb={"image": {"alt": "Patches of one slide, below them the same with the outlines of the nuclei that were found and their number"}}
 # %config InlineBackend.figure_formats = ["png"]
-chosen = run.profile.handcrafted
-side = run.profile.geometry.patch
-patches = draw_patches(run.stores()[0], side, chosen, run.seed)
-# All patches of a slide share one threshold: they are laid in a row, as the measurement lays them side by side.
-strip = np.concatenate(patches, axis=1)
-labels = segment_nuclei(
-    unmix(strip)["hematoxylin"],
-    min_area=chosen.min_area,
-    min_distance=chosen.min_distance,
-    correction=chosen.threshold_correction,
-    tile=side,
-)
-plots.plot_nuclei(patches[:4], np.stack(np.split(labels, len(patches), axis=1))[:4])
+if run.slides and run.stores():
+    chosen = run.profile.handcrafted
+    side = run.profile.geometry.patch
+    patches = draw_patches(run.stores()[0], side, chosen, run.seed)
+    # All patches of a slide share one threshold: they are laid in a row, as the measurement lays them side by side.
+    strip = np.concatenate(patches, axis=1)
+    labels = segment_nuclei(
+        unmix(strip)["hematoxylin"],
+        min_area=chosen.min_area,
+        min_distance=chosen.min_distance,
+        correction=chosen.threshold_correction,
+        tile=side,
+    )
+    display(
+        plots.plot_nuclei(
+            patches[:4], np.stack(np.split(labels, len(patches), axis=1))[:4]
+        )
+    )
+else:
+    display(Markdown("This run has no slides, so that there are no nuclei to show."))
 
 # %% [markdown]
 # **What to see.** Nuclei cut by the border are dropped, since half a nucleus has a wrong shape. Where nuclei touch, the line between them
@@ -242,11 +265,7 @@ plots.plot_nuclei(patches[:4], np.stack(np.split(labels, len(patches), axis=1))[
 plots.style.notebook()
 wanted = [key for _, key, _ in tables.TABLE2_ROWS]
 labels = {key: label for label, key, _ in tables.TABLE2_ROWS}
-ready = [
-    key
-    for key in wanted
-    if key in METHODS and all(data.has(need) for need in METHODS[key].needs)
-]
+ready = possible(wanted, data)
 if len(ready) < len(wanted):
     missing = ", ".join(labels[key] for key in wanted if key not in ready)
     display(Markdown(f"Not run yet (their inputs are not there): {missing}."))
@@ -270,9 +289,10 @@ run.save_result(
 origin = f"MCAT and CLAM-SB read patch vectors of {data.patch_source}."
 table = tables.table2(
     scores,
+    cancers=CANCERS if run.cancer in CANCERS else (run.cancer,),
     provenance={**run.provenance(), "protocol": "honest"},
     interval=True,
-    note=origin,
+    note=origin if data.has("patch_features") else "",
 )
 table.write(run.dir / "results", "table2")
 display(HTML(table.to_html()))
@@ -315,7 +335,7 @@ plots.plot_comparison(
 # over $k$ folds from $1/k$ to $1/k + n_\mathrm{test}/n_\mathrm{train}$. Holm's adjustment pays for asking about several methods.
 
 # %%
-against = compare.compare(predictions, "hcmae", draws=500)
+against = compare.compare(predictions, main, draws=500)
 run.save_result("comparison", {"rows": against.to_dict("records")})
 tables.difference_frame(against, labels).style.format(precision=3).hide(axis="index")
 
@@ -326,7 +346,7 @@ plots.plot_differences(against, labels=labels)
 survive = [labels[name] for name in against.loc[against["p_holm"] < 0.05, "second"]]
 display(
     Markdown(
-        f"After Holm's adjustment HC-MAE differs from {len(survive)} of {len(against)} methods"
+        f"After Holm's adjustment {labels[main]} differs from {len(survive)} of {len(against)} methods"
         + (f": {'; '.join(survive)}." if survive else ".")
     )
 )
@@ -350,7 +370,8 @@ display(
 means = pd.DataFrame(
     {name: {c: s.mean for c, s in row.items()} for name, row in scores.items()}
 )
-means = means.reindex([c for c in CANCERS if c in means.index])
+order = dict.fromkeys((*CANCERS, run.cancer))
+means = means.reindex([c for c in order if c in means.index])
 complete = list(means.dropna().index)
 ranks = None
 if len(complete) < 3:
@@ -365,13 +386,13 @@ else:
     far = [
         labels[m]
         for m, r in ranks.mean.items()
-        if r - ranks.mean["hcmae"] > ranks.critical_difference
+        if r - ranks.mean[main] > ranks.critical_difference
     ]
     display(
         Markdown(
             f"{len(ranks.mean)} methods on {len(complete)} cancers ({', '.join(complete)}): Friedman's chi-square "
             f"{ranks.statistic:.1f}, p = {ranks.p:.1g}. Two mean ranks must differ by more than {ranks.critical_difference:.1f}. "
-            f"HC-MAE, mean rank {ranks.mean['hcmae']:.1f}, is told apart from "
+            f"{labels[main]}, mean rank {ranks.mean[main]:.1f}, is told apart from "
             + (
                 f"{'; '.join(far)}. From the other {len(ranks.mean) - 1 - len(far)} it is not."
                 if far

@@ -28,6 +28,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 
 # %%
 from hcmae import pipeline, plots
@@ -39,6 +41,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 
@@ -48,14 +52,11 @@ from IPython.display import HTML, Markdown, display
 
 from hcmae.evaluation import tables
 from hcmae.evaluation.kaplan_meier import risk_groups
+from hcmae.pipeline.lessons import main_method, possible
 from hcmae.survival.methods import METHODS
 
 data = run.survival_data
-names = [
-    key
-    for _, key, _ in tables.TABLE2_ROWS
-    if key in METHODS and all(data.has(n) for n in METHODS[key].needs)
-]
+names = possible([key for _, key, _ in tables.TABLE2_ROWS], data)
 groups = {}
 for name in names:
     try:
@@ -64,7 +65,8 @@ for name in names:
         display(Markdown(f"{METHODS[name].label}: no curves ({error})."))
 
 # %% mystnb={"image": {"alt": "Kaplan-Meier curves of low and high predicted risk, one panel per method, with numbers at risk"}}
-plots.plot_kaplan_meier({METHODS[name].label: g for name, g in groups.items()})
+curves = {METHODS[name].label: g for name, g in groups.items()}
+plots.plot_kaplan_meier(curves) if curves else None
 
 # %%
 table = tables.figure2_table(
@@ -94,8 +96,10 @@ display(HTML(table.to_html()))
 # The release pools the raw risks of five networks and cuts at their common median.
 
 # %%
+main = main_method(data)
+display(Markdown(f"{METHODS[main].label}:")) if main != "hcmae" else None
 both = {
-    split: risk_groups(run.evaluate("hcmae", "honest"), split=split)
+    split: risk_groups(run.evaluate(main, "honest"), split=split)
     for split in ("training_median", "pooled_median")
 }
 pd.DataFrame(

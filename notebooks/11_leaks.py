@@ -29,6 +29,8 @@ source = "synthetic"
 seed = 0
 data_dir = "../data"
 run_dir = "../runs"
+modalities = "rna,mirna,methylation"
+slides = True
 local_dir = ""
 
 # %%
@@ -41,6 +43,8 @@ run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 plots.style.notebook()
 
@@ -51,6 +55,7 @@ from IPython.display import Markdown, display
 from hcmae.config import Protocol
 from hcmae.evaluation import compare, metrics
 from hcmae.evaluation.kaplan_meier import risk_groups
+from hcmae.pipeline.lessons import main_method, possible, real_tables
 from hcmae.survival.cross_validate import cross_validate
 from hcmae.survival.methods import METHODS
 
@@ -62,8 +67,9 @@ PROTOCOLS = {
     ),
     "both": Protocol.preset("paper"),
 }
-method = "trans_mo"
 data = run.survival_data
+# Selection is where the leak enters, so it is the omics stream that is asked, where there are omics.
+method = "trans_mo" if data.has("omics") else main_method(data)
 
 # %% [markdown]
 # ## One leak at a time, true and permuted labels
@@ -136,6 +142,8 @@ null_run = pipeline.Run(
     seed=seed,
     data_dir=data_dir,
     run_dir=run_dir,
+    modalities=modalities,
+    slides=slides,
 )
 null_rows = []
 if source == "synthetic" and (null_run.dir / "cohort.parquet").exists():
@@ -144,7 +152,7 @@ if source == "synthetic" and (null_run.dir / "cohort.parquet").exists():
         len(null_data.patients), null_data.event.mean(), draws=100, seed=seed
     )[1]
     for other in ("coxnet_omics", "trans_mo", "hcmae"):
-        if not all(null_data.has(need) for need in METHODS[other].needs):
+        if not possible([other], null_data):
             continue
         made = {
             name: null_run.evaluate(other, PROTOCOLS[name], repeats=1)
@@ -180,21 +188,18 @@ pd.DataFrame(added).round(3)
 #
 # ## Real patients
 #
-# With real LIHC tables at hand (or `local_dir`), the same is asked of them: the first and the last protocol with true labels, all four
-# with permuted ones. Elsewhere this section stays empty.
+# With real tables at hand (or a folder of them in `local_dir`), the same is asked of them: the first and the last protocol with true
+# labels, all four with permuted ones. Elsewhere this section stays empty. `make real CANCER=LIHC` fetches the omics and clinical
+# records of one cancer of the TCGA and runs every lesson that needs no pixels, this one too, on them; the tables of a study of your
+# own go into a folder as the page *Bring your own cohort* says, and `hcmae check FOLDER` looks at them first.
 
 # %%
-from pathlib import Path
-
 from hcmae.cohort.splits import make_folds
-from hcmae.manifest import load_manifest
-from hcmae.survival.data import load_tables
 
-example = pipeline.example_data()
-folder = Path(local_dir) if local_dir else (example / "lihc_real" if example else None)
+found = real_tables(run, local_dir)
 real_rows = []
-if folder is not None and folder.is_dir():
-    real = load_tables(folder, load_manifest("LIHC"), ("rna", "mirna"), seed=seed)
+if found is not None:
+    real = found.data
     real_noise = compare.sampling_noise(
         len(real.patients), real.event.mean(), draws=100, seed=seed
     )[1]
@@ -205,10 +210,10 @@ if folder is not None and folder.is_dir():
         for name, protocol in PROTOCOLS.items():
             if kind == "true" and name not in ("honest", "both"):
                 continue
-            out = run.dir / "predictions" / f"lihc_real-{kind}-{protocol.name}"
+            out = run.dir / "predictions" / f"{found.name}-{kind}-{protocol.name}"
             kept_at = {"out_dir": out, "omics_cache": run.dir / "omics_cache"}
             p = cross_validate(
-                method,
+                "trans_mo",
                 labelled,
                 real_folds,
                 run.profile,
@@ -216,7 +221,12 @@ if folder is not None and folder.is_dir():
                 seed=seed,
                 **kept_at,
             )
-            real_rows.append(interval_row("real LIHC", kind, name, p, real_noise))
+            real_rows.append(interval_row(found.label, kind, name, p, real_noise))
+    display(
+        Markdown(
+            f"{found.label}: {len(real.patients)} patients, {real.event.sum()} deaths, {' and '.join(found.modalities)}:"
+        )
+    )
     display(pd.DataFrame(real_rows).round(3))
 
 # %% [markdown]

@@ -124,9 +124,20 @@ class ProfileTable(SphinxDirective):
         return [table(["setting", *profiles], rows)]
 
 
+class ChecksTable(SphinxDirective):
+    """``{checks-table}`` lists the checks that ``hcmae check`` makes: rule, what it looks at, what it does."""
+
+    def run(self) -> list[nodes.Node]:
+        from hcmae.pipeline.check import RULES
+
+        rows: list[list[Any]] = [[rule.name, rule.looks_at, rule.does] for rule in RULES]
+        return [table(["check", "what is looked at", "what it does"], rows)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("switch", SwitchRole())
     app.add_role("setting", SettingRole())
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("profile-table", ProfileTable)
+    app.add_directive("checks-table", ChecksTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

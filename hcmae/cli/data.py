@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +42,7 @@ def resolve_command(
     from hcmae.manifest import load_manifest
 
     manifest = load_manifest(cancer)
-    with _errors(), _client(url=url, cache=cache) as client:
+    with _client(url=url, cache=cache) as client:
         lock = fetch.resolve(manifest, client)
         path = out or _lock_path(cancer)
         before = _earlier(path)
@@ -86,28 +84,27 @@ def fetch_command(
 
     manifest, root = load_manifest(cancer), data_dir / "gdc" / cancer
     parts = tuple(p.strip() for p in what.split(",") if p.strip())
-    with _errors():
-        path = lock_file or _lock_path(cancer)
-        if not path.exists():
-            raise fetch.FetchError(f"{path} is missing: run 'hcmae manifest resolve {cancer}' first")
-        lock = read_lock(path)
-        choice: dict[str, Any] = {
-            "what": parts, "limit": limit, "smallest": smallest, "one_slide": one_slide, "seed": seed
-        }  # fmt: skip
-        made = fetch.plan(manifest, lock, root, **choice)
-        table = made.table(rate * 1e6)
-        table["bytes"] = [_bytes(b) for b in table["bytes"]]
-        table["hours"] = [_time(3600 * h) for h in table["hours"]]
-        print(table.rename(columns={"bytes": "size", "hours": "time"}).to_string(index=False))
-        extra = [*(["clinical records"] if made.clinical else []), *(f"Xena {name}" for _, name in made.xena)]
-        print(f"already there: {made.present} files; also: {', '.join(extra) or 'nothing'}; time at {rate:g} MB/s")
-        fetch.check_space(made, root)
-        if dry_run:
-            return
-        with _client(url=url, mirror=mirror, xena=xena, cache=data_dir / "gdc" / "cache") as client:
-            report = fetch.fetch(
-                manifest, lock, root, client, workers=workers, strict=strict, mirror_first=mirror_first, **choice
-            )  # fmt: skip
+    path = lock_file or _lock_path(cancer)
+    if not path.exists():
+        raise fetch.FetchError(f"{path} is missing: run 'hcmae manifest resolve {cancer}' first")
+    lock = read_lock(path)
+    choice: dict[str, Any] = {
+        "what": parts, "limit": limit, "smallest": smallest, "one_slide": one_slide, "seed": seed
+    }  # fmt: skip
+    made = fetch.plan(manifest, lock, root, **choice)
+    table = made.table(rate * 1e6)
+    table["bytes"] = [_bytes(b) for b in table["bytes"]]
+    table["hours"] = [_time(3600 * h) for h in table["hours"]]
+    print(table.rename(columns={"bytes": "size", "hours": "time"}).to_string(index=False))
+    extra = [*(["clinical records"] if made.clinical else []), *(f"Xena {name}" for _, name in made.xena)]
+    print(f"already there: {made.present} files; also: {', '.join(extra) or 'nothing'}; time at {rate:g} MB/s")
+    fetch.check_space(made, root)
+    if dry_run:
+        return
+    with _client(url=url, mirror=mirror, xena=xena, cache=data_dir / "gdc" / "cache") as client:
+        report = fetch.fetch(
+            manifest, lock, root, client, workers=workers, strict=strict, mirror_first=mirror_first, **choice
+        )  # fmt: skip
     print(f"{root}: {report.fetched} files, {_bytes(report.bytes)} in {_time(report.seconds)}")
     if len(report.failures):
         print(report.failures.to_string(index=False))
@@ -125,8 +122,7 @@ def verify_command(
     from hcmae.gdc import fetch
     from hcmae.manifest import load_manifest
 
-    with _errors():
-        result = fetch.verify(data_dir / "gdc" / load_manifest(cancer).cancer, workers=workers, remove=remove)
+    result = fetch.verify(data_dir / "gdc" / load_manifest(cancer).cancer, workers=workers, remove=remove)
     print(result.groupby(["modality", "status"], sort=False).size().to_string())
     wrong = result[result["status"].str.startswith("wrong")]
     if len(wrong):
@@ -171,24 +167,3 @@ def _client(**settings: Any) -> GDCClient:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return GDCClient(**settings)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Expected failures end in one line."""
-    from hcmae.cohort.clinical import ClinicalError
-    from hcmae.cohort.evidence import CurationError
-    from hcmae.gdc.client import GDCError
-    from hcmae.gdc.fetch import FetchError
-
-    try:
-        yield
-    except (FetchError, GDCError, CurationError, ClinicalError) as error:
-        print(f"hcmae: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        print(f"hcmae: {error.filename or 'the disk'}: {error.strerror or error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        print("hcmae: stopped; run the same command again to continue", file=sys.stderr)
-        raise typer.Exit(130) from None

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hcmae.config import ConfigError
+from hcmae.cli.errors import describe
+from hcmae.config import MODALITIES, ConfigError
 from hcmae.pipeline.road import VERBS
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _SOURCE = typer.Option(help="synthetic, gdc or local.")
 _SEED = typer.Option(help="One seed for everything.")
 _DATA = typer.Option(help="Raw data.")
 _RUNS = typer.Option(help="What is computed.")
+_MODALITIES = typer.Option(help="Omics that a patient must have: rna, mirna, methylation, comma-separated, or none.")
+_SLIDES = typer.Option("--slides/--no-slides", help="Whether a patient must have a slide.")
 _MANIFESTS = typer.Option(help="Folder of manifests, for a cancer of your own.")
 
 
@@ -50,6 +53,8 @@ def run_command(
     seed: Annotated[int, _SEED] = 0,
     data_dir: Annotated[Path, _DATA] = Path("data"),
     run_dir: Annotated[Path, _RUNS] = Path("runs"),
+    modalities: Annotated[str, _MODALITIES] = ",".join(MODALITIES),
+    slides: Annotated[bool, _SLIDES] = True,
     manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
     method: Annotated[
         str, typer.Option(help="Survival methods, comma-separated (or table2, table3), for stage survival.")
@@ -71,7 +76,8 @@ def run_command(
 
     if stage not in _WORK:
         raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(VERBS)}")
-    run = Run(cancer, profile, source, seed, data_dir, run_dir, manifest_dir=manifest_dir)
+    chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
+    run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
     _WORK[stage](run, Asked(method, protocol, workers, weights, strict))
 
 
@@ -82,12 +88,15 @@ def status_command(
     seed: Annotated[int, _SEED] = 0,
     data_dir: Annotated[Path, _DATA] = Path("data"),
     run_dir: Annotated[Path, _RUNS] = Path("runs"),
+    modalities: Annotated[str, _MODALITIES] = ",".join(MODALITIES),
+    slides: Annotated[bool, _SLIDES] = True,
     manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
 ) -> None:
     """List every step: done, stale (and why), waiting for another, or missing. Computes nothing; exit status 0."""
     from hcmae.pipeline import Run
 
-    table = Run(cancer, profile, source, seed, data_dir, run_dir, manifest_dir=manifest_dir).status()
+    chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
+    table = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen).status()
     width = int(table["step"].str.len().max())
     for row in table.to_dict("records"):
         print(f"{row['step']:<{width}}  {row['state']:<7}  {row['why'] or row['title']}")
@@ -100,7 +109,8 @@ def _slides(run: Run, asked: Asked) -> None:
     try:
         outcomes = run.make_slides(workers=asked.workers, strict=asked.strict)
     except SlideError as error:
-        print(f"hcmae: {error}", file=sys.stderr)
+        # The stage did what --strict asks for: it found a slide without regions.
+        print(f"hcmae: {describe(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(summary(outcomes).to_string(index=False))
 
@@ -133,6 +143,7 @@ def _survival(run: Run, asked: Asked) -> None:
 def methods_asked(run: Run, asked: str) -> list[str]:
     """Names of methods; ``table2`` and ``table3`` stand for the rows of a table whose inputs are there."""
     from hcmae.evaluation.tables import TABLE2_ROWS, TABLE3_ROWS
+    from hcmae.pipeline.lessons import possible
     from hcmae.survival.methods import METHODS
 
     rows = {"table2": TABLE2_ROWS, "table3": TABLE3_ROWS}
@@ -142,10 +153,11 @@ def methods_asked(run: Run, asked: str) -> list[str]:
             names.append(name)
             continue
         wanted = [key for _, key, *_ in rows[name] if key in METHODS]
-        missing = [key for key in wanted if not all(run.survival_data.has(need) for need in METHODS[key].needs)]
+        fed = possible(wanted, run.survival_data)
+        missing = [key for key in wanted if key not in fed]
         if missing:
             print(f"{run.cancer}: not run, their inputs are not there: {', '.join(missing)}")
-        names += [key for key in wanted if key not in missing]
+        names += fed
     return list(dict.fromkeys(names))
 
 

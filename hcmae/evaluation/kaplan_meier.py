@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +27,10 @@ class Curve:
 
 @dataclass
 class RiskGroups:
-    """A split into low and high risk with its verdicts."""
+    """A split into low and high risk with its verdicts.
+
+    ``reason``: why there is no hazard ratio (then it and its interval are NaN), empty where there is one.
+    """
 
     low: Curve
     high: Curve
@@ -37,11 +39,12 @@ class RiskGroups:
     hr_low: float
     hr_high: float
     ticks: list[float] = field(default_factory=list)
+    reason: str = ""
 
-    def ratio_text(self) -> str:
-        """'2.31 (1.40 to 3.80)', or why there is no ratio."""
-        if not np.isfinite(self.hazard_ratio):
-            return "not estimable (no death in one group)"
+    def ratio_text(self, *, why: bool = True) -> str:
+        """'2.31 (1.40 to 3.80)', or 'not estimable' and (``why``) the reason."""
+        if self.reason:
+            return f"not estimable ({self.reason})" if why else "not estimable"
         return f"{self.hazard_ratio:.2f} ({self.hr_low:.2f} to {self.hr_high:.2f})"
 
     def describe(self) -> str:
@@ -96,8 +99,12 @@ def risk_groups(
 
 
 def compare_groups(time: NDArray, event: NDArray, high: NDArray, *, ticks: int = 6) -> RiskGroups:
-    """Curves, log-rank test and Cox hazard ratio of two groups of patients; see ``risk_groups``."""
+    """Curves, log-rank test and Cox hazard ratio of two groups of patients; see ``risk_groups``.
+
+    Where the groups leave the ratio without an estimate, the verdict says so; warnings of the fit are passed on.
+    """
     from lifelines import CoxPHFitter
+    from lifelines.exceptions import ConvergenceError
     from lifelines.statistics import logrank_test
 
     days, dead = check_outcome(time, event)
@@ -110,19 +117,42 @@ def compare_groups(time: NDArray, event: NDArray, high: NDArray, *, ticks: int =
     test = logrank_test(days[~above], days[above], dead[~above], dead[above])
     frame = pd.DataFrame({"time": days, "event": dead.astype(int), "high": above.astype(int)})
     ratio, lower, upper = float("nan"), float("nan"), float("nan")
-    # Without deaths in one group the ratio is infinite; there is no interval to report then.
-    if dead[above].any() and dead[~above].any():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    reason = _no_ratio(days, dead, above)
+    if not reason:
+        try:
+            # What lifelines has to say of its own fit is the user's to read.
             fitter = CoxPHFitter().fit(frame, "time", "event")
-        ratio = float(np.exp(fitter.params_["high"]))
-        lower, upper = (float(np.exp(v)) for v in fitter.confidence_intervals_.loc["high"])
+        except ConvergenceError as error:
+            reason = f"the fit does not converge: {' '.join(str(error).split())[:120]}"
+        else:
+            ratio = float(np.exp(fitter.params_["high"]))
+            lower, upper = (float(np.exp(v)) for v in fitter.confidence_intervals_.loc["high"])
     marks = _round_ticks(float(days.max()), ticks)
     low, top = (
         kaplan_meier(days[members], dead[members], label, marks)
         for label, members in (("low", ~above), ("high", above))
     )
-    return RiskGroups(low, top, float(test.p_value), ratio, lower, upper, marks)
+    return RiskGroups(low, top, float(test.p_value), ratio, lower, upper, marks, reason)
+
+
+def _no_ratio(days: NDArray[np.float64], dead: NDArray[np.bool_], above: NDArray[np.bool_]) -> str:
+    """Why the partial likelihood of two groups has no maximum, in words; empty where it has one.
+
+    It rises without end in the ratio where, at every death, those who die belong to the high group if anybody of it is
+    still followed (and falls without end where the same holds of the low one). What a fit prints then is the place at
+    which its iterations ended. Source: Bryson and Johnson, Technometrics 23 (1981), 381-383.
+    """
+    for name, members in (("low", ~above), ("high", above)):
+        if not dead[members].any():
+            return f"no death in the {name}-risk group"
+    # A death of one group with nobody of the other at risk says nothing of the ratio.
+    last = {name: days[members].max() for name, members in (("low", ~above), ("high", above))}
+    low_alone = (days[dead & ~above] > last["high"]).all()
+    high_alone = (days[dead & above] > last["low"]).all()
+    for one, other, alone in (("low", "high", low_alone), ("high", "low", high_alone)):
+        if alone:
+            return f"no overlap: every {one}-risk death is later than all {other}-risk follow-up"
+    return ""
 
 
 def kaplan_meier(time: NDArray, event: NDArray, label: str, ticks: list[float]) -> Curve:

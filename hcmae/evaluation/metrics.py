@@ -68,7 +68,7 @@ def concordant_pairs(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> tupl
 
 
 def _checked(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> tuple[Vector, NDArray[np.bool_], Vector]:
-    days, dead = check_outcome(np.asarray(time, dtype=np.float64), np.asarray(event).astype(np.int64))
+    days, dead = check_outcome(np.asarray(time, dtype=np.float64), np.asarray(event))
     score = np.asarray(risk, dtype=np.float64)
     if score.shape != days.shape:
         raise ValueError(f"{score.shape} risks for {days.shape} times")

@@ -5,6 +5,7 @@ Nothing here computes anything; ``Run`` adds the verbs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -28,11 +29,26 @@ NULL_COHORT = "NULL"
 REGION_VARIANTS: tuple[Variant, ...] = ("reg", "patreg")
 
 
+def listed_modalities(asked: str | Sequence[str]) -> tuple[str, ...]:
+    """Modalities in their fixed order, from names or from text: 'rna,mirna', or 'none' for no omics.
+
+    Raises ConfigError for an unknown one.
+    """
+    names = asked.split(",") if isinstance(asked, str) else list(asked)
+    names = [name.strip().lower() for name in names if name.strip() and name.strip().lower() != "none"]
+    unknown = sorted(set(names) - set(MODALITIES))
+    if unknown:
+        raise ConfigError(f"unknown modality '{unknown[0]}': choose among {', '.join(MODALITIES)}, or none")
+    return tuple(name for name in MODALITIES if name in names)
+
+
 class Place:
     """A run's identity, its folders and files, and what has been written there.
 
     ``cancer`` is one of the six, a cancer with a manifest of your own, or 'NULL': the twin of LIHC whose survival
-    depends on nothing. Raises ConfigError for an unknown cancer, profile or source.
+    depends on nothing. ``modalities``: the omics that a patient must have, as names or as text ('rna,mirna'; 'none': no
+    omics at all); ``slides``: whether a patient must have a slide. Raises ConfigError for an unknown cancer, profile,
+    source or modality, and where neither slides nor omics are asked for.
     """
 
     def __init__(
@@ -45,7 +61,8 @@ class Place:
         run_dir: str | Path = "runs",
         *,
         overrides: dict[str, Any] | None = None,
-        modalities: tuple[str, ...] = MODALITIES,
+        modalities: str | Sequence[str] = MODALITIES,
+        slides: bool = True,
         manifest_dir: str | Path | None = None,
     ) -> None:
         if source not in get_args(Source):
@@ -58,11 +75,16 @@ class Place:
             "run_dir": run_dir,
             "overrides": overrides,
             "modalities": modalities,
+            "slides": slides,
             "manifest_dir": manifest_dir,
         }
-        self.cancer, self.source, self.seed, self.modalities = cancer, source, int(seed), tuple(modalities)
+        self.cancer, self.source, self.seed = cancer, source, int(seed)
+        self.modalities, self.slides = listed_modalities(modalities), bool(slides)
+        if not self.modalities and not self.slides:
+            raise ConfigError("neither slides nor omics are asked for: choose slides=True or name some modalities")
         self.profile: Profile = load_profile(profile, overrides)
         self.manifest: Manifest = load_manifest("LIHC" if self.is_null else cancer, manifest_dir)
+        self.manifest_dir = manifest_dir
         self.data_dir, self.run_dir = Path(data_dir), Path(run_dir)
         name = self.profile.name
         self.root = self.data_dir / (f"synthetic-{name}" if source == "synthetic" else source) / cancer
@@ -80,7 +102,7 @@ class Place:
         return self.cancer == NULL_COHORT
 
     def sibling(self, cancer: str) -> Self:
-        """The same run for another cancer: profile, source, folders, manifests and modalities stay."""
+        """The same run for another cancer: profile, source, folders, manifests, modalities and slides stay."""
         return type(self)(cancer, **self._given)
 
     @cached_property

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hcmae import __version__
 from hcmae.evaluation.tables import source_commit
 from hcmae.files import read_json, write_json
@@ -12,10 +14,25 @@ from hcmae.pipeline.place import Place
 
 
 def save_result(run: Place, name: str, value: dict[str, Any]) -> Path:
-    """Write results/<name>.json with the provenance of the run beside the numbers."""
+    """Write results/<name>.json with the provenance of the run beside the numbers.
+
+    A number without an estimate (NaN, infinite) is null: an AUC beyond the follow-up, a ratio of separated groups.
+    """
     path = run.dir / "results" / f"{name}.json"
-    write_json(path, {**value, "provenance": provenance(run)})
+    write_json(path, {**_estimated(value), "provenance": provenance(run)})
     return path
+
+
+def _estimated(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _estimated(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_estimated(part) for part in value]
+    if isinstance(value, np.ndarray):
+        return _estimated(value.tolist())
+    if isinstance(value, float | np.floating):
+        return value if np.isfinite(value) else None
+    return value
 
 
 def load_result(run: Place, name: str) -> dict[str, Any]:

@@ -181,7 +181,6 @@ STEPS = (
         lambda run, _: [run.dir / name for name in work.COHORT_FILES],
         work.raw_files,
         work.rules_of,
-        options={"slides": True},
     ),
     Step(
         "slides",
@@ -400,18 +399,29 @@ NOTEBOOKS: Mapping[str, tuple[str, ...]] = {
 
 
 def steps_for(run: Place) -> list[Step]:
-    """The steps of a run in order: those of its source, without what is done only when asked for."""
+    """The steps of a run in order: those of its source and its kinds of data, none that waits to be asked for."""
     skipped = {"synthesise"} if run.source != "synthetic" else set()
+    if not run.modalities:
+        skipped.add("omics")
+    if not run.slides:
+        # Whatever comes after a slide, but for predictions, which also need none.
+        skipped.add("slides")
+        skipped |= {step.name for step in STEPS if step.name != "predictions" and _needs(step, "slides")}
     return [step for step in STEPS if step.name not in skipped and not step.on_request]
+
+
+def _needs(step: Step, name: str) -> bool:
+    return name in step.after or any(_needs(ROAD[other], name) for other in step.after)
 
 
 def check_source(run: Place) -> None:
     """Raise ConfigError where there are no raw data, with the command that brings them."""
     if not run.root.is_dir():
+        parts = [*(["slides/"] if run.slides else []), *(f"{name}.tsv" for name in run.modalities)]
         hint = {
             "synthetic": "call synthesise() first",
             "gdc": f"run 'hcmae fetch {run.cancer}' first",
-            "local": "put slides/, rna.tsv, mirna.tsv, methylation.tsv and clinical.tsv there",
+            "local": f"put {', '.join(parts)} and clinical.tsv there",
         }
         raise ConfigError(f"no raw data at {run.root}: {hint[run.source]}")
 

@@ -40,10 +40,15 @@ class Run(Place):
             raise ConfigError(f"source is '{self.source}': only source 'synthetic' can be synthesised")
         road.do(self, "synthesise", workers=workers)
 
-    def curate(self, *, slides: bool = True) -> Cohort:
-        """Apply the inclusion rules; keep the cohort, the exclusions, the flow and the choices on disk."""
+    def curate(self, *, slides: bool | None = None) -> Cohort:
+        """Apply the inclusion rules; keep the cohort, the exclusions, the flow and the choices on disk.
+
+        slides: whether a patient must have one, from now on (None: as the run was made).
+        """
+        if slides is not None:
+            self.slides = self._given["slides"] = slides
         road.check_source(self)
-        road.do(self, "curate", slides=slides)
+        road.do(self, "curate")
         cohort = self.cohort()
         self._note_places(cohort)
         return cohort
@@ -156,11 +161,14 @@ class Run(Place):
         from hcmae.omics.kept import read_normals
         from hcmae.survival.data import load_inputs
 
-        limit, stores = self.profile.fidelity.max_regions, set(self.stores())
-        data = load_inputs(self.cohort().table, self.store_dir, self.omics(), max_regions=limit, usable=stores)
-        if self.profile.omics.contrast != "tumour_normal":
+        omics = self.omics() if self.modalities else None
+        images: dict[str, Any] = {"kinds": ()}
+        if self.slides:
+            images = {"max_regions": self.profile.fidelity.max_regions, "usable": set(self.stores())}
+        data = load_inputs(self.cohort().table, self.store_dir, omics, **images)
+        if omics is None or self.profile.omics.contrast != "tumour_normal":
             return data
-        return replace(data, normals=read_normals(self.root, list(self.omics().mod)))
+        return replace(data, normals=read_normals(self.root, list(omics.mod)))
 
     def folds(self, *, repeats: int | None = None) -> pd.DataFrame:
         """Test folds of every repeat, made once, kept as folds_<folds>x<repeats>.parquet and shared by all methods."""
@@ -209,7 +217,7 @@ class Run(Place):
     # --- results ------------------------------------------------------------------------------------------------
 
     def save_result(self, name: str, value: dict[str, Any]) -> Path:
-        """Write results/<name>.json with the provenance of the run beside the numbers."""
+        """Write results/<name>.json with the provenance of the run beside the numbers; what has no estimate is null."""
         return results.save_result(self, name, value)
 
     def load_result(self, name: str) -> dict[str, Any]:
@@ -222,8 +230,9 @@ class Run(Place):
 
 
 def all_runs(run: Run, cancers: tuple[str, ...] = CANCERS) -> list[Run]:
-    """The same run for every cancer that has been curated, in the paper's order."""
-    return [run.sibling(cancer) for cancer in cancers if (run.profile_dir / cancer / "cohort.parquet").exists()]
+    """The same run for every cancer that has been curated, in the paper's order; one's own cancer comes last."""
+    names = cancers if run.cancer in cancers or run.is_null else (*cancers, run.cancer)
+    return [run.sibling(cancer) for cancer in names if (run.profile_dir / cancer / "cohort.parquet").exists()]
 
 
 def example_data() -> Path | None:

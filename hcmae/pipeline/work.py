@@ -59,9 +59,7 @@ def curate_cohort(run: Place, key: Key, options: Options) -> None:
     from hcmae.cohort.curate import curate
     from hcmae.cohort.paths import relative_paths
 
-    cohort = curate(
-        run.manifest, run.source, run.root, seed=run.seed, modalities=run.modalities, slides=options["slides"]
-    )
+    cohort = curate(run.manifest, run.source, run.root, seed=run.seed, modalities=run.modalities, slides=run.slides)
     _write_parquet(run.dir / "cohort.parquet", relative_paths(cohort.table, run.root))
     _write_parquet(run.dir / "exclusions.parquet", cohort.exclusions)
     _write_parquet(run.dir / "flow.parquet", cohort.flow)
@@ -73,7 +71,7 @@ def curate_cohort(run: Place, key: Key, options: Options) -> None:
 def raw_files(run: Place, options: Options) -> Mapping[str, str]:
     from hcmae.cohort.inputs import curate_inputs
 
-    return curate_inputs(run.source, run.root, run.modalities, options["slides"], run.manifest, run.contents)
+    return curate_inputs(run.source, run.root, run.modalities, run.slides, run.manifest, run.contents)
 
 
 def rules_of(run: Place, options: Options) -> Mapping[str, Any]:
@@ -81,7 +79,7 @@ def rules_of(run: Place, options: Options) -> Mapping[str, Any]:
         "manifest.inclusion": run.manifest.inclusion.model_dump(mode="json"),
         "source": run.source,
         "modalities": list(run.modalities),
-        "slides": bool(options["slides"]),
+        "slides": run.slides,
         "seed": run.seed,
     }
 

@@ -54,7 +54,7 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
         ax.text(
             0.0,
             1.02,
-            f"p = {verdict.log_rank_p:.2g}, HR {verdict.ratio_text()}",
+            f"p = {verdict.log_rank_p:.2g}, HR {verdict.ratio_text(why=False)}",
             transform=ax.transAxes,
             fontsize=7,
             va="bottom",

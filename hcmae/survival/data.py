@@ -248,7 +248,7 @@ def load_inputs(
     return SurvivalData(
         kept,
         part["time"].to_numpy(dtype=np.float64),
-        part["event"].to_numpy(dtype=np.int64),
+        part["event"].to_numpy(),
         bags,
         omics,
         clinical if len(clinical.columns) else None,
@@ -284,7 +284,7 @@ def load_tables(
     return SurvivalData(
         [str(patient) for patient in table.index],
         table["time"].to_numpy(dtype=np.float64),
-        table["event"].to_numpy(dtype=np.int64),
+        table["event"].to_numpy(),
         omics=read_omics(cohort, "local", Path(folder)),
         clinical=clinical if len(clinical.columns) else None,
     )

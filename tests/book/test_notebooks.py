@@ -1,4 +1,4 @@
-"""Every notebook is paired, takes the six parameters, describes its figures and stores no output."""
+"""Every notebook is paired, takes the eight parameters, describes its figures and stores no output."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ PARAMETERS = {
     "seed": 0,
     "data_dir": "../data",
     "run_dir": "../runs",
+    "modalities": "rna,mirna,methylation",
+    "slides": True,
 }
 # A cell that draws: it calls a plot function or asks for a figure, and shows the result.
 DRAWS = re.compile(

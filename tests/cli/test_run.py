@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
 from hcmae.cli.run import methods_asked
-from hcmae.config import ConfigError
-from hcmae.pipeline.road import STEPS, VERBS
-from tests.support.local_cohort import write_manifest, write_tables
+from hcmae.cohort.evidence import CurationError
+from hcmae.config import ConfigError, load_profile
+from hcmae.evaluation import tables
+from hcmae.pipeline import Run, lessons
+from hcmae.pipeline.road import STEPS, VERBS, steps_for
+from tests.support.local_cohort import OVERRIDES, write_manifest, write_tables
 
 
 def test_status_of_nothing_lists_every_step_and_writes_nothing(tmp_path: Path) -> None:
@@ -43,8 +49,77 @@ def test_a_cancer_of_ones_own_is_curated_from_the_command_line(tmp_path: Path) -
 
 
 def test_an_unknown_stage_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=", ".join(VERBS)):
-        CliRunner().invoke(typer_app, ["run", "everything"], catch_exceptions=False)
+    result = CliRunner().invoke(typer_app, ["run", "everything"])
+    assert result.exit_code == 2
+    assert f"choose one of {', '.join(VERBS)}" in result.stderr
+
+
+def test_tables_without_slides_go_from_the_folder_to_table_2(tmp_path: Path) -> None:
+    """Two omics, no slide: every stage that needs no pixels runs from the command line, status asks for no other."""
+    root = tmp_path / "data" / "local" / "LIHC"
+    write_tables(root, [f"P{number:03d}" for number in range(24)])
+    (root / "methylation.tsv").unlink()
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text(yaml.safe_dump(load_profile("smoke", OVERRIDES).model_dump(mode="json")), encoding="utf-8")
+    options = [
+        "--source", "local", "--profile", str(profile), "--data-dir", str(tmp_path / "data"),
+        "--run-dir", str(tmp_path / "runs"), "--no-slides", "--modalities", "rna,mirna",
+    ]  # fmt: skip
+    for stage in (["curate"], ["omics"], ["survival", "--method", "coxnet_omics,trans_mo", "--workers", "1"]):
+        done = CliRunner().invoke(typer_app, ["run", *stage, *options])
+        assert done.exit_code == 0, (stage, done.output)
+    states = [line.split()[:2] for line in CliRunner().invoke(typer_app, ["status", *options]).stdout.splitlines()]
+    assert states == [["curate", "done"], ["omics", "done"], ["folds", "done"], ["predictions", "done"]]
+
+    run = Run("LIHC", profile, "local", 0, tmp_path / "data", tmp_path / "runs", modalities="rna,mirna", slides=False)
+    data = run.survival_data
+    assert list(data.omics.mod) == ["rna", "mirna"]
+    assert not data.bags
+    assert lessons.main_method(data) == "trans_mo"
+    scores = {name: {"LIHC": tables.score(run.evaluate(name))} for name in ("coxnet_omics", "trans_mo")}
+    kept = run.save_result("survival", {"auc": np.float64("nan"), "more": [float("inf"), 0.5]})
+    assert json.loads(kept.read_text(encoding="utf-8"))["more"] == [None, 0.5]
+    cells = tables.table2(scores, cancers=("LIHC",)).cells
+    assert sum(line[1] != tables.NOT_RUN for line in cells) == 2
+
+
+def test_images_only_need_no_omics_and_neither_is_refused(tmp_path: Path) -> None:
+    places = {"data_dir": tmp_path / "data", "run_dir": tmp_path / "runs"}
+    images = Run("LIHC", source="local", modalities="none", **places)
+    names = [step.name for step in steps_for(images)]
+    assert "omics" not in names
+    assert {"slides", "mae_patch", "nuclei"} <= set(names)
+    tables_only = Run("LIHC", source="local", slides=False, **places)
+    assert [step.name for step in steps_for(tables_only)] == ["curate", "omics", "folds", "predictions"]
+    assert tables_only.sibling("BRCA").slides is False
+    with pytest.raises(ConfigError, match="neither slides nor omics"):
+        Run("LIHC", modalities="none", slides=False)
+    with pytest.raises(ConfigError, match="unknown modality 'proteins': choose among rna, mirna, methylation"):
+        Run("LIHC", modalities="rna,proteins")
+    assert Run("LIHC", modalities=("mirna", "rna")).modalities == ("rna", "mirna")
+
+
+def test_tables_beside_a_run_are_judged_by_the_manifest_of_their_folders_name(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifests", "HCC2", min_days=300)
+    write_manifest(tmp_path / "manifests", "LIHC")
+    for name in ("HCC2", "others"):
+        write_tables(tmp_path / name, [f"P{number:03d}" for number in range(8)])
+        (tmp_path / name / "mirna.tsv").unlink()
+    run = Run("LIHC", manifest_dir=tmp_path / "manifests")
+    own, others = (lessons.real_tables(run, tmp_path / name) for name in ("HCC2", "others"))
+    assert own is not None
+    assert others is not None
+    assert (own.label, others.label) == ("HCC2 (rules of HCC2)", "others (rules of LIHC)")
+    assert own.modalities == others.modalities == ("rna", "methylation")
+    assert len(own.data.patients) < len(others.data.patients) == 8
+    with pytest.raises(ConfigError, match="no table for rna, mirna, methylation"):
+        lessons.real_tables(run, tmp_path)
+    # Two tables for one modality are no reason to leave it out in silence.
+    for name in ("rna_a.tsv", "rna_b.tsv"):
+        (tmp_path / "others" / name).write_bytes((tmp_path / "others" / "rna.tsv").read_bytes())
+    (tmp_path / "others" / "rna.tsv").unlink()
+    with pytest.raises(CurationError, match=r"rna_a\.tsv and rna_b\.tsv could both be rna"):
+        lessons.real_tables(run, tmp_path / "others")
 
 
 def test_the_name_of_a_table_stands_for_its_rows_that_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from hcmae.gdc import fetch, transfer
 from hcmae.gdc.client import GDCClient, GDCError
 from hcmae.manifest import Manifest, load_manifest
 from hcmae.omics.readers import read_omics
+from hcmae.pipeline import Run
 from tests.support.gdc_server import Fault, StandIn
 
 PATIENTS = [f"TCGA-AA-{i:04d}" for i in range(6)]
@@ -535,16 +537,12 @@ def test_lock_that_was_tampered_with(tmp_path: Path) -> None:
 
 
 def test_commands(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
-    import typer
-
-    from hcmae.cli import data
+    from hcmae.cli import typer_app as app
 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(repo / "data_manifests", tmp_path / "data_manifests", ignore=lambda *_: ["lock"])
     monkeypatch.setenv("HCMAE_GDC_URL", server.url)
     monkeypatch.setenv("HCMAE_MIRROR_URL", "")
-    app = typer.Typer()
-    data.register(app)
     runner = CliRunner()
     refused = runner.invoke(app, ["fetch", "LIHC"])
     assert refused.exit_code == 2
@@ -564,19 +562,50 @@ def test_commands(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert runner.invoke(app, ["fetch", "LIHC"]).exit_code == 1
 
 
+def test_make_real_goes_from_nothing_to_a_cohort_and_fetches_no_slide(
+    server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path
+) -> None:
+    """The very commands of the Makefile, one after the other; the last of them is the run graph (tests/book)."""
+    from hcmae.cli import typer_app as app
+
+    printed = subprocess.run(
+        ["make", "-n", "-o", ".venv/.installed", "real", "CANCER=LIHC"],
+        cwd=repo, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    lines = [line for line in printed.splitlines() if "bin/hcmae" in line or "bin/snakemake" in line]
+    commands = [shlex.split(line.removesuffix(" || [ $? -eq 1 ]").rpartition(".venv/bin/")[2]) for line in lines]
+    assert [words[0] for words in commands] == ["hcmae"] * 4 + ["snakemake"]
+    assert commands[-1][3:] == ["notebooks", "--config", "source=gdc", "cancers=LIHC", "profile=smoke", "slides=false"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(repo / "data_manifests", tmp_path / "data_manifests", ignore=lambda *_: ["lock"])
+    monkeypatch.setenv("HCMAE_GDC_URL", server.url)
+    monkeypatch.setenv("HCMAE_MIRROR_URL", "")
+    said = []
+    for _, *words in commands[:-1]:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, (words, done.output)
+        said.append(done.output)
+    # How much and how long, before the first byte.
+    assert "size" in said[1]
+    assert "time at 10 MB/s" in said[1]
+    root = tmp_path / "data" / "gdc" / "LIHC"
+    assert not (root / "slides").exists()
+    assert "with rna, mirna, methylation" in said[-1]
+    assert "0 fault(s)" in said[-1]
+    run = Run("LIHC", source="gdc", data_dir=tmp_path / "data", run_dir=tmp_path / "runs", slides=False)
+    assert len(run.curate().table)
+    assert set(run.load_omics().mod) == {"rna", "mirna", "methylation"}
+
+
 def test_bad_input_ends_in_one_line(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path
 ) -> None:
-    import typer
-
-    from hcmae.cli import data
+    from hcmae.cli import typer_app as app
 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(repo / "data_manifests", tmp_path / "data_manifests", ignore=lambda *_: ["lock"])
     monkeypatch.setenv("HCMAE_GDC_URL", server.url)
     monkeypatch.setenv("HCMAE_MIRROR_URL", "")
-    app = typer.Typer()
-    data.register(app)
     runner = CliRunner()
     assert runner.invoke(app, ["manifest", "resolve", "LIHC"]).exit_code == 0
     again = runner.invoke(app, ["manifest", "resolve", "LIHC"])

@@ -193,8 +193,8 @@ def snakefile_rules() -> dict[str, set[str]]:
             steps |= set(NOTEBOOKS.get(page, ()))
         for verb in re.findall(r"hcmae run (\w+)", body):
             steps |= set(VERBS[verb])
-        for verbs in re.findall(r"for stage in ([\w ]+);", body):
-            steps |= {step for verb in verbs.split() for step in VERBS[verb]}
+        for verbs in re.findall(r"stages=\[(.*)\]", body):
+            steps |= {step for verb in re.findall(r'"(\w+)"', verbs) for step in VERBS[verb]}
         found[name] = steps
     return found
 

@@ -1,0 +1,348 @@
+"""All checks of raw data at once, before anything is computed: what is wrong in a folder, and what to do about it.
+
+The checks are those of the road itself, called one by one: a table that is refused does not hide what is wrong with the
+next. No network is run and no pixel is decoded; of slides the headers are read.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+
+from hcmae.config import MODALITIES, ConfigError
+from hcmae.manifest import Manifest
+
+Kind = Literal["fault", "warning", "left out", "note"]
+_T = TypeVar("_T")
+# How many patients or files a finding names before it counts the rest.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One check: its name, what it looks at, and what it does with what it finds."""
+
+    name: str
+    looks_at: str
+    does: str
+
+
+# In the order in which they are made. The page "What is checked" prints this table.
+RULES = (
+    Rule("folder", "whether there are raw data at all", "refuses"),
+    Rule("columns.json", "a user's names of files and columns: valid JSON, known keys", "refuses"),
+    Rule("clinical", "patient, time and event of every row: there, readable, one row per patient", "refuses"),
+    Rule("lock", "the list of fetched files: its columns, sizes, names, each file once", "refuses"),
+    Rule("files", "size of every fetched file against the lock", "refuses a wrong size, leaves out what is not there"),
+    Rule("rna", "patients and values of the RNA table; of fetched files the first one", "refuses"),
+    Rule("mirna", "patients and values of the miRNA table; of fetched files the first one", "refuses"),
+    Rule("methylation", "patients and values of the methylation table; of fetched files the first one", "refuses"),
+    Rule("slides", "header, pyramid and length of every slide", "refuses a slide that cannot be opened"),
+    Rule("resolution", "whether a slide says its micrometres per pixel", "warns where it has to be assumed"),
+    Rule("cohort", "whether the tables and slides are about the same patients, and anybody is left", "refuses"),
+    Rule("clinical record", "a patient with files needs a clinical record", "leaves out and lists"),
+    Rule("known vital status", "neither alive nor dead is no observation", "leaves out and lists"),
+    Rule("known survival time", "a death without its day, a follow-up without any, a day before the diagnosis",
+         "leaves out and lists"),
+    Rule("followed for", "follow-up of at least inclusion.min_days days", "leaves out and lists"),
+    Rule("diagnostic slide", "no frozen section (inclusion.slide_kind)", "leaves out and lists"),
+    Rule("slide", "a slide of any kind (inclusion.slide_kind: any); its sample type and its least size",
+         "leaves out and lists"),
+    Rule("data", "one file or row per modality, of the sample types of inclusion.sample_types", "leaves out and lists"),
+    Rule("files on disk", "what was chosen for the patient is there", "leaves out and lists"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: ``rule`` names it, ``subject`` is the patient, feature, slide or line it is about."""
+
+    kind: Kind
+    rule: str
+    file: str
+    what: str
+    do: str = ""
+    subject: str = ""
+
+    @classmethod
+    def of(cls, kind: Kind, rule: str, file: str | Path, message: str) -> Finding:
+        """From a message of the library: what is wrong, after the last semicolon what to do, somewhere whom about."""
+        text = "; ".join(" ".join(line.split()) for line in message.splitlines() if line.strip())
+        # Messages begin with the file that they are about.
+        first, _, rest = text.partition(": ")
+        if rest and (first == str(file) or Path(first).is_file()):
+            file, text = first, rest
+        what, _, do = text.rpartition("; ")
+        if not what or kind in ("note", "left out"):
+            what, do = text, ""
+        about = re.search(r"\b(patient|case|sample|feature|slide|column|line|row) '?([\w.:-]*\w)", what)
+        return cls(kind, rule, str(file), what, do, " ".join(about.groups()) if about else "")
+
+    def line(self) -> str:
+        """For people."""
+        marks = {"fault": "FAULT", "warning": "warn", "left out": "out", "note": "ok"}
+        told = f"[{marks[self.kind]:<5}] {self.rule}: {self.file}: {self.what}"
+        return told + (f"\n        -> {self.do}" if self.do else "")
+
+
+@dataclass
+class Report:
+    """All findings of a folder, and the rules by which it was judged."""
+
+    root: Path
+    manifest: str
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[Finding]:
+        """What stops the road."""
+        return [finding for finding in self.findings if finding.kind == "fault"]
+
+    def add(self, kind: Kind, rule: str, file: str | Path, message: str) -> None:
+        """Note a finding once, however many checks run into it."""
+        found = Finding.of(kind, rule, file, message)
+        known = {(other.kind, other.what, other.do) for other in self.findings}
+        if (found.kind, found.what, found.do) not in known:
+            self.findings.append(found)
+
+    @contextmanager
+    def watch(self, rule: str, file: str | Path) -> Iterator[None]:
+        """Note as findings of a rule what the work inside raises and warns of."""
+        from hcmae.slides.reader import SlideError
+
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                yield
+            except (ValueError, OSError, SlideError) as error:
+                self.add("fault", rule, file, str(error))
+        for warning in told:
+            if issubclass(warning.category, UserWarning):
+                self.add("warning", rule, file, str(warning.message))
+
+    def tried(self, rule: str, file: str | Path, work: Callable[[], _T]) -> _T | None:
+        """The result of ``work``, or None where it is a finding."""
+        with self.watch(rule, file):
+            return work()
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "folder": str(self.root),
+            "manifest": self.manifest,
+            "faults": len(self.faults),
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+
+def check_data(
+    manifest: Manifest,
+    source: str,
+    root: str | Path,
+    *,
+    modalities: Sequence[str] | None = None,
+    slides: bool | None = None,
+    seed: int = 0,
+) -> Report:
+    """Every check of a folder of raw data; see ``RULES``. Computes nothing and writes nothing.
+
+    modalities, slides: what the cohort must have. None: of a folder of one's own (source 'local') what lies there, of
+    fetched data (source 'gdc', Xena's matrices too, and 'synthetic') everything.
+    Raises ConfigError for an unknown source or modality; whatever is wrong with the data is a finding.
+    """
+    if source not in ("synthetic", "gdc", "local"):
+        raise ConfigError(f"unknown source '{source}': choose synthetic, gdc or local")
+    unknown = sorted(set(modalities or ()) - set(MODALITIES))
+    if unknown:
+        raise ConfigError(f"unknown modality '{unknown[0]}': choose among {', '.join(MODALITIES)}")
+    report = Report(Path(root), manifest.cancer)
+    if not report.root.is_dir():
+        report.add("fault", "folder", root, "there is no such folder; put the data there, or fetch them")
+        return report
+    check = _check_local if source == "local" else _check_fetched
+    sound, sound_slides = check(report, manifest, modalities, slides)
+    if not any(finding.rule in ("clinical", "lock", "columns.json") for finding in report.faults):
+        _check_cohort(report, manifest, source, sound, sound_slides, seed)
+    return report
+
+
+def _check_local(
+    report: Report, manifest: Manifest, modalities: Sequence[str] | None, slides: bool | None
+) -> tuple[list[str], bool]:
+    """The parts of a user's folder, each on its own; returns those that can go into a cohort."""
+    from hcmae.cohort.clinical import read_clinical_table
+    from hcmae.cohort.local import local_file, local_mapping, local_slides
+
+    root = report.root
+    mapping = report.tried("columns.json", root / "columns.json", lambda: local_mapping(root)) or {}
+    with report.watch("clinical", root):
+        clinical = local_file(root, "clinical", mapping)
+        outcomes, _ = read_clinical_table(clinical, mapping.get("clinical"))
+        report.add("note", "clinical", clinical, f"{len(outcomes)} patients")
+    sound = []
+    for modality in modalities_there(root, mapping) if modalities is None else modalities:
+        path = report.tried(modality, root, lambda modality=modality: local_file(root, modality, mapping))  # type: ignore[misc]
+        if path is not None and _check_local_table(report, path, modality, mapping):
+            sound.append(modality)
+    folder = root / "slides"
+    if slides is False or (slides is None and not folder.is_dir()):
+        return sound, False
+    files = report.tried("slides", folder, lambda: local_slides(folder))
+    _check_slides(report, files or [])
+    return sound, files is not None
+
+
+def modalities_there(root: Path, mapping: Mapping[str, Any]) -> list[str]:
+    """Modalities of which a user's folder has a table or more, by the names of files or by columns.json."""
+    names = [path.name.lower() for path in root.iterdir() if path.is_file()] if root.is_dir() else []
+    named = mapping.get("files", {})
+    return [m for m in MODALITIES if m in named or any(name.startswith(m) for name in names)]
+
+
+def _check_local_table(report: Report, path: Path, modality: str, mapping: dict[str, Any]) -> bool:
+    """Patients and values of one table of a user, read as the road reads them."""
+    from hcmae.cohort.curate import Cohort
+    from hcmae.cohort.local import table_patients
+    from hcmae.omics.readers import read_omics
+
+    named = mapping.get(modality, {}).get("patient")
+    patients = report.tried(modality, path, lambda: table_patients(path, named))
+    if patients is None:
+        return False
+    rows = pd.DataFrame({f"{modality}_path": str(path.absolute()), f"{modality}_sample": patients}, index=patients)
+    alone = Cohort(rows, pd.DataFrame(), pd.DataFrame())
+    data = report.tried(modality, path, lambda: read_omics(alone, "local", report.root))
+    if data is None:
+        return False
+    part = data.mod[modality]
+    unit = part.uns.get("unit", "as given")
+    report.add("note", modality, path, f"{part.n_obs} patients, {part.n_vars} features, taken as: {unit}")
+    return True
+
+
+def _check_fetched(
+    report: Report, manifest: Manifest, modalities: Sequence[str] | None, slides: bool | None
+) -> tuple[list[str], bool]:
+    """The lock, the clinical records, and of each modality what is there; returns what can go into a cohort."""
+    from hcmae.cohort.clinical import read_clinical_json
+    from hcmae.cohort.lock import from_xena, read_lock, xena_header, xena_matrix
+
+    root, wanted = report.root, list(MODALITIES if modalities is None else modalities)
+    matrices = from_xena(manifest, wanted)
+    sound = []
+    records = report.tried("clinical", root / "clinical.json", lambda: read_clinical_json(root / "clinical.json"))
+    if records is not None:
+        report.add("note", "clinical", root / "clinical.json", f"{len(records)} patients")
+    for modality in matrices:
+        path = report.tried(modality, root / "xena", lambda modality=modality: xena_matrix(root, manifest, modality))  # type: ignore[misc]
+        header = report.tried(modality, path, lambda path=path: xena_header(path)) if path is not None else None  # type: ignore[misc]
+        if header is not None:
+            report.add("note", modality, str(path), f"a matrix of {len(header) - 1} samples")
+            sound.append(modality)
+    asked = [m for m in (*([] if slides is False else ["slides"]), *wanted) if m not in matrices]
+    lock = report.tried("lock", root / "files.tsv", lambda: read_lock(root / "files.tsv")) if asked else None
+    if lock is None:
+        return sound, False
+    for name in asked:
+        there = _check_sizes(report, lock, name)
+        if name == "slides":
+            _check_slides(report, there)
+        elif there and _check_first(report, there[0], name):
+            sound.append(name)
+    return [name for name in MODALITIES if name in sound], slides is not False
+
+
+def _check_sizes(report: Report, lock: pd.DataFrame, name: str) -> list[Path]:
+    """Files of a modality that are there; those of another size than the lock's are faults, absent ones are listed."""
+    there, absent = [], []
+    listed = lock[lock["modality"] == name]
+    for file_id, filename, size in listed[["id", "filename", "size"]].itertuples(index=False):
+        path = report.root / name / file_id / filename
+        if not path.exists():
+            absent.append(path)
+        elif path.stat().st_size != size:
+            has = path.stat().st_size
+            report.add(
+                "fault", "files", path, f"has {has} bytes, the lock says {size}; run hcmae verify --remove, then fetch"
+            )
+        else:
+            there.append(path)
+    if absent:
+        report.add(
+            "left out", "files", absent[0], f"{len(absent)} of {len(listed)} files of {name} are not there: fetch them"
+        )
+    return there
+
+
+def _check_first(report: Report, path: Path, modality: str) -> bool:
+    """One fetched file of a modality: a format that has changed is seen in the first."""
+    from hcmae.omics.readers import read_mirna_counts, read_sesame_betas, read_star_counts
+
+    read: Any = {"rna": read_star_counts, "mirna": read_mirna_counts, "methylation": read_sesame_betas}[modality]
+    reading = report.tried(modality, path, lambda: read(path))
+    if reading is None:
+        return False
+    report.add("note", modality, path, f"{len(reading.names)} features (the first file; the others are read later)")
+    return True
+
+
+def _check_slides(report: Report, files: Sequence[Path]) -> None:
+    """Headers of slides: whether each can be opened, and says its resolution."""
+    from hcmae.slides.reader import open_slide
+
+    opened = 0
+    for path in files:
+        with report.watch("slides", path), warnings.catch_warnings():
+            # Said once below, as a finding of its own rule.
+            warnings.filterwarnings("ignore", message=".*micrometres per pixel|.*assum")
+            with open_slide(path, check=False) as slide:
+                opened += 1
+                if slide.mpp_source == "assumed":
+                    report.add(
+                        "warning", "resolution", path,
+                        f"says no resolution, {slide.mpp:g} micrometres per pixel are assumed; "
+                        "name a table of resolutions in slides.mpp_table",
+                    )  # fmt: skip
+    if opened:
+        report.add("note", "slides", files[0].parent, f"{opened} of {len(files)} slides can be opened")
+
+
+def _check_cohort(
+    report: Report, manifest: Manifest, source: str, modalities: Sequence[str], slides: bool, seed: int
+) -> None:
+    """Who would be in the cohort, by the parts that are sound, and whom each rule leaves out."""
+    from hcmae.cohort.curate import curate
+
+    if not modalities and not slides:
+        report.add(
+            "fault", "cohort", report.root, "neither a sound omics table nor slides; mend the faults above first"
+        )
+        return
+    cohort = report.tried(
+        "cohort", report.root,
+        lambda: curate(manifest, source, report.root, seed=seed, modalities=modalities, slides=slides),
+    )  # fmt: skip
+    if cohort is None:
+        return
+    for rule, left in cohort.exclusions.groupby("rule", sort=False):
+        some = ", ".join(left["patient"].head(_NAMED)) + (
+            f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        )
+        report.add(
+            "left out", str(rule), report.root, f"{len(left)} patients ({some}), the first: {left['reason'].iloc[0]}"
+        )
+    table = cohort.table
+    parts = [*modalities, *(["slides"] if slides else [])]
+    report.add(
+        "note", "cohort", report.root,
+        f"{len(table)} patients with {', '.join(parts)}; {int(table['event'].sum())} deaths, "
+        f"median follow-up {table['time'].median():.0f} days",
+    )  # fmt: skip
