@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,16 @@ from hcmae.cohort import clinical
 from hcmae.cohort.barcodes import (
     patient_id,
 )
-from hcmae.cohort.evidence import SLIDE_SUFFIXES, Candidate, CurationError, Evidence, open_text, slide_barcode
-from hcmae.config import MODALITIES
+from hcmae.cohort.columns import read_columns
+from hcmae.cohort.evidence import SLIDE_SUFFIXES, Candidate, CurationError, Evidence, slide_barcode
+from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
 from hcmae.content import files_below, slide_bytes
-from hcmae.files import read_json
+from hcmae.tables import TableError, read_head, read_text
 
 
 def local_mapping(root: Path) -> dict[str, Any]:
-    """``columns.json`` of a user's folder: {"files": {"rna": name}, "clinical": {...}, "rna": {"patient": column}}."""
-    path = root / "columns.json"
-    if not path.exists():
-        return {}
-    try:
-        mapping = read_json(path)
-    except ValueError as error:
-        raise CurationError(str(error)) from error
-    known = {"files", "clinical", *MODALITIES}
-    if not isinstance(mapping, dict) or not all(isinstance(v, dict) for v in mapping.values()) or set(mapping) - known:
-        raise CurationError(f"{path}: expected an object with some of the keys {sorted(known)}, each an object")
-    return mapping
+    """``columns.json`` of a user's folder, checked: :func:`hcmae.cohort.columns.read_columns`."""
+    return read_columns(root)
 
 
 def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
@@ -67,11 +57,13 @@ def patient_column(header: Sequence[str], path: Path, named: str | None = None) 
         if named not in header:
             raise CurationError(f"{path}: columns.json names the patient column '{named}', which is not in the table")
         return list(header).index(named)
-    lowered = [name.strip().lower().replace(" ", "_") for name in header]
-    for name in clinical.PATIENT_NAMES:
-        if name in lowered:
-            return lowered.index(name)
-    if lowered and lowered[0] in ("", "sample", "sample_id", "index", "unnamed:_0"):
+    try:
+        column = find_column(header, PATIENT_NAMES)
+    except ColumnError as error:
+        raise CurationError(f"{path}: {error}") from None
+    if column is not None:
+        return list(header).index(column)
+    if header and normalised(header[0]) in ("", "sample", "sample_id", "index", "unnamed_0"):
         return 0
     transposed = sum(patient_id(name) != name.strip() or len(name) == 12 for name in header if name.startswith("TCGA-"))
     hint = "patients stand in the header: transpose the table" if transposed > 1 else "name the first column 'patient'"
@@ -83,21 +75,16 @@ def table_patients(path: Path, named: str | None = None) -> list[str]:
 
     Raises CurationError for a table without patient column, with an empty patient, or with one that comes twice.
     """
-    separator = "," if ".csv" in path.suffixes else "\t"
-    patients: list[str] = []
     try:
-        with open_text(path) as handle:
-            header = [c.strip().strip('"') for c in handle.readline().rstrip("\r\n").split(separator)]
-            column = patient_column(header, path, named)
-            for number, line in enumerate(handle, start=2):
-                cells = line.rstrip("\r\n").split(separator, column + 1)
-                if len(cells) <= column or not cells[column].strip().strip('"'):
-                    if not line.strip():
-                        continue
-                    raise CurationError(f"{path}: line {number} has no patient; fill it in or remove it")
-                patients.append(patient_id(cells[column].strip().strip('"')))
-    except (OSError, EOFError, zlib.error) as error:
-        raise CurationError(f"{path}: cannot be read ({error})") from error
+        head = read_head(path)
+        column = head.names[patient_column(head.names, path, named)]
+        cells = read_text(path, [column], head)[column]
+    except TableError as error:
+        raise CurationError(f"{path}: {error}") from error
+    for number, cell in enumerate(cells, start=2 + len(head.comments)):
+        if not cell:
+            raise CurationError(f"{path}: line {number} has no patient; fill it in or remove it")
+    patients = [patient_id(cell) for cell in cells]
     if len(set(patients)) < len(patients):
         twice = next(p for i, p in enumerate(patients) if p in set(patients[:i]))
         raise CurationError(f"{path}: patient {twice} comes twice; keep one row per patient")
@@ -106,9 +93,8 @@ def table_patients(path: Path, named: str | None = None) -> list[str]:
 
 def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evidence:
     mapping = local_mapping(root)
-    outcomes, named_slides = clinical.read_clinical_table(
-        local_file(root, "clinical", mapping), mapping.get("clinical")
-    )
+    outcomes, named = clinical.read_clinical_table(local_file(root, "clinical", mapping), mapping.get("clinical"))
+    named_slides = {patient: names[0] for patient, names in named.items() if names}
     candidates: dict[str, dict[str, list[Candidate]]] = {}
     for modality in modalities:
         path = local_file(root, modality, mapping)

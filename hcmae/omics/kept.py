@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hcmae.config import ConfigError
-from hcmae.omics.readers import keep_tables_apart, read_local_table
+from hcmae.omics.readers import keep_tables_apart, read_units
+from hcmae.omics.recognise import converted
 
 if TYPE_CHECKING:
     import mudata
@@ -41,5 +42,14 @@ def normal_tables(root: Path, modalities: Sequence[str]) -> dict[str, Path]:
 
 
 def read_normals(root: Path, modalities: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The tables of normal tissue themselves, raw. Raises ConfigError as ``normal_tables``."""
-    return {modality: read_local_table(path) for modality, path in normal_tables(root, modalities).items()}
+    """The tables of normal tissue themselves, in the unit that ``attrs['unit']`` names.
+
+    Raises ConfigError as ``normal_tables``, OmicsFormatError for a table that cannot be read or whose unit is unclear.
+    """
+    tables = {}
+    for modality, path in normal_tables(root, modalities).items():
+        frame, found = read_units(path, modality, root)
+        values, unit = converted(frame.to_numpy(), found.unit)
+        tables[modality] = pd.DataFrame(values, index=frame.index, columns=frame.columns)
+        tables[modality].attrs["unit"] = unit.name
+    return tables

@@ -6,7 +6,6 @@ and little more. Every malformed file raises OmicsFormatError with its path.
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from hcmae.cohort.evidence import CurationError, open_text
 from hcmae.cohort.local import local_mapping, patient_column
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
+from hcmae.omics.recognise import Recognition, UnitError, converted, recognise
+from hcmae.tables import TableError, first_bad_number, missing_spellings, read_head, read_plain, read_rows, say
 
 if TYPE_CHECKING:
     import anndata
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 STAR_COLUMNS = ["gene_id", "gene_name", "gene_type", "unstranded"]
 MIRNA_COLUMNS = ["miRNA_ID", "read_count"]
-MISSING = ["NA", "N/A", "na", "NaN", "nan", ""]
+MISSING = missing_spellings()
 
 
 class OmicsFormatError(ValueError):
@@ -54,7 +55,9 @@ def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
 
     Every modality holds the patients of ``cohort.table`` in its order. X [patients, features]: rna and mirna integer
     counts as float32 (exact up to 2^24, 16,777,216), methylation betas float32 with NaN. ``uns['unit']`` of a
-    modality says 'counts', 'beta', 'rpm' or 'as given' (Xena's miRNA and a user's tables need not be counts).
+    modality says what the numbers are, one of `hcmae.units.UNITS`: 'counts', 'beta', 'rpm' for Xena's miRNA, and for a
+    user's table what columns.json states or what was recognised (``uns['read_as']`` has the reason, and a `TableNote`
+    says it).
     rna.var, named by gene id with version: ensembl (the id without version), gene_name, gene_type. Genotype probes
     (``rs...``) are left out of methylation.
 
@@ -210,18 +213,9 @@ def _average_replicates(names: pa.Array, values: np.ndarray) -> tuple[pa.Array, 
 
 def _bytes(path: Path) -> bytes:
     try:
-        with open(path, "rb") as handle:
-            data = handle.read()
-    except OSError as error:
-        raise OmicsFormatError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
-    if data[:2] == b"\x1f\x8b":
-        import gzip
-        import zlib
-
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise OmicsFormatError(f"{path}: broken gzip ({error}); fetch it again") from error
+        data = read_plain(path)
+    except TableError as error:
+        raise OmicsFormatError(f"{path}: {error}; fetch it again") from error
     if not data.strip():
         raise OmicsFormatError(f"{path}: empty file; fetch it again")
     return data
@@ -490,71 +484,92 @@ def read_xena_matrix(
 
 
 def _from_local_table(path: Path, modality: str, patients: list[str], root: Path) -> anndata.AnnData:
-    try:
-        named = local_mapping(root).get(modality, {}).get("patient")
-    except CurationError as error:
-        raise OmicsFormatError(str(error)) from error
-    frame = read_local_table(path, named)
+    frame, found = read_units(path, modality, root)
+    if not found.stated:
+        say(found.line(path.name))
     missing = sorted(set(patients) - set(frame.index))
     if missing:
         raise OmicsFormatError(f"{path}: patient {missing[0]} is not in the table; curate the cohort again")
-    matrix = frame.loc[patients].to_numpy(dtype=np.float32)
-    unit = "as given"
-    if modality == "methylation":
-        if np.nanmin(matrix) >= 0 and np.nanmax(matrix) <= 1:
-            unit = "beta"
-    elif not np.isnan(matrix).any() and (matrix >= 0).all() and (matrix == np.rint(matrix)).all():
-        unit = "counts"
-    return _anndata(matrix, patients, pd.DataFrame(index=frame.columns.astype(object)), unit)
+    matrix, unit = converted(frame.loc[patients].to_numpy(dtype=np.float32), found.unit)
+    part = _anndata(matrix, patients, pd.DataFrame(index=frame.columns.astype(object)), unit.name)
+    part.uns["read_as"] = found.line(path.name)
+    return part
+
+
+def read_units(path: Path, modality: str, root: Path) -> tuple[pd.DataFrame, Recognition]:
+    """A user's table as it stands in its file, and what its numbers are: stated in columns.json, or recognised and why.
+
+    Raises OmicsFormatError for a table that cannot be read, and for values that fit no unit or not the stated one.
+    """
+    try:
+        mapping = local_mapping(root)
+    except CurationError as error:
+        raise OmicsFormatError(str(error)) from error
+    frame = read_local_table(path, mapping.get(modality, {}).get("patient"))
+    try:
+        found = recognise(
+            frame.to_numpy(),
+            modality,
+            list(frame.index),
+            list(frame.columns),
+            str(path),
+            stated=mapping.get("units", {}).get(modality),
+            file_name=path.name,
+        )
+    except UnitError as error:
+        raise OmicsFormatError(str(error)) from error
+    return frame, found
 
 
 def read_local_table(path: str | Path, patient: str | None = None) -> pd.DataFrame:
-    """A user's table: one row per patient, one numeric column per feature; empty cells and NA are NaN.
+    """A user's table: one row per patient, one numeric column per feature; NaN where a word for "missing" stands.
 
-    ``patient`` names the patient column where its name is unusual. Raises OmicsFormatError naming file and column.
+    ``patient`` names the patient column where its name is unusual. Raises OmicsFormatError naming file, and patient and
+    column where there is one.
     """
     path = Path(path)
-    separator = "," if ".csv" in path.suffixes else "\t"
-    with _as_format_error(path), open_text(path) as text:
-        header = [c.strip().strip('"') for c in text.readline().rstrip("\r\n").split(separator)]
     try:
-        column = patient_column(header, path, patient)
+        head = read_head(path)
+        names = list(head.names)
+        label = names[patient_column(names, path, patient)]
+        features = [name for name in names if name != label]
+        types = {label: pa.string(), **dict.fromkeys(features, pa.float32())}
+        table = read_rows(path, head, types, missing=MISSING)
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
-    twice = pd.Index(header)[pd.Index(header).duplicated()]
-    if len(twice):
-        raise OmicsFormatError(f"{path}: column '{twice[0]}' comes twice; rename one")
-    names = [name if i != column else "patient" for i, name in enumerate(header)]
-    data = _bytes(path)
-    try:
-        table = pacsv.read_csv(
-            io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")),
-            read_options=pacsv.ReadOptions(use_threads=False, skip_rows=1, column_names=names, block_size=1 << 28),
-            parse_options=pacsv.ParseOptions(delimiter=separator),
-            convert_options=pacsv.ConvertOptions(
-                column_types={n: pa.string() if i == column else pa.float32() for i, n in enumerate(names)},
-                null_values=MISSING,
-                strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowCapacityError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OmicsFormatError(f"{path}: not a table of numbers ({reason}); correct that cell") from error
-    if not table.num_rows or len(names) < 2:
+    except TableError as error:
+        raise OmicsFormatError(f"{path}: not a table of numbers ({_bad_cell(path, patient) or error})") from error
+    if not table.num_rows or not features:
         raise OmicsFormatError(f"{path}: no patient or no feature in the table")
-    patients = [patient_id(p) for p in table["patient"].to_pylist()]
-    values = np.empty((table.num_rows, len(names) - 1), dtype=np.float32)
-    features = [n for i, n in enumerate(names) if i != column]
+    patients = [patient_id(p) for p in table[label].to_pylist()]
+    values = np.empty((table.num_rows, len(features)), dtype=np.float32)
     for i, name in enumerate(features):
         values[:, i] = table[name].to_numpy()
     if np.isinf(values).any():
-        bad = features[int(np.flatnonzero(np.isinf(values).any(axis=0))[0])]
-        raise OmicsFormatError(f"{path}: column {bad} has an infinite value; correct that cell")
+        row, column = (int(k[0]) for k in np.nonzero(np.isinf(values)))
+        raise OmicsFormatError(
+            f"{path}: patient {patients[row]}, column {features[column]} has an infinite value; correct that cell"
+        )
     frame = pd.DataFrame(values, index=pd.Index(patients, name="patient", dtype=object), columns=features)
     if frame.index.has_duplicates or "" in frame.index:
         bad = frame.index[frame.index.duplicated()][0] if frame.index.has_duplicates else "(empty)"
         raise OmicsFormatError(f"{path}: patient {bad} comes twice or is empty; keep one row per patient")
     return frame
+
+
+def _bad_cell(path: Path, patient: str | None) -> str:
+    """The first cell that keeps a table from being one of numbers, in words; '' where it is something else."""
+    try:
+        head = read_head(path)
+        label = head.names[patient_column(head.names, path, patient)]
+        found = first_bad_number(path, head, label)
+    except (TableError, CurationError):
+        return ""
+    if found is None:
+        return ""
+    who, column, cell = found
+    comma = "; write numbers with a point" if "," in cell else ""
+    return f"patient {who}, column {column}: '{cell[:40]}' is no number; correct that cell{comma}"
 
 
 class _as_format_error:  # noqa: N801  (used like a function)

@@ -133,7 +133,14 @@ def _embed_step(
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
-_COHORT_CODE = tuple(f"hcmae.cohort.{name}" for name in ("barcodes", "clinical", "curate", "evidence", "local", "lock"))
+_COHORT_CODE = (
+    *(
+        f"hcmae.cohort.{name}"
+        for name in ("barcodes", "clinical", "columns", "curate", "evidence", "layouts", "local", "lock")
+    ),
+    "hcmae.tables",
+    "hcmae.units",
+)
 # Sizes of a region and of the patches it is split into.
 _GRID = ("geometry.region", "geometry.patch")
 _HIPT_CODE = ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt", "hcmae_core.transformer")
@@ -195,7 +202,15 @@ STEPS = (
         "omics",
         "read the omics tables of the cohort",
         ("curate",),
-        _fixed(code=("hcmae.omics.readers", *(f"hcmae.cohort.{name}" for name in ("barcodes", "evidence", "local")))),
+        _fixed(
+            code=(
+                "hcmae.omics.readers",
+                "hcmae.omics.recognise",
+                *(f"hcmae.cohort.{name}" for name in ("barcodes", "columns", "evidence", "layouts", "local")),
+                "hcmae.tables",
+                "hcmae.units",
+            )
+        ),
         work.read_omics_tables,
         lambda run, _: [run.dir / "omics.h5mu"],
         work.omics_files,
