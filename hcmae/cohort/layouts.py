@@ -62,14 +62,6 @@ WANTED = (*NAMES, "time", "time_days", "months", "years")
 _SECTIONS = ("cases.", "demographic.", "diagnoses.", "follow_ups.")
 
 
-def outcome_names() -> frozenset[str]:
-    """Every column name, normalised, that stands for time, event or censoring: none of them is a feature."""
-    times = {f"{stem}_{word}" for stem in _TIME_STEMS for words in _UNIT_WORDS.values() for word in words}
-    plain = {word for words in _UNIT_WORDS.values() for word in words if len(word) > 2}
-    parts = (NAMES["event"], NAMES["censored"], NAMES["days_to_death"], NAMES["days_to_last"], _BARE_TIMES)
-    return frozenset(times | plain | {name for names in parts for name in names})
-
-
 def normalised(name: str) -> str:
     """A column's name for comparison: 'Overall Survival (Months)' is overall_survival_months."""
     text = name.strip().lower()

@@ -93,7 +93,7 @@ class SelectorCache:
         """
         train = np.asarray(train, dtype=np.int64)
         time64 = np.asarray(time, dtype=np.float64)[train]
-        events = check_events(event).astype(np.int64)[train]
+        events = check_events(np.asarray(event)[train]).astype(np.int64)
         key = self._key(train, time64, events, seed)
         stored = self._read(key.digest)
         if stored is not None:
@@ -114,7 +114,7 @@ class SelectorCache:
         """What the selection of ``select`` with the same arguments depends on."""
         train = np.asarray(train, dtype=np.int64)
         time64 = np.asarray(time, dtype=np.float64)[train]
-        return self._key(train, time64, check_events(event).astype(np.int64)[train], seed)
+        return self._key(train, time64, check_events(np.asarray(event)[train]).astype(np.int64), seed)
 
     def _with_holes(self) -> list[str]:
         return [name for name, table in self.tables.items() if np.isnan(table.X).any()]
