@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,31 +22,23 @@ from hcmae.cohort.evidence import CurationError, open_text
 from hcmae.cohort.local import local_mapping, patient_column
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
+from hcmae.omics.gdc_files import (
+    MISSING,
+    OmicsFormatError,
+    Reading,
+    read_mirna_counts,
+    read_sesame_betas,
+    read_star_counts,
+)
 from hcmae.omics.recognise import Recognition, UnitError, converted, recognise
-from hcmae.tables import TableError, first_bad_number, missing_spellings, read_head, read_plain, read_rows, say
+from hcmae.tables import TableError, first_bad_number, read_head, read_rows, say
+from hcmae.units import unit_in_name
 
 if TYPE_CHECKING:
     import anndata
     import mudata
 
     from hcmae.cohort.curate import Cohort
-
-STAR_COLUMNS = ["gene_id", "gene_name", "gene_type", "unstranded"]
-MIRNA_COLUMNS = ["miRNA_ID", "read_count"]
-MISSING = missing_spellings()
-
-
-class OmicsFormatError(ValueError):
-    """An omics file that is not what it should be; the message names file, line or column, and what to do."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One file: feature names and values; NaN where missing (betas only)."""
-
-    names: pa.Array  # [F] string
-    values: np.ndarray  # [F] int64 counts or float32 betas
-    annotation: pd.DataFrame | None = None
 
 
 def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
@@ -119,7 +110,10 @@ def omics_inputs(cohort: Cohort, source: str, root: str | Path, contents: Conten
         except (OmicsFormatError, OSError):
             found[modality] = "missing"
             continue
-        found[modality] = content_id([[hashes[path] for path in paths], [str(sample) for sample in samples]])
+        read = [[hashes[path] for path in paths], [str(sample) for sample in samples]]
+        # The name of a user's file may state the unit of what is in it.
+        named = unit_in_name(paths[0].name, modality) if source == "local" and paths else None
+        found[modality] = content_id(read if named is None else [*read, named.name])
     return found
 
 
@@ -134,147 +128,6 @@ def _locate(path: Path, root: Path) -> Path:
         if moved.exists():
             return moved
     raise OmicsFormatError(f"{path} is missing: fetch it again, or curate again if the data folder has moved")
-
-
-# ---------------------------------------------------------------- one file
-
-
-def read_star_counts(path: str | Path, *, annotation: bool = True) -> Reading:
-    """STAR gene counts of the GDC (GENCODE v36): raw unstranded counts of all genes.
-
-    The four N_ rows are dropped. Names are the ids of the file, which are unique; the annotation has them without
-    version too (``ENSG00000000003.15`` -> ``ENSG00000000003``), where pseudo-autosomal copies keep their mark
-    (``ENSG00000182378_PAR_Y``). Raises OmicsFormatError.
-    """
-    path = Path(path)
-    data = _bytes(path)
-    skip = 1 if data.startswith(b"#") else 0
-    columns = STAR_COLUMNS if annotation else ["gene_id", "unstranded"]
-    types = {name: pa.string() for name in STAR_COLUMNS} | {"unstranded": pa.int64()}
-    table = _parse(path, data, columns, types, skip=skip)
-    ids, counts = table["gene_id"].combine_chunks(), table["unstranded"]
-    keep = pc.invert(pc.starts_with(ids, "N_"))
-    table, ids, counts = table.filter(keep), ids.filter(keep), counts.filter(keep)
-    values = _counts(counts, path, "unstranded")
-    _check_names(ids, path, "gene_id")
-    notes = None
-    if annotation:
-        notes = pd.DataFrame(
-            {
-                "ensembl": _strip_versions(ids).to_pandas().to_numpy(),
-                "gene_name": table["gene_name"].to_pandas().to_numpy(),
-                "gene_type": table["gene_type"].to_pandas().to_numpy(),
-            }
-        )
-    return Reading(ids, values, notes)
-
-
-def read_mirna_counts(path: str | Path) -> Reading:
-    """miRNA quantification of the GDC (miRBase v21 stem-loops): raw read counts. Raises OmicsFormatError."""
-    path = Path(path)
-    types = {"miRNA_ID": pa.string(), "read_count": pa.int64()}
-    table = _parse(path, _bytes(path), MIRNA_COLUMNS, types)
-    names = table["miRNA_ID"].combine_chunks()
-    _check_names(names, path, "miRNA_ID")
-    return Reading(names, _counts(table["read_count"], path, "read_count"))
-
-
-def read_sesame_betas(path: str | Path) -> Reading:
-    """SeSAMe betas of the GDC: probe and beta without header, 'NA' where masked; float32 with NaN.
-
-    Replicate suffixes of EPIC v2 (``cg00000029_TC21``) are cut and replicates averaged, so that arrays merge by probe.
-    Raises OmicsFormatError.
-    """
-    path = Path(path)
-    data = _bytes(path)
-    types = {"probe": pa.string(), "beta": pa.float64()}
-    table = _parse(path, data, ["probe", "beta"], types, header=["probe", "beta"], missing=MISSING)
-    names = table["probe"].combine_chunks()
-    values = table["beta"].to_numpy(zero_copy_only=False)
-    if not len(values):
-        raise OmicsFormatError(f"{path}: holds no probe; fetch it again")
-    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
-    if low < 0 or high > 1 or np.isinf(values).any():
-        row = int(np.flatnonzero((values < 0) | (values > 1))[0])
-        raise OmicsFormatError(
-            f"{path}: line {row + 1}: beta {values[row]:g} is not between 0 and 1; fetch the file again"
-        )
-    if len(names) and pc.any(pc.match_substring_regex(names.slice(0, 2000), "^c[gh][^_]*_[TB][CO]")).as_py():
-        names, values = _average_replicates(names, values)
-    _check_names(names, path, "probe")
-    return Reading(names, values.astype(np.float32))
-
-
-def _average_replicates(names: pa.Array, values: np.ndarray) -> tuple[pa.Array, np.ndarray]:
-    base = pc.replace_substring_regex(names, "_[TB][CO][0-9]+$", "")
-    grouped = pd.Series(values).groupby(base.to_pandas().to_numpy(), sort=False).mean()
-    return pa.array(grouped.index.to_numpy(), pa.string()), grouped.to_numpy()
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        data = read_plain(path)
-    except TableError as error:
-        raise OmicsFormatError(f"{path}: {error}; fetch it again") from error
-    if not data.strip():
-        raise OmicsFormatError(f"{path}: empty file; fetch it again")
-    return data
-
-
-def _parse(
-    path: Path,
-    data: bytes,
-    columns: Sequence[str],
-    types: dict[str, Any],
-    *,
-    skip: int = 0,
-    header: Sequence[str] | None = None,
-    missing: Sequence[str] = (),
-) -> pa.Table:
-    try:
-        table = pacsv.read_csv(
-            pa.BufferReader(data),
-            read_options=pacsv.ReadOptions(
-                use_threads=False, skip_rows=skip, column_names=list(header) if header else None, block_size=1 << 25
-            ),
-            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pacsv.ConvertOptions(
-                column_types=types,
-                include_columns=list(columns),
-                null_values=list(missing),
-                strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, pa.ArrowCapacityError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OmicsFormatError(f"{path}: not in the expected format ({reason}); fetch it again") from error
-    if not table.num_rows:
-        raise OmicsFormatError(f"{path}: a header without rows; fetch it again")
-    return table
-
-
-def _counts(column: pa.ChunkedArray, path: Path, name: str) -> np.ndarray:
-    if column.null_count:
-        raise OmicsFormatError(f"{path}: column {name} has an empty cell; fetch it again")
-    values = column.to_numpy()
-    if not len(values):
-        raise OmicsFormatError(f"{path}: column {name} has no rows; fetch it again")
-    if values.min() < 0:
-        raise OmicsFormatError(f"{path}: column {name} has a negative count ({values.min()}); fetch it again")
-    if values.max() >= 1 << 31:
-        raise OmicsFormatError(
-            f"{path}: column {name} has a count of {values.max()}, too large to be one; fetch it again"
-        )
-    return values
-
-
-def _strip_versions(ids: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(ids, r"\.[0-9]+(_PAR_Y)?$", r"\1")
-
-
-def _check_names(names: pa.Array, path: Path, column: str) -> None:
-    if pc.any(pc.equal(names, "")).as_py():
-        raise OmicsFormatError(f"{path}: column {column} has an empty name; fetch it again")
 
 
 # ---------------------------------------------------------------- a cohort's files
@@ -403,12 +256,30 @@ def _from_xena(path: Path, modality: str, patients: list[str], samples: list[str
     # The logarithm of a large count has no room in single precision: 5,000,000 would come back three off.
     matrix, names = read_xena_matrix(path, samples, dtype=np.float64 if modality == "rna" else np.float32)
     unit = "beta"
+    with np.errstate(invalid="ignore"):
+        # log2(x + 1) of a count or of reads per million is not negative but by rounding.
+        odd = (matrix < 0) | (matrix > 1) if modality == "methylation" else matrix < -1e-3
+    if odd.any():
+        row, column = (int(k[0]) for k in np.nonzero(odd))
+        what = "betas outside 0..1" if modality == "methylation" else "negative values, which log2(x + 1) has none of"
+        raise OmicsFormatError(
+            f"{path}: {what}: sample {samples[row]}, feature {names[column]}: {matrix[row, column]:g}; this is another "
+            f"kind of matrix than {modality} needs"
+        )
     if modality == "rna":
         np.exp2(matrix, out=matrix)
         matrix -= 1
         whole = np.rint(matrix)
         # Value by value: one huge count must not excuse the fractions of small ones.
-        if (np.abs(matrix - whole) > np.maximum(0.01, 1e-5 * np.abs(whole))).any():
+        fractions = np.abs(matrix - whole) > np.maximum(0.01, 1e-5 * np.abs(whole))
+        # Replicates of a few patients are averaged; where most patients have mostly fractions, these were no counts.
+        mostly = fractions.sum(axis=1) > 0.5 * (whole > 0).sum(axis=1)
+        if len(mostly) >= 5 and mostly.mean() > 0.5:
+            raise OmicsFormatError(
+                f"{path}: 2^value - 1 is no whole number for most genes of {int(mostly.sum())} patients (first: "
+                f"{samples[int(np.argmax(mostly))]}): these are no log2(counts + 1); take Xena's matrix of STAR counts"
+            )
+        if fractions.any():
             warnings.warn(
                 f"{path}: some values are no log2 of whole counts (replicates were averaged); rounded", stacklevel=2
             )
@@ -418,8 +289,6 @@ def _from_xena(path: Path, modality: str, patients: list[str], samples: list[str
         matrix -= 1
         np.maximum(matrix, 0, out=matrix)
         unit = "rpm"
-    elif np.nanmin(matrix) < 0 or np.nanmax(matrix) > 1:
-        raise OmicsFormatError(f"{path}: betas outside 0..1; this is no methylation matrix")
     if modality != "methylation" and np.isnan(matrix).any():
         raise OmicsFormatError(f"{path}: has missing values; fetch it again")
     if modality == "methylation":

@@ -204,6 +204,7 @@ STEPS = (
         ("curate",),
         _fixed(
             code=(
+                "hcmae.omics.gdc_files",
                 "hcmae.omics.readers",
                 "hcmae.omics.recognise",
                 *(f"hcmae.cohort.{name}" for name in ("barcodes", "columns", "evidence", "layouts", "local")),
