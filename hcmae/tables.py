@@ -168,7 +168,7 @@ def read_rows(
 
     try:
         with open_plain(path) as handle:
-            handle.seek(head.start)
+            handle.read(head.start)
             reader = pacsv.open_csv(
                 handle,
                 read_options=pacsv.ReadOptions(use_threads=False, column_names=columns, block_size=_BLOCK),

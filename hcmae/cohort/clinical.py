@@ -436,8 +436,8 @@ class _Rows:
         if name in ("female", "male") and plain in ("0", "1", "false", "true", "no", "yes"):
             other = {"female": "male", "male": "female"}[name]
             return name if plain in ("1", "true", "yes") else other
-        if text in _MALE | _FEMALE:
-            return "male" if text in _MALE else "female"
+        if sex_word(text) is not None:
+            return sex_word(text)
         if not math.isnan(_plain_number(text)):
             self.codes.add(plain)
             notes.append(f"sex '{found[0]}' is a number without a meaning; left out")
@@ -487,6 +487,12 @@ def _plain_number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def sex_word(text: str) -> str | None:
+    """'male' or 'female' for the usual words and letters, None for anything else."""
+    word = text.strip().lower()
+    return "male" if word in _MALE else "female" if word in _FEMALE else None
 
 
 _STAGE = re.compile(r"(0|IV|I{1,3}|[1-4])(?:\.0)?\s*(?:[ABCD][0-9]?)?")
