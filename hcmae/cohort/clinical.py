@@ -263,8 +263,7 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
         rows.setdefault(patient, []).append(row)
     reader.check_unit(rows)
     outcomes = {patient: reader.outcome(patient, found) for patient, found in rows.items()}
-    named = reader.column["slide"] is not None
-    slides = {patient: reader.texts(found, "slide") for patient, found in rows.items()} if named else {}
+    slides = reader.slides(rows)
     return ClinicalTable(outcomes, slides, layout, reader.table_notes(rows))
 
 
@@ -324,6 +323,20 @@ class _Rows:
             return []
         return list(dict.fromkeys(row[column] for row in rows if not is_missing(row[column])))
 
+    def slides(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> dict[str, list[str]]:
+        """Slides by patient. Raises ClinicalError where two rows of a patient name one slide."""
+        column = self.column["slide"]
+        if column is None:
+            return {}
+        for patient, found in rows.items():
+            named = [row[column] for row in found if not is_missing(row[column])]
+            if len(set(named)) < len(named):
+                twice = next(name for name in named if named.count(name) > 1)
+                raise ClinicalError(
+                    f"{self.path}: patient {patient} comes twice with slide '{twice}'; keep one row per slide"
+                )
+        return {patient: self.texts(found, "slide") for patient, found in rows.items()}
+
     def outcome(self, patient: str, rows: Sequence[Mapping[str, str]]) -> Outcome:
         """One patient's outcome from all of his rows. Raises ClinicalError where they disagree."""
         notes: list[str] = []
@@ -379,8 +392,8 @@ class _Rows:
         known = list(dict.fromkeys(value for value in values if value is not None))
         if len(known) > 1:
             raise ClinicalError(
-                f"{self.path}: patient {patient} comes twice, with {what} {known[0]:g} and {known[1]:g}; "
-                "keep one row per patient, or correct what differs"
+                f"{self.path}: patient {patient} comes twice with different outcomes ({what} {known[0]:g} and "
+                f"{known[1]:g}): correct one of the rows"
             )
         return known[0] if known else None
 

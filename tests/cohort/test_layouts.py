@@ -223,8 +223,11 @@ def test_an_age_that_cannot_be_read_refuses_no_table(text: str, age: float | Non
         ("patient\tdays\tevent\nP1\t5\t0.5\n", "patient P1: event '0.5' is neither"),
         ("patient\tdays\tevent\nP1\t5\t1:LIVING\n", "patient P1: event '1:LIVING' is neither"),
         ("patient\tvital_status\tdays_to_death\nP1\tDead\t5\n", "without days to the last follow-up"),
-        ("patient\tdays\tevent\tslide\nP1\t5\t1\ta\nP1\t6\t1\tb\n", "P1 comes twice, with survival time 5 and 6"),
-        ("patient\tdays\tevent\nP1\t5\t1\nP1\t5\t0\n", "P1 comes twice, with event 1 and 0"),
+        (
+            "patient\tdays\tevent\tslide\nP1\t5\t1\ta\nP1\t6\t1\tb\n",
+            "P1 comes twice with different outcomes \\(survival time 5 and 6\\)",
+        ),
+        ("patient\tdays\tevent\nP1\t5\t1\nP1\t5\t0\n", "P1 comes twice with different outcomes \\(event 1 and 0\\)"),
         ("patient;days;event\nP1;5;1\n", "not a readable table .*separated by semicolons"),
     ],
 )
@@ -241,5 +244,7 @@ def test_one_row_per_slide(tmp_path: Path) -> None:
     assert table.slides == {"P1": ["a.svs", "b.svs"], "P2": []}
     assert table.outcomes["P1"].age == 60
     assert _read(tmp_path, "patient\tdays\tevent\nP1\t5\t1\n").slides == {}
+    with pytest.raises(ClinicalError, match=r"P1 comes twice with slide 'a\.svs'"):
+        _read(tmp_path, "patient\tdays\tevent\tslide\nP1\t5\t1\ta.svs\nP1\t5\t1\ta.svs\n")
     odd = _read(tmp_path, "patient\tdays\tevent\tslide\tage\nP1\t5\t1\ta.svs\t59\nP1\t5\t1\tb.svs\t60\n")
     assert odd.outcomes["P1"].note == "rows of this patient disagree (age 59, 60); the first is kept"
