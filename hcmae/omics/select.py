@@ -396,6 +396,8 @@ def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
                 f"declare them, attrs['unit'] = '{found.unit.name}', or read them with read_omics"
             )
         return found.unit.scale  # type: ignore[return-value]
+    if wanted is not None and declared in UNITS and UNITS[declared].scale != wanted:
+        say(f"{table.modality}: taken as '{wanted}', as omics.values says, although the table says {declared}")
     if scale in UNITS:
         return UNITS[scale].scale  # type: ignore[return-value]
     if scale not in SCALES:
@@ -403,8 +405,6 @@ def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
             f"{table.modality}: unknown scale '{scale}' in uns['values']; choose one of {', '.join(SCALES)} or of the "
             f"units {', '.join(UNITS)}"
         )
-    if wanted is not None and declared in UNITS and UNITS[declared].scale != wanted:
-        say(f"{table.modality}: taken as '{wanted}', as omics.values says, although the table says {declared}")
     return scale
 
 
