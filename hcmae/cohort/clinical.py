@@ -256,7 +256,8 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
     except ColumnError as error:
         raise ClinicalError(f"{path}: {error}") from None
     rows: dict[str, list[dict[str, str]]] = {}
-    for row in frame.iloc[2 if layout.name == "Biotab" else 0 :].to_dict("records"):
+    for cells in frame.iloc[2 if layout.name == "Biotab" else 0 :].to_numpy().tolist():
+        row = dict(zip(columns, cells, strict=True))
         patient = "" if is_missing(row[reader.column["patient"]]) else patient_id(row[reader.column["patient"]])
         if not patient:
             raise ClinicalError(f"{path}: a row without patient: {str(row)[:80]}; fill it in or remove it")

@@ -353,7 +353,7 @@ def _table(modality: str, source: Any) -> OmicsTable:
         patients, features = source.obs_names, source.var_names
         labels = source.var["gene_name"] if "gene_name" in source.var else pd.Series(features.astype(str))
         declared = source.uns.get("values", source.uns.get("unit"))
-    if declared in UNITS:
+    if declared is not None and declared in UNITS:
         X, unit = converted(X, UNITS[declared])
         declared = unit.name
     index = pd.Index([str(f) for f in features])
@@ -388,7 +388,7 @@ def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
     wanted: Any = settings.values.get(table.modality)
     scale: Any = wanted or declared or _DEFAULT_SCALE.get(table.modality, "auto")
     if scale == "auto":
-        found = recognise(table.X, table.modality, table.patients, table.features, table.modality)
+        found = recognise(table.X, table.modality, table.patients, list(table.features), table.modality)
         say(found.line(table.modality))
         if found.unit.done != "nothing":
             raise ValueError(
@@ -396,7 +396,7 @@ def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
                 f"declare them, attrs['unit'] = '{found.unit.name}', or read them with read_omics"
             )
         return found.unit.scale  # type: ignore[return-value]
-    if wanted is not None and declared in UNITS and UNITS[declared].scale != wanted:
+    if None not in (wanted, declared) and declared in UNITS and UNITS[str(declared)].scale != wanted:
         say(f"{table.modality}: taken as '{wanted}', as omics.values says, although the table says {declared}")
     if scale in UNITS:
         return UNITS[scale].scale  # type: ignore[return-value]
@@ -411,7 +411,7 @@ def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
 def _normal(source: pd.DataFrame, table: OmicsTable, scale: Scale) -> np.ndarray:
     # Columns of the tumours' table; duplicates and scale are treated as theirs.
     normal = _table(table.modality, source)
-    if normal.declared in UNITS and UNITS[normal.declared].scale != scale:
+    if normal.declared is not None and normal.declared in UNITS and UNITS[normal.declared].scale != scale:
         raise ValueError(
             f"{table.modality}: the table of normal tissue holds {normal.declared}, that of the tumours is used as "
             f"'{scale}': bring both in one unit"
