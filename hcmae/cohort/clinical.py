@@ -258,7 +258,8 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
     rows: dict[str, list[dict[str, str]]] = {}
     for cells in frame.iloc[2 if layout.name == "Biotab" else 0 :].to_numpy().tolist():
         row = dict(zip(columns, cells, strict=True))
-        patient = "" if is_missing(row[reader.column["patient"]]) else patient_id(row[reader.column["patient"]])
+        name = row[str(reader.column["patient"])]
+        patient = "" if is_missing(name) else patient_id(name)
         if not patient:
             raise ClinicalError(f"{path}: a row without patient: {str(row)[:80]}; fill it in or remove it")
         rows.setdefault(patient, []).append(row)
