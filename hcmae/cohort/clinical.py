@@ -372,7 +372,7 @@ class _Rows:
 
         def number(row: Mapping[str, str], wanted: str) -> float | None:
             column = self.column[wanted]
-            return _number(cell(row, column), patient, f"{self.path.name} column {column}")
+            return _number(cell(row, column), patient, f"column {column} of {self.path}")
 
         status = self._agreed(patient, "event", [self._event(patient, row) for row in rows])
         death = self._agreed(patient, "day of death", [number(row, "days_to_death") for row in rows])
@@ -402,7 +402,7 @@ class _Rows:
     def _days(self, patient: str, row: Mapping[str, str]) -> float | None:
         for time in self.times:
             if not is_missing(row[time.column]):
-                value = _number(row[time.column], patient, f"{self.path.name} column {time.column}")
+                value = _number(row[time.column], patient, f"column {time.column} of {self.path}")
                 return None if value is None else value * TIME_UNITS[time.unit]
         return None
 
