@@ -181,11 +181,13 @@ class OmicsSettings(Settings):
     importance_repeats: PositiveInt = 5
     # Order of the candidates: importance (the paper), or the mean of its rank and the test's (far more stable).
     rank: Literal["importance", "combined"] = "combined"
-    # What the tables hold; default: counts for rna and mirna, beta for methylation, or what the reader marked
-    # (uns["values"]).
+    # What is done with the values of a table (hcmae/omics/scales.py), against what its unit says. Default: what the
+    # reader marked (uns["unit"]: columns.json or recognised), else counts for rna and mirna, beta for methylation.
     values: dict[str, Literal["counts", "rpm", "log", "beta", "mvalue", "auto"]] = {}
     # A gene or miRNA is kept with at least min_count reads in at least min_expressed of the fitted patients.
     min_count: Annotated[int, Field(ge=0)] = 10
+    # The same for tables of RPM, TPM or FPKM and for their logarithms: at least min_rpm.
+    min_rpm: Annotated[float, Field(ge=0)] = 1.0
     min_expressed: Fraction = 0.1
     # deseq2: the literal reading, beta values rounded to pseudo-counts.
     methylation_test: Literal["moderated_t", "deseq2"] = "moderated_t"

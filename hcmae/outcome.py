@@ -23,7 +23,13 @@ def check_outcome(
     if not np.isfinite(days).all() or (days < 0).any():
         row = int(np.flatnonzero(~np.isfinite(days) | (days < 0))[0])
         raise ValueError(f"time of row {row} is {days[row]}: survival times must be finite and not negative")
+    return days, check_events(flags)
+
+
+def check_events(event: NDArray | Sequence[int]) -> NDArray[np.bool_]:
+    """Events as bool [n]. Raises ValueError where one is neither 0 nor 1: half a death would be cut to none."""
+    flags = np.asarray(event)
     if not np.isin(flags, (0, 1)).all():
         row = int(np.flatnonzero(~np.isin(flags, (0, 1)))[0])
         raise ValueError(f"event of row {row} is {flags[row]!r}: use 1 for an observed death and 0 for censored")
-    return days, flags.astype(bool)
+    return flags.astype(bool)

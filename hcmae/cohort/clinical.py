@@ -7,10 +7,9 @@ empty lists mean the same.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import zlib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,22 @@ from typing import Any
 import pandas as pd
 
 from hcmae.cohort.barcodes import named_patient, patient_id
-from hcmae.packed import parse_json, unpacked
+from hcmae.cohort.layouts import (
+    NAMES,
+    WANTED,
+    ColumnError,
+    Layout,
+    check_times,
+    find_column,
+    normalised,
+    recognise_layout,
+    time_columns,
+)
+from hcmae.packed import parse_json
+from hcmae.tables import TableError, is_missing, read_head, read_text, say
+from hcmae.units import TIME_UNITS
 
-DAYS_PER_MONTH = 30.4375
+DAYS_PER_MONTH = TIME_UNITS["months"]
 # What the query for clinical data asks for; some of these names exist in some releases only.
 FIELDS = (
     "submitter_id",
@@ -40,7 +52,6 @@ FIELDS = (
     "diagnoses.tumor_grade",
     "follow_ups.days_to_follow_up",
 )
-_UNKNOWN = {"", "not reported", "unknown", "not available", "not allowed to collect", "unspecified", "--", "'--"}
 
 
 class ClinicalError(ValueError):
@@ -141,7 +152,7 @@ def primary_diagnosis(diagnoses: list[dict[str, Any]]) -> dict[str, Any]:
             return entry
     for entry in diagnoses:
         kind = str(entry.get("classification_of_tumor") or "").lower()
-        if entry.get("diagnosis_is_primary_disease") not in (False, "false", "False") and kind in _UNKNOWN:
+        if entry.get("diagnosis_is_primary_disease") not in (False, "false", "False") and is_missing(kind):
             return entry
     return {}
 
@@ -184,97 +195,161 @@ def parse_clinical_json(content: bytes, where: str) -> dict[str, Outcome]:
         raise ClinicalError(f"{where}: {error}") from None
 
 
-# Names under which tables of other origin carry these columns; compared in lower case without blanks and dots.
-PATIENT_NAMES = (
-    "patient", "patient_id", "patientid", "case", "case_id", "caseid", "submitter_id", "case_submitter_id",
-    "bcr_patient_barcode", "_patient", "subject", "subject_id",
-)  # fmt: skip
-_COLUMN_NAMES: dict[str, tuple[str, ...]] = {
-    "patient": PATIENT_NAMES,
-    "time_days": (
-        "time_days",
-        "days",
-        "survival_days",
-        "os_days",
-        "os_time",
-        "os.time",
-        "time",
-        "overall_survival_days",
-    ),
-    "months": ("months", "time_months", "survival_months", "os_months", "overall_survival_months"),
-    "event": ("event", "dead", "death", "os", "os_event", "os_status", "vital_status", "status"),
-    "censored": ("censored", "censorship", "censor"),
-    "slide": ("slide", "slide_id", "slide_name", "slide_file", "wsi"),
-    "age": ("age", "age_at_index", "age_years", "age_at_diagnosis_years"),
-    "sex": ("sex", "gender", "sex_at_birth", "is_female"),
-    "stage": ("stage", "ajcc_pathologic_stage", "pathologic_stage", "tumor_stage"),
-    "grade": ("grade", "tumor_grade", "histologic_grade"),
-}
-_DEAD = {"1", "1.0", "dead", "deceased", "true", "1:deceased", "yes"}
-_ALIVE = {"0", "0.0", "alive", "living", "false", "0:living", "no"}
+# ---------------------------------------------------------------- tables of other makers
+
+_DEAD = {"1", "1.0", "dead", "deceased", "true", "yes", "event", "uncensored"}
+_ALIVE = {"0", "0.0", "alive", "living", "false", "no", "censored"}
+_MALE, _FEMALE = {"m", "male", "man"}, {"f", "female", "woman"}
+# "over 89", as records are made anonymous: the number is the least age it can be.
+_AGE_BOUND = re.compile(
+    r"(?:(?:>=?|≥|over|above)\s*(\d{2,3})|(\d{2,3})\s*(?:\+|(?:years? )?or (?:older|over|above|more)))"
+)
 
 
-def find_column(columns: list[str], wanted: str, mapping: dict[str, str] | None = None) -> str | None:
-    """The column of a table that carries ``wanted`` ('patient', 'time_days', ...), by mapping or by its usual names.
+@dataclass(frozen=True)
+class ClinicalTable:
+    """A clinical table that a user brings, read.
 
-    Raises ClinicalError where the mapping names a column that is not there.
+    ``outcomes`` by patient; ``slides``: those that a patient's rows name, in their order, an empty list where none, and
+    no patient at all without a column of slides; ``layout``: the maker's, if it was recognised; ``notes``: one line for
+    everything that was recognised rather than stated, or left out.
     """
-    if mapping and wanted in mapping:
-        if mapping[wanted] not in columns:
-            raise ClinicalError(f"columns.json says {wanted} = '{mapping[wanted]}', but the columns are {columns[:12]}")
-        return mapping[wanted]
-    lowered = {str(name).strip().lower().replace(" ", "_"): name for name in reversed(columns)}
-    return next((lowered[name] for name in _COLUMN_NAMES[wanted] if name in lowered), None)
+
+    outcomes: dict[str, Outcome]
+    slides: dict[str, list[str]]
+    layout: Layout
+    notes: list[str]
 
 
 def read_clinical_table(
-    path: str | Path, mapping: dict[str, str] | None = None
+    path: str | Path, mapping: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Outcome], dict[str, list[str]]]:
-    """Outcomes by patient, and the slides that the table names, from a table that a user brings.
+    """Outcomes by patient and the slides that the table names, of `read_clinical`, whose notes are said.
 
     A table with a column of slides has an entry for every patient, empty where it names none, and may have one row per
-    slide: rows of one patient are merged where their outcomes agree.
+    slide. Raises ClinicalError.
+    """
+    table = read_clinical(path, mapping)
+    for note in table.notes:
+        say(note)
+    return table.outcomes, table.slides
 
-    Tab or comma separated, gzip allowed. Columns: patient; time_days or months; event (1, Dead, DECEASED ... or 0,
-    Alive, LIVING ...) or censored; optional slide, age (years), sex, stage, grade. Other usual names are recognised
-    (``case_id``, ``OS.time``, ``vital_status`` ...); ``mapping`` names columns outright.
+
+def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) -> ClinicalTable:
+    """A table of outcomes that a user brings: tab or comma separated, gzip allowed.
+
+    Columns: patient; a time with its unit in the name (``time_days``, ``OS_MONTHS`` ...), or days to death and to the
+    last follow-up beside a vital status; event (1, Dead, DECEASED ... or 0, Alive, LIVING ...) or censored; optional
+    slide, age (years), sex, stage, grade. Usual names and six layouts are recognised (:mod:`hcmae.cohort.layouts`);
+    ``mapping``, the section "clinical" of columns.json, names columns outright and states the unit of time. Rows of one
+    patient are merged where they agree. What is optional never refuses a table: an age or sex that cannot be read is
+    left out and noted.
 
     Raises ClinicalError naming file, patient and column.
     """
     path = Path(path)
-    frame = read_table(path)
+    frame, comments = _read(path)
     columns = [str(name) for name in frame.columns]
-    found = {wanted: find_column(columns, wanted, mapping) for wanted in _COLUMN_NAMES}
-    if found["patient"] is None:
-        raise ClinicalError(
-            f"{path}: no patient column among {columns[:12]}; name one 'patient' or say which in columns.json"
-        )
-    if found["time_days"] is None and found["months"] is None:
-        raise ClinicalError(f"{path}: no survival time among {columns[:12]}; name a column 'time_days' or 'months'")
-    if found["event"] is None and found["censored"] is None:
-        raise ClinicalError(f"{path}: no event among {columns[:12]}; name a column 'event' (1 dead, 0 alive)")
-    outcomes: dict[str, Outcome] = {}
-    slides: dict[str, list[str]] = {}
-    for row in frame.to_dict("records"):
-        patient = named_patient(row[found["patient"]])
+    try:
+        layout = recognise_layout(columns, comments, frame)
+        reader = _Rows(path, columns, dict(mapping or {}), layout)
+    except ColumnError as error:
+        raise ClinicalError(f"{path}: {error}") from None
+    rows: dict[str, list[dict[str, str]]] = {}
+    for cells in frame.iloc[2 if layout.name == "Biotab" else 0 :].to_numpy().tolist():
+        row = dict(zip(columns, cells, strict=True))
+        name = row[str(reader.column["patient"])]
+        patient = "" if is_missing(name) else named_patient(name)
         if not patient:
             raise ClinicalError(f"{path}: a row without patient: {str(row)[:80]}; fill it in or remove it")
+        rows.setdefault(patient, []).append(row)
+    reader.check_unit(rows)
+    outcomes = {patient: reader.outcome(patient, found) for patient, found in rows.items()}
+    slides = reader.slides(rows)
+    return ClinicalTable(outcomes, slides, layout, reader.table_notes(rows))
 
-        def cell(name: str, row: dict[Any, str] = row) -> str | None:
-            column = found[name]
-            return _text(row[column], "", name) if column is not None else None
 
-        def number(name: str, patient: str = patient, cell: Any = cell) -> float | None:
-            text = cell(name)
-            if text is None or text.lower() in ("na", "nan"):
-                return None
-            return _number(text, patient, f"{path.name} column {found[name]}")
+def _read(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    if not path.exists():
+        raise ClinicalError(f"{path} is missing: put the clinical table there")
+    try:
+        head = read_head(path)
+        return read_text(path, head=head), head.comments
+    except TableError as error:
+        raise ClinicalError(f"{path}: not a readable table ({error})") from error
 
-        days = number("time_days") if found["time_days"] else None
-        if days is None and found["months"]:
-            months = number("months")
-            days = None if months is None else months * DAYS_PER_MONTH
-        event = _event(cell("event") if found["event"] else None, cell("censored"), patient, path)
+
+class _Rows:
+    """Rows of one table made into outcomes, by the columns that were found in it."""
+
+    def __init__(self, path: Path, columns: list[str], mapping: dict[str, Any], layout: Layout) -> None:
+        self.path, self.layout, self.mapping = path, layout, mapping
+        for wanted, name in mapping.items():
+            if wanted in WANTED and name not in columns:
+                raise ColumnError(f"columns.json says {wanted} = '{name}', but the columns are {columns[:12]}")
+        self.column = {wanted: mapping.get(wanted) or find_column(columns, names) for wanted, names in NAMES.items()}
+        self.times = time_columns(columns, mapping, layout)
+        # Days to death and to the last visit are two columns; which of them counts, the vital status says.
+        self.by_status = not self.times and self.column["days_to_death"] is not None
+        self.age_in_days = None
+        if layout.name == "GDC export":
+            self.age_in_days = find_column(columns, ("age_at_diagnosis",))
+            self.column["age"] = mapping.get("age") or find_column(columns, ("age_at_index", "age"))
+        self.kind = find_column(columns, ("classification_of_tumor",))
+        self.primary = find_column(columns, ("diagnosis_is_primary_disease",))
+        self.codes: set[str] = set()
+        self._check(columns)
+
+    def _check(self, columns: list[str]) -> None:
+        if self.column["patient"] is None:
+            raise ColumnError(
+                f"no patient column among {columns[:12]}; name one 'patient' or say which in columns.json"
+            )
+        if not self.times and not self.by_status:
+            raise ColumnError(
+                f"no survival time among {columns[:12]}; name a column 'time_days' or 'months', bring days_to_death "
+                "and days_to_last_follow_up, or say in columns.json which column it is"
+            )
+        if self.column["event"] is None and (self.column["censored"] is None or self.by_status):
+            raise ColumnError(f"no event among {columns[:12]}; name a column 'event' (1 dead, 0 alive)")
+        if self.by_status and self.column["days_to_last"] is None:
+            raise ColumnError(
+                f"days to death ('{self.column['days_to_death']}') without days to the last follow-up of those alive; "
+                "add a column days_to_last_follow_up"
+            )
+
+    def texts(self, rows: Sequence[Mapping[str, str]], wanted: str) -> list[str]:
+        """What the rows of one patient hold in a column, each once, without what is missing."""
+        column = self.column[wanted]
+        if column is None:
+            return []
+        return list(dict.fromkeys(row[column] for row in rows if not is_missing(row[column])))
+
+    def slides(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> dict[str, list[str]]:
+        """Slides by patient. Raises ClinicalError where two rows of a patient name one slide."""
+        column = self.column["slide"]
+        if column is None:
+            return {}
+        for patient, found in rows.items():
+            named = [row[column] for row in found if not is_missing(row[column])]
+            if len(set(named)) < len(named):
+                twice = next(name for name in named if named.count(name) > 1)
+                raise ClinicalError(
+                    f"{self.path}: patient {patient} comes twice with slide '{twice}'; keep one row per slide"
+                )
+        return {patient: self.texts(found, "slide") for patient, found in rows.items()}
+
+    def outcome(self, patient: str, rows: Sequence[Mapping[str, str]]) -> Outcome:
+        """One patient's outcome from all of his rows. Raises ClinicalError where they disagree."""
+        notes: list[str] = []
+        age = self._age(rows, notes)
+        sex = self._sex(rows, notes)
+        read = (self._by_status if self.by_status else self._by_time)(patient, rows)
+        return replace(read, age=age, sex=sex, note="; ".join(filter(None, [read.note, *notes])))
+
+    def _by_time(self, patient: str, rows: Sequence[Mapping[str, str]]) -> Outcome:
+        days = self._agreed(patient, "survival time", [self._days(patient, row) for row in rows])
+        event = self._agreed(patient, "event", [self._event(patient, row) for row in rows])
         reason = ""
         if event is None:
             reason = "the event is missing"
@@ -282,87 +357,172 @@ def read_clinical_table(
             reason = "the survival time is missing"
         elif days < 0:
             reason, days = f"the survival time is negative ({days:g} days)", None
-        sex = cell("sex")
-        if found["sex"] == "is_female" and sex is not None:
-            sex = "female" if sex in ("1", "1.0") else "male"
-        slide = cell("slide")
-        outcome = Outcome(
-            patient, days, event, number("age"), sex.lower() if sex else None, cell("stage"), cell("grade"), reason
-        )
-        if patient in outcomes:
-            if slide is None or slide in slides[patient]:
-                raise ClinicalError(f"{path}: patient {patient} comes twice; keep one row per patient, or per slide")
-            outcome = merged_outcome(outcomes[patient], outcome, path)
-        outcomes[patient] = outcome
-        if found["slide"] is not None:
-            slides.setdefault(patient, []).extend([slide] if slide else [])
-    return outcomes, slides
+        stage, grade = self.texts(rows, "stage"), self.texts(rows, "grade")
+        covariates = (stage[0] if stage else None, grade[0] if grade else None)
+        odd = [f"{name} {', '.join(self.texts(rows, name))}" for name in ("age", "sex", "stage", "grade")
+               if len(self.texts(rows, name)) > 1]  # fmt: skip
+        note = f"rows of this patient disagree ({'; '.join(odd)}); the first is kept" if odd else ""
+        return Outcome(patient, days, event, None, None, *covariates, reason, note)
+
+    def _by_status(self, patient: str, rows: Sequence[Mapping[str, str]]) -> Outcome:
+        """The rules for records of the GDC, applied to a table with the same columns."""
+
+        def cell(row: Mapping[str, str], column: str | None) -> str | None:
+            return None if column is None or is_missing(row[column]) else row[column]
+
+        def number(row: Mapping[str, str], wanted: str) -> float | None:
+            column = self.column[wanted]
+            return _number(cell(row, column), patient, f"column {column} of {self.path}")
+
+        status = self._agreed(patient, "event", [self._event(patient, row) for row in rows])
+        death = self._agreed(patient, "day of death", [number(row, "days_to_death") for row in rows])
+        diagnoses = [
+            {
+                "days_to_last_follow_up": number(row, "days_to_last"),
+                "ajcc_pathologic_stage": cell(row, self.column["stage"]),
+                "tumor_grade": cell(row, self.column["grade"]),
+                "classification_of_tumor": cell(row, self.kind),
+                "diagnosis_is_primary_disease": (cell(row, self.primary) or "").capitalize() or None,
+            }
+            for row in rows
+        ]
+        words = {0: "Alive", 1: "Dead", None: None}
+        demographic = {"vital_status": words[status], "days_to_death": death}
+        return read_outcome({"submitter_id": patient, "demographic": demographic, "diagnoses": diagnoses})
+
+    def _agreed(self, patient: str, what: str, values: Sequence[Any]) -> Any:
+        known = list(dict.fromkeys(value for value in values if value is not None))
+        if len(known) > 1:
+            raise ClinicalError(
+                f"{self.path}: patient {patient} comes twice with different outcomes ({what} {known[0]:g} and "
+                f"{known[1]:g}): correct one of the rows"
+            )
+        return known[0] if known else None
+
+    def _days(self, patient: str, row: Mapping[str, str]) -> float | None:
+        for time in self.times:
+            if not is_missing(row[time.column]):
+                value = _number(row[time.column], patient, f"column {time.column} of {self.path}")
+                return None if value is None else value * TIME_UNITS[time.unit]
+        return None
+
+    def _event(self, patient: str, row: Mapping[str, str]) -> int | None:
+        wanted = "event" if self.column["event"] is not None else "censored"
+        column = self.column[wanted]
+        if column is None or is_missing(row[column]):
+            return None
+        text = row[column]
+        code, _, word = text.lower().rpartition(":")
+        value = word.strip()
+        if value not in _DEAD | _ALIVE or (code and (code.strip() in _DEAD) != (value in _DEAD)):
+            raise ClinicalError(f"{self.path}: patient {patient}: event '{text}' is neither 0/alive nor 1/dead")
+        if wanted == "censored" and value in ("censored", "event", "uncensored"):
+            return int(value != "censored")
+        return int((value in _DEAD) == (wanted == "event"))
+
+    def _age(self, rows: Sequence[Mapping[str, str]], notes: list[str]) -> float | None:
+        found = self.texts(rows, "age")
+        if not found:
+            days = [row[self.age_in_days] for row in rows if self.age_in_days and not is_missing(row[self.age_in_days])]
+            found = [f"{_plain_number(text) / 365.25}" for text in days[:1]]
+        if not found:
+            return None
+        text = found[0]
+        bound = _AGE_BOUND.fullmatch(text.lower())
+        if bound is not None:
+            notes.append(f"age '{text}' is a bound; taken as {bound[1] or bound[2]}")
+            return float(bound[1] or bound[2])
+        age = _plain_number(text)
+        if 0 <= age <= 130:
+            return age
+        notes.append(f"age '{text}' is no age in years; left out")
+        return None
+
+    def _sex(self, rows: Sequence[Mapping[str, str]], notes: list[str]) -> str | None:
+        found = self.texts(rows, "sex")
+        if not found:
+            return None
+        text = found[0].lower()
+        stated = {code.strip().lower(): sex for code, sex in self.mapping.get("sex_values", {}).items()}
+        plain = text.removesuffix(".0")
+        if text in stated or plain in stated:
+            return str(stated.get(text, stated.get(plain)))
+        name = normalised(self.column["sex"] or "").removeprefix("is_")
+        if name in ("female", "male") and plain in ("0", "1", "false", "true", "no", "yes"):
+            other = {"female": "male", "male": "female"}[name]
+            return name if plain in ("1", "true", "yes") else other
+        if sex_word(text) is not None:
+            return sex_word(text)
+        if not math.isnan(_plain_number(text)):
+            self.codes.add(plain)
+            notes.append(f"sex '{found[0]}' is a number without a meaning; left out")
+            return None
+        return text
+
+    def check_unit(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        """Raise ClinicalError where the times cannot be in their unit, or nobody says which it is."""
+        for time in self.times:
+            cells = {
+                patient: number
+                for patient, found in rows.items()
+                for row in found
+                if not math.isnan(number := _plain_number(row[time.column]))
+            }
+            try:
+                check_times(cells, time)
+            except ColumnError as error:
+                raise ClinicalError(f"{self.path}: {error}") from None
+
+    def table_notes(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
+        """What was recognised or left out, one line each."""
+        name, notes = self.path.name, []
+        if self.layout.name:
+            notes.append(f"{name}: recognised as a table of {self.layout.name} ({self.layout.reason})")
+        for time in self.times:
+            if time.reason != "stated in columns.json" and time.column not in ("time_days", "months", "years"):
+                notes.append(f"{name}: survival time in {time.unit} from column '{time.column}', {time.reason}")
+        if self.by_status:
+            death, last = self.column["days_to_death"], self.column["days_to_last"]
+            notes.append(f"{name}: survival time in days from columns '{death}' of the dead and '{last}' of others")
+        several = [patient for patient, found in rows.items() if len(found) > 1]
+        if several:
+            notes.append(f"{name}: {len(several)} patients have several rows that agree ({several[0]} first); merged")
+        if self.codes:
+            codes = ", ".join(sorted(self.codes))
+            notes.append(
+                f"{name}: column '{self.column['sex']}' holds {codes} and does not say which is which: sex is left "
+                'out; state it in columns.json, {"clinical": {"sex_values": {"1": "male", "2": "female"}}}'
+            )
+        return notes
 
 
-def merged_outcome(first: Outcome, second: Outcome, path: Path) -> Outcome:
-    """One outcome of two rows of a patient (one row per slide); what the first row leaves open the second may say.
-
-    Where they disagree on a covariate, that is noted and the first row's kept. Raises ClinicalError where time or event
-    differ.
-    """
-    if (first.time, first.event) != (second.time, second.event):
-        raise ClinicalError(
-            f"{path}: patient {first.patient} comes twice with different outcomes (time {first.time}, event "
-            f"{first.event}; time {second.time}, event {second.event}): correct one of the rows"
-        )
-    covariates = {name: (getattr(first, name), getattr(second, name)) for name in ("age", "sex", "stage", "grade")}
-    odd = [f"{name} {a} and {b}" for name, (a, b) in covariates.items() if None not in (a, b) and a != b]
-    note = f"rows of this patient disagree ({', '.join(odd)}); the first is kept" if odd else ""
-    return replace(
-        first,
-        **{name: b if a is None else a for name, (a, b) in covariates.items()},
-        note="; ".join(dict.fromkeys(text for text in (first.note, note) if text)),
-    )
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A tab- or comma-separated table as text, empty cells as ''. Raises ClinicalError with the path."""
-    if not path.exists():
-        raise ClinicalError(f"{path} is missing: put the clinical table there")
-    separator = "," if ".csv" in path.suffixes else "\t"
+def _plain_number(text: str) -> float:
+    """A number as written, NaN for anything else."""
     try:
-        text = unpacked(path).decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
-    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
-        raise ClinicalError(f"{path}: not a readable table ({error}); expected tab-separated text") from error
-    if not rows:
-        raise ClinicalError(f"{path}: not a readable table (it is empty); expected tab-separated text")
-    header = [name.strip() for name in rows[0]]
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise ClinicalError(f"{path}: column '{twice}' comes twice; rename one")
-    for number, row in enumerate(rows[1:], start=2):
-        # A row with one cell too many would shift every value behind it.
-        if len(row) != len(header):
-            raise ClinicalError(f"{path}: row {number} has {len(row)} cells, the header has {len(header)}; correct it")
-    return pd.DataFrame(rows[1:], columns=header, dtype=object)
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def sex_word(text: str) -> str | None:
+    """'male' or 'female' for the usual words and letters, None for anything else."""
+    word = text.strip().lower()
+    return "male" if word in _MALE else "female" if word in _FEMALE else None
+
+
+_STAGE = re.compile(r"(0|IV|I{1,3}|[1-4])(?:\.0)?\s*(?:[ABCD][0-9]?)?")
+_ROMAN = {"I": 1.0, "II": 2.0, "III": 3.0, "IV": 4.0}
 
 
 def stage_number(stage: str | None) -> float:
-    """1 to 4 for AJCC stages ('Stage IIIA' is 3, so is '3'), 0 for stage 0, NaN for anything else."""
-    text = (stage or "").strip().upper().removeprefix("STAGE").strip()
-    try:
-        number = float(text)
-    except ValueError:
-        roman = text.rstrip("ABC0123456789")
-        return {"I": 1.0, "II": 2.0, "III": 3.0, "IV": 4.0}.get(roman, math.nan)
-    return number if number in (0.0, 1.0, 2.0, 3.0, 4.0) else math.nan
+    """1 to 4 for AJCC stages ('Stage IIIA' is 3, so are '3' and '3A'), 0 for stage 0, NaN for anything else.
 
-
-def _event(event: str | None, censored: str | None, patient: str, path: Path) -> int | None:
-    text = event if event is not None else censored
-    if text is None or text.lower() in ("na", "nan"):
-        return None
-    value = text.lower()
-    if value not in _DEAD | _ALIVE:
-        raise ClinicalError(f"{path}: patient {patient}: event '{text}' is neither 0/alive nor 1/dead")
-    happened = value in _DEAD
-    return int(happened if event is not None else not happened)
+    'Stage X', 'Stage IS', 'I/II NOS' and 'Indeterminate' are something else: no stage, rather than stage 1.
+    """
+    found = _STAGE.fullmatch((stage or "").strip().upper().removeprefix("STAGE").strip())
+    if found is None:
+        return math.nan
+    return _ROMAN.get(found[1]) or float(found[1])
 
 
 def _mapping(value: Any, patient: str, field: str) -> dict[str, Any]:
@@ -382,7 +542,7 @@ def _mappings(value: Any, patient: str, field: str) -> list[dict[str, Any]]:
 
 
 def _number(value: Any, patient: str, field: str) -> float | None:
-    if value is None or (isinstance(value, str) and value.strip().lower() in _UNKNOWN):
+    if value is None or (isinstance(value, str) and is_missing(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ClinicalError(f"patient {patient}: {field} is {value!r}, expected a number")
@@ -400,4 +560,4 @@ def _text(value: Any, patient: str, field: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise ClinicalError(f"patient {patient}: {field} is {value!r}, expected text")
-    return None if value.strip().lower() in _UNKNOWN else value.strip()
+    return None if is_missing(value) else value.strip()

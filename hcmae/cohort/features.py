@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hcmae.cohort.clinical import DAYS_PER_MONTH
+from hcmae.cohort.layouts import normalised
+from hcmae.units import TIME_UNITS
 
-# Endpoints of survival studies as clinical tables write them, with underscores for blanks, dots and hyphens. What is
+# Endpoints of survival studies as clinical tables write them, in the form of `layouts.normalised`. What is
 # the name of a gene too (EFS) is left out.
 _ENDPOINTS = ("os", "dss", "dfs", "dfi", "pfs", "pfi", "rfs", "overall_survival", "disease_specific_survival",
               "disease_free", "progression_free_survival", "survival")  # fmt: skip
@@ -29,7 +30,7 @@ FEWEST = 20
 
 def outcome_names(names: Iterable[str]) -> list[str]:
     """Those of the names that are of an outcome's columns, as clinical tables write them."""
-    return [name for name in names if _plain(name) in OUTCOME_NAMES]
+    return [name for name in names if normalised(name) in OUTCOME_NAMES]
 
 
 def outcome_values(names: Sequence[str], matrix: ArrayLike, time: ArrayLike, event: ArrayLike) -> list[str]:
@@ -44,7 +45,7 @@ def outcome_values(names: Sequence[str], matrix: ArrayLike, time: ArrayLike, eve
     if len(days) < 6 or len(np.unique(days)) < 3:
         return []  # so few numbers can be equal by chance
     # Few features get past the first patients; the others are compared whole.
-    wanted = [days / unit for unit in (1, 7, DAYS_PER_MONTH, 365.25)]
+    wanted = [days / unit for unit in (*TIME_UNITS.values(), 7)]
     if len(dead) >= FEWEST and min(dead.sum(), len(dead) - dead.sum()) >= 3:
         wanted += [dead, 1 - dead]
     found = np.zeros(values.shape[1], dtype=bool)
@@ -58,7 +59,3 @@ def _equal(values: NDArray[np.floating], target: NDArray[np.float64]) -> NDArray
     # Half of a hundredth is what a table of two decimals leaves open.
     gaps, room = np.abs(values - target[:, None]), np.maximum(0.006, 1e-5 * np.abs(target[:, None]))
     return np.asarray((gaps <= room).all(axis=0))
-
-
-def _plain(name: str) -> str:
-    return "_".join("".join(c if c.isalnum() else " " for c in str(name).lower()).split())

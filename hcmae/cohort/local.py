@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,24 @@ from typing import Any
 from hcmae.cohort import clinical
 from hcmae.cohort.annotations import SampleNotes
 from hcmae.cohort.barcodes import Barcode, composed, patient_id
+from hcmae.cohort.columns import read_columns
 from hcmae.cohort.evidence import (
     SLIDE_SUFFIXES,
     Candidate,
     CurationError,
     Evidence,
     barcode_of,
-    open_text,
     slide_barcode,
 )
+from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
-from hcmae.config import MODALITIES
 from hcmae.content import files_below, slide_bytes
-from hcmae.files import read_json
+from hcmae.tables import TableError, read_head, read_text
 
 
 def local_mapping(root: Path) -> dict[str, Any]:
-    """``columns.json`` of a user's folder: {"files": {"rna": name}, "clinical": {...}, "rna": {"patient": column}}."""
-    path = root / "columns.json"
-    if not path.exists():
-        return {}
-    try:
-        mapping = read_json(path)
-    except ValueError as error:
-        raise CurationError(str(error)) from error
-    known = {"files", "clinical", *MODALITIES}
-    if not isinstance(mapping, dict) or not all(isinstance(v, dict) for v in mapping.values()) or set(mapping) - known:
-        raise CurationError(f"{path}: expected an object with some of the keys {sorted(known)}, each an object")
-    return mapping
+    """``columns.json`` of a user's folder, checked: :func:`hcmae.cohort.columns.read_columns`."""
+    return read_columns(root)
 
 
 def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
@@ -76,11 +65,13 @@ def patient_column(header: Sequence[str], path: Path, named: str | None = None) 
         if named not in header:
             raise CurationError(f"{path}: columns.json names the patient column '{named}', which is not in the table")
         return list(header).index(named)
-    lowered = [name.strip().lower().replace(" ", "_") for name in header]
-    for name in clinical.PATIENT_NAMES:
-        if name in lowered:
-            return lowered.index(name)
-    if lowered and lowered[0] in ("", "sample", "sample_id", "index", "unnamed:_0"):
+    try:
+        column = find_column(header, PATIENT_NAMES)
+    except ColumnError as error:
+        raise CurationError(f"{path}: {error}") from None
+    if column is not None:
+        return list(header).index(column)
+    if header and normalised(header[0]) in ("", "sample", "sample_id", "index", "unnamed_0"):
         return 0
     transposed = sum(patient_id(name) != name.strip() or len(name) == 12 for name in header if name.startswith("TCGA-"))
     hint = "patients stand in the header: transpose the table" if transposed > 1 else "name the first column 'patient'"
@@ -98,22 +89,18 @@ def table_samples(path: Path, named: str | None = None) -> dict[str, list[str]]:
     A patient has one row, or rows of several samples, told apart by TCGA barcodes that say the sample's type. Raises
     CurationError for a table without patient column, with an empty patient, or with one that comes twice.
     """
-    separator = "," if ".csv" in path.suffixes else "\t"
-    found: dict[str, list[str]] = {}
     try:
-        with open_text(path) as handle:
-            header = [c.strip().strip('"') for c in handle.readline().rstrip("\r\n").split(separator)]
-            column = patient_column(header, path, named)
-            for number, line in enumerate(handle, start=2):
-                cells = line.rstrip("\r\n").split(separator, column + 1)
-                if len(cells) <= column or not cells[column].strip().strip('"'):
-                    if not line.strip():
-                        continue
-                    raise CurationError(f"{path}: line {number} has no patient; fill it in or remove it")
-                sample = sample_name(cells[column])
-                found.setdefault(patient_id(sample), []).append(sample)
-    except (OSError, EOFError, zlib.error) as error:
-        raise CurationError(f"{path}: cannot be read ({error})") from error
+        head = read_head(path)
+        column = head.names[patient_column(head.names, path, named)]
+        cells = read_text(path, [column], head)[column]
+    except TableError as error:
+        raise CurationError(f"{path}: {error}") from error
+    found: dict[str, list[str]] = {}
+    for number, cell in enumerate(cells, start=2 + len(head.comments)):
+        if not cell:
+            raise CurationError(f"{path}: line {number} has no patient; fill it in or remove it")
+        sample = sample_name(cell)
+        found.setdefault(patient_id(sample), []).append(sample)
     for patient, samples in found.items():
         codes = {sample_barcode(sample) for sample in samples}
         if len(samples) > 1 and (None in codes or len(codes) < len(samples)):

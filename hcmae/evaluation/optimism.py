@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hcmae.cohort.splits import deal
 from hcmae.evaluation.metrics import concordance
 from hcmae.omics import differential
-from hcmae.outcome import check_outcome
+from hcmae.outcome import check_events, check_outcome
 
 
 def cox_score(values: NDArray[np.floating], time: NDArray, event: NDArray) -> NDArray[np.float64]:
@@ -29,7 +29,7 @@ def ridge_cox(x: NDArray[np.floating], time: NDArray, event: NDArray, penalty: f
     from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
 
-    outcome = Surv.from_arrays(np.asarray(event).astype(bool), np.asarray(time, dtype=float))
+    outcome = Surv.from_arrays(check_events(event), np.asarray(time, dtype=float))
     return CoxPHSurvivalAnalysis(alpha=penalty, n_iter=20).fit(x, outcome).coef_
 
 

@@ -22,6 +22,7 @@ from hcmae.files import atomic_path, write_json
 from hcmae.keys import Key, source_of
 from hcmae.omics.impute import SharedSums
 from hcmae.omics.select import OmicsSelector, OmicsTable, omics_tables
+from hcmae.outcome import check_events
 
 # Modules whose source decides what is selected.
 SELECTION_CODE = (
@@ -30,7 +31,10 @@ SELECTION_CODE = (
     "hcmae.omics.forest",
     "hcmae.omics.importance",
     "hcmae.omics.impute",
+    "hcmae.omics.recognise",
     "hcmae.omics.scales",
+    "hcmae.outcome",
+    "hcmae.units",
 )
 
 
@@ -89,7 +93,7 @@ class SelectorCache:
         """
         train = np.asarray(train, dtype=np.int64)
         time64 = np.asarray(time, dtype=np.float64)[train]
-        events = np.asarray(event).astype(np.int64)[train]
+        events = check_events(np.asarray(event)[train]).astype(np.int64)
         key = self._key(train, time64, events, seed)
         stored = self._read(key.digest)
         if stored is not None:
@@ -110,7 +114,7 @@ class SelectorCache:
         """What the selection of ``select`` with the same arguments depends on."""
         train = np.asarray(train, dtype=np.int64)
         time64 = np.asarray(time, dtype=np.float64)[train]
-        return self._key(train, time64, np.asarray(event).astype(np.int64)[train], seed)
+        return self._key(train, time64, check_events(np.asarray(event)[train]).astype(np.int64), seed)
 
     def _with_holes(self) -> list[str]:
         return [name for name, table in self.tables.items() if np.isnan(table.X).any()]

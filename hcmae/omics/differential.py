@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
+
+from hcmae.outcome import check_events
 
 _COLUMN_BLOCK = 20000
 
@@ -38,7 +40,7 @@ def two_groups(
     score test compares within risk sets and has neither fault.
     Raises ValueError when a group has fewer than three patients.
     """
-    time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(int)
+    time, event = np.asarray(time, dtype=np.float64), check_events(event).astype(int)
     group = np.full(time.shape, -1)
     if contrast == "horizon":
         group[(event == 1) & (time <= horizon_days)] = 1
@@ -66,7 +68,7 @@ def cox_score(X: np.ndarray, time: np.ndarray, event: np.ndarray, names: Iterabl
     X [n, p], time [n], event [n]. A feature without variance among the patients at risk gets statistic 0, p 1.
     Source: Cox 1972. Positive: high values, short survival.
     """
-    time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(bool)
+    time, event = np.asarray(time, dtype=np.float64), check_events(event)
     moments = time[event]
     if moments.size == 0:
         raise ValueError("no patient has an event: the Cox score test has nothing to explain")
@@ -201,31 +203,40 @@ def beta_counts(beta: np.ndarray, scale: int = 1000) -> np.ndarray:
     return np.rint(np.clip(beta, 0.0, 1.0) * scale)
 
 
-def check_counts(counts: np.ndarray, what: str, patients: list[str] | pd.Index | None = None) -> None:
-    """Raise ValueError, naming the first patient, unless all are whole numbers >= 0 and every sample has some."""
+def check_counts(
+    counts: np.ndarray,
+    what: str,
+    patients: Sequence[str] | pd.Index | None = None,
+    features: Sequence[str] | pd.Index | None = None,
+) -> None:
+    """Raise ValueError, naming the first patient and feature, unless all are whole numbers >= 0 and every sample has
+    some."""
 
     def who(row: int) -> str:
         return str(patients[row]) if patients is not None else f"row {row}"
+
+    def which(column: int) -> str:
+        return str(features[column]) if features is not None else str(column)
 
     counts = np.asarray(counts)
     bad = ~np.isfinite(counts)
     if bad.any():
         row, column = (int(k[0]) for k in np.nonzero(bad))
         raise ValueError(
-            f"{what}: missing or infinite count for {who(row)} (feature {column}); counts have no missing values"
+            f"{what}: missing or infinite count for {who(row)} (feature {which(column)}); counts have no missing values"
         )
     if (counts < 0).any():
         row, column = (int(k[0]) for k in np.nonzero(counts < 0))
         raise ValueError(
-            f"{what}: negative value {counts[row, column]:g} for {who(row)} (feature {column}): these are not counts; "
-            "if the table is on a log or z scale, set omics.values to log for it"
+            f"{what}: negative value {counts[row, column]:g} for {who(row)} (feature {which(column)}): these "
+            "are not counts; if the table is on a log or z scale, set omics.values to log for it"
         )
     whole = np.rint(counts)
     if not np.array_equal(whole, counts):
         row, column = (int(k[0]) for k in np.nonzero(whole != counts))
         raise ValueError(
-            f"{what}: fractional value {counts[row, column]:g} for {who(row)} (feature {column}): raw counts are whole "
-            "numbers; if the table holds RPM, TPM or FPKM, set omics.values to rpm for it"
+            f"{what}: fractional value {counts[row, column]:g} for {who(row)} (feature {which(column)}): raw "
+            "counts are whole numbers; if the table holds RPM, TPM or FPKM, set omics.values to rpm for it"
         )
     empty = np.flatnonzero(counts.sum(axis=1) == 0)
     if empty.size:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from hcmae.outcome import check_events
+
 _RAND_R_MAX = 2147483647
 _MAX_SEED = np.iinfo(np.int32).max
 # Values closer than this are one value to the split search (scikit-learn's convention for float32 features).
@@ -191,7 +193,7 @@ class ComparablePairs:
 
     def __init__(self, time: np.ndarray, event: np.ndarray) -> None:
         time = np.asarray(time, dtype=np.float64)
-        dead = np.asarray(event).astype(bool)
+        dead = check_events(event)
         # Events before the censored of the same time: then everyone comparable with an event follows it.
         self.order = np.lexsort((~dead, time)).astype(np.int64)
         t, d = time[self.order], dead[self.order]

@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit
 
 from hcmae.omics.forest import ComparablePairs, ForestArrays, SurvivalForest, count_pairs, in_threads
+from hcmae.outcome import check_events
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def library_importance(
     from sklearn.inspection import permutation_importance
     from sksurv.util import Surv
 
-    y = Surv.from_arrays(np.asarray(event, dtype=bool), time)
+    y = Surv.from_arrays(check_events(event), time)
     found = permutation_importance(forest, np.asarray(X, dtype=np.float32), y, n_repeats=repeats, random_state=seed)
     score = forest.score(np.asarray(X, dtype=np.float32), y)
     return Importance(found.importances_mean, found.importances_std, found.importances, score)

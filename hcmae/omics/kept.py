@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from hcmae.cohort.local import sample_barcode, table_samples
+from hcmae.cohort.local import sample_barcode
 from hcmae.config import ConfigError
-from hcmae.omics.readers import keep_tables_apart, read_local_table
+from hcmae.omics.readers import by_patient, keep_tables_apart, read_units
+from hcmae.omics.recognise import converted
 
 if TYPE_CHECKING:
     import mudata
@@ -42,15 +43,19 @@ def normal_tables(root: Path, modalities: Sequence[str]) -> dict[str, Path]:
 
 
 def read_normals(root: Path, modalities: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The tables of normal tissue themselves, raw.
+    """The tables of normal tissue themselves, in the unit that ``attrs['unit']`` names.
 
-    Raises ConfigError as ``normal_tables``, and where a row is a tumour's by its barcode; CurationError or
-    OmicsFormatError for a table that cannot be read.
+    Raises ConfigError as ``normal_tables``, and where a row is a tumour's by its barcode; OmicsFormatError for a table
+    that cannot be read or whose unit is unclear.
     """
-    found = normal_tables(root, modalities)
-    for path in found.values():
-        samples = [sample for own in table_samples(path).values() for sample in own]
-        tumours = [s for s in samples if (code := sample_barcode(s)) is not None and code.is_tumour]
+    tables = {}
+    for modality, path in normal_tables(root, modalities).items():
+        rows, found = read_units(path, modality, root)
+        tumours = [name for name in rows.index if (code := sample_barcode(name)) is not None and code.is_tumour]
         if tumours:
             raise ConfigError(f"{path}: {tumours[0]} is a tumour by its barcode; keep normal tissue only here")
-    return {modality: read_local_table(path) for modality, path in found.items()}
+        frame = by_patient(rows, path)
+        values, unit = converted(frame.to_numpy(), found.unit)
+        tables[modality] = pd.DataFrame(values, index=frame.index, columns=frame.columns)
+        tables[modality].attrs["unit"] = unit.name
+    return tables

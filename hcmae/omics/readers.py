@@ -6,12 +6,9 @@ and little more. Every malformed file raises OmicsFormatError with its path.
 
 from __future__ import annotations
 
-import io
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from gzip import BadGzipFile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+from numpy.typing import ArrayLike
 
 from hcmae.cohort.barcodes import named_patient
 from hcmae.cohort.evidence import CurationError, open_text
@@ -27,7 +25,17 @@ from hcmae.cohort.features import outcome_names, outcome_values
 from hcmae.cohort.local import local_mapping, patient_column, sample_name
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
-from hcmae.packed import SwellingError, unpacked
+from hcmae.omics.gdc_files import (
+    MISSING,
+    OmicsFormatError,
+    Reading,
+    read_mirna_counts,
+    read_sesame_betas,
+    read_star_counts,
+)
+from hcmae.omics.recognise import Recognition, UnitError, converted, recognise
+from hcmae.tables import TableError, first_bad_number, read_head, read_rows, say
+from hcmae.units import unit_in_name
 
 if TYPE_CHECKING:
     import anndata
@@ -35,30 +43,15 @@ if TYPE_CHECKING:
 
     from hcmae.cohort.curate import Cohort
 
-STAR_COLUMNS = ["gene_id", "gene_name", "gene_type", "unstranded"]
-MIRNA_COLUMNS = ["miRNA_ID", "read_count"]
-MISSING = ["NA", "N/A", "na", "NaN", "nan", ""]
-
-
-class OmicsFormatError(ValueError):
-    """An omics file that is not what it should be; the message names file, line or column, and what to do."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One file: feature names and values; NaN where missing (betas only)."""
-
-    names: pa.Array  # [F] string
-    values: np.ndarray  # [F] int64 counts or float32 betas
-    annotation: pd.DataFrame | None = None
-
 
 def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
     """The omics of a cohort as MuData; modalities in the order rna, mirna, methylation, those the cohort has.
 
     Every modality holds the patients of ``cohort.table`` in its order. X [patients, features]: rna and mirna integer
     counts as float32 (exact up to 2^24, 16,777,216), methylation betas float32 with NaN. ``uns['unit']`` of a
-    modality says 'counts', 'beta', 'rpm' or 'as given' (Xena's miRNA and a user's tables need not be counts).
+    modality says what the numbers are, one of `hcmae.units.UNITS`: 'counts', 'beta', 'rpm' for Xena's miRNA, and for a
+    user's table what columns.json states or what was recognised (``uns['read_as']`` has the reason, and a `TableNote`
+    says it).
     rna.var, named by gene id with version: ensembl (the id without version), gene_name, gene_type. Genotype probes
     (``rs...``) are left out of methylation.
 
@@ -79,8 +72,7 @@ def read_omics(cohort: Cohort, source: str, root: str | Path) -> mudata.MuData:
         paths = [_locate(Path(p), Path(root)) for p in table[column]]
         samples = list(table.get(f"{modality}_sample", pd.Series(table.index, index=table.index)))
         if source == "local":
-            parts[modality] = _from_local_table(paths[0], modality, list(table.index), Path(root), samples)
-            _refuse_outcome(parts[modality], table, paths[0])
+            parts[modality] = _from_local_table(paths[0], modality, table, samples, Path(root))
         elif paths[0].parent.name == "xena":
             parts[modality] = _from_xena(paths[0], modality, list(table.index), samples)
         else:
@@ -121,7 +113,10 @@ def omics_inputs(cohort: Cohort, source: str, root: str | Path, contents: Conten
         except (OmicsFormatError, OSError):
             found[modality] = "missing"
             continue
-        found[modality] = content_id([[hashes[path] for path in paths], [str(sample) for sample in samples]])
+        read = [[hashes[path] for path in paths], [str(sample) for sample in samples]]
+        # The name of a user's file may state the unit of what is in it.
+        named = unit_in_name(paths[0].name, modality) if source == "local" and paths else None
+        found[modality] = content_id(read if named is None else [*read, named.name])
     return found
 
 
@@ -136,149 +131,6 @@ def _locate(path: Path, root: Path) -> Path:
         if moved.exists():
             return moved
     raise OmicsFormatError(f"{path} is missing: fetch it again, or curate again if the data folder has moved")
-
-
-# ---------------------------------------------------------------- one file
-
-
-def read_star_counts(path: str | Path, *, annotation: bool = True) -> Reading:
-    """STAR gene counts of the GDC (GENCODE v36): raw unstranded counts of all genes.
-
-    The four N_ rows are dropped. Names are the ids of the file, which are unique; the annotation has them without
-    version too (``ENSG00000000003.15`` -> ``ENSG00000000003``), where pseudo-autosomal copies keep their mark
-    (``ENSG00000182378_PAR_Y``). Raises OmicsFormatError.
-    """
-    path = Path(path)
-    data = _bytes(path)
-    skip = 1 if data.startswith(b"#") else 0
-    columns = STAR_COLUMNS if annotation else ["gene_id", "unstranded"]
-    types = {name: pa.string() for name in STAR_COLUMNS} | {"unstranded": pa.int64()}
-    table = _parse(path, data, columns, types, skip=skip)
-    ids, counts = table["gene_id"].combine_chunks(), table["unstranded"]
-    keep = pc.invert(pc.starts_with(ids, "N_"))
-    table, ids, counts = table.filter(keep), ids.filter(keep), counts.filter(keep)
-    values = _counts(counts, path, "unstranded")
-    _check_names(ids, path, "gene_id")
-    notes = None
-    if annotation:
-        notes = pd.DataFrame(
-            {
-                "ensembl": _strip_versions(ids).to_pandas().to_numpy(),
-                "gene_name": table["gene_name"].to_pandas().to_numpy(),
-                "gene_type": table["gene_type"].to_pandas().to_numpy(),
-            }
-        )
-    return Reading(ids, values, notes)
-
-
-def read_mirna_counts(path: str | Path) -> Reading:
-    """miRNA quantification of the GDC (miRBase v21 stem-loops): raw read counts. Raises OmicsFormatError."""
-    path = Path(path)
-    types = {"miRNA_ID": pa.string(), "read_count": pa.int64()}
-    table = _parse(path, _bytes(path), MIRNA_COLUMNS, types)
-    names = table["miRNA_ID"].combine_chunks()
-    _check_names(names, path, "miRNA_ID")
-    return Reading(names, _counts(table["read_count"], path, "read_count"))
-
-
-def read_sesame_betas(path: str | Path) -> Reading:
-    """SeSAMe betas of the GDC: probe and beta without header, 'NA' where masked; float32 with NaN.
-
-    Replicate suffixes of EPIC v2 (``cg00000029_TC21``) are cut and replicates averaged, so that arrays merge by probe.
-    Raises OmicsFormatError.
-    """
-    path = Path(path)
-    data = _bytes(path)
-    types = {"probe": pa.string(), "beta": pa.float64()}
-    table = _parse(path, data, ["probe", "beta"], types, header=["probe", "beta"], missing=MISSING)
-    names = table["probe"].combine_chunks()
-    values = table["beta"].to_numpy(zero_copy_only=False)
-    if not len(values):
-        raise OmicsFormatError(f"{path}: holds no probe; fetch it again")
-    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
-    if low < 0 or high > 1 or np.isinf(values).any():
-        row = int(np.flatnonzero((values < 0) | (values > 1))[0])
-        raise OmicsFormatError(
-            f"{path}: line {row + 1}: beta {values[row]:g} is not between 0 and 1; fetch the file again"
-        )
-    if len(names) and pc.any(pc.match_substring_regex(names.slice(0, 2000), "^c[gh][^_]*_[TB][CO]")).as_py():
-        names, values = _average_replicates(names, values)
-    _check_names(names, path, "probe")
-    return Reading(names, values.astype(np.float32))
-
-
-def _average_replicates(names: pa.Array, values: np.ndarray) -> tuple[pa.Array, np.ndarray]:
-    base = pc.replace_substring_regex(names, "_[TB][CO][0-9]+$", "")
-    grouped = pd.Series(values).groupby(base.to_pandas().to_numpy(), sort=False).mean()
-    return pa.array(grouped.index.to_numpy(), pa.string()), grouped.to_numpy()
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        data = unpacked(path)
-    except (EOFError, zlib.error, SwellingError, BadGzipFile) as error:
-        raise OmicsFormatError(f"{path}: broken gzip ({error}); fetch it again") from error
-    except OSError as error:
-        raise OmicsFormatError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
-    if not data.strip():
-        raise OmicsFormatError(f"{path}: empty file; fetch it again")
-    return data
-
-
-def _parse(
-    path: Path,
-    data: bytes,
-    columns: Sequence[str],
-    types: dict[str, Any],
-    *,
-    skip: int = 0,
-    header: Sequence[str] | None = None,
-    missing: Sequence[str] = (),
-) -> pa.Table:
-    try:
-        table = pacsv.read_csv(
-            pa.BufferReader(data),
-            read_options=pacsv.ReadOptions(
-                use_threads=False, skip_rows=skip, column_names=list(header) if header else None, block_size=1 << 25
-            ),
-            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pacsv.ConvertOptions(
-                column_types=types,
-                include_columns=list(columns),
-                null_values=list(missing),
-                strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, pa.ArrowCapacityError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OmicsFormatError(f"{path}: not in the expected format ({reason}); fetch it again") from error
-    if not table.num_rows:
-        raise OmicsFormatError(f"{path}: a header without rows; fetch it again")
-    return table
-
-
-def _counts(column: pa.ChunkedArray, path: Path, name: str) -> np.ndarray:
-    if column.null_count:
-        raise OmicsFormatError(f"{path}: column {name} has an empty cell; fetch it again")
-    values = column.to_numpy()
-    if not len(values):
-        raise OmicsFormatError(f"{path}: column {name} has no rows; fetch it again")
-    if values.min() < 0:
-        raise OmicsFormatError(f"{path}: column {name} has a negative count ({values.min()}); fetch it again")
-    if values.max() >= 1 << 31:
-        raise OmicsFormatError(
-            f"{path}: column {name} has a count of {values.max()}, too large to be one; fetch it again"
-        )
-    return values
-
-
-def _strip_versions(ids: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(ids, r"\.[0-9]+(_PAR_Y)?$", r"\1")
-
-
-def _check_names(names: pa.Array, path: Path, column: str) -> None:
-    if pc.any(pc.equal(names, "")).as_py():
-        raise OmicsFormatError(f"{path}: column {column} has an empty name; fetch it again")
 
 
 # ---------------------------------------------------------------- a cohort's files
@@ -407,12 +259,30 @@ def _from_xena(path: Path, modality: str, patients: list[str], samples: list[str
     # The logarithm of a large count has no room in single precision: 5,000,000 would come back three off.
     matrix, names = read_xena_matrix(path, samples, dtype=np.float64 if modality == "rna" else np.float32)
     unit = "beta"
+    with np.errstate(invalid="ignore"):
+        # log2(x + 1) of a count or of reads per million is not negative but by rounding.
+        odd = (matrix < 0) | (matrix > 1) if modality == "methylation" else matrix < -1e-3
+    if odd.any():
+        row, column = (int(k[0]) for k in np.nonzero(odd))
+        what = "betas outside 0..1" if modality == "methylation" else "negative values, which log2(x + 1) has none of"
+        raise OmicsFormatError(
+            f"{path}: {what}: sample {samples[row]}, feature {names[column]}: {matrix[row, column]:g}; this is another "
+            f"kind of matrix than {modality} needs"
+        )
     if modality == "rna":
         np.exp2(matrix, out=matrix)
         matrix -= 1
         whole = np.rint(matrix)
         # Value by value: one huge count must not excuse the fractions of small ones.
-        if (np.abs(matrix - whole) > np.maximum(0.01, 1e-5 * np.abs(whole))).any():
+        fractions = np.abs(matrix - whole) > np.maximum(0.01, 1e-5 * np.abs(whole))
+        # Replicates of a few patients are averaged; where most patients have mostly fractions, these were no counts.
+        mostly = fractions.sum(axis=1) > 0.5 * (whole > 0).sum(axis=1)
+        if len(mostly) >= 5 and mostly.mean() > 0.5:
+            raise OmicsFormatError(
+                f"{path}: 2^value - 1 is no whole number for most genes of {int(mostly.sum())} patients (first: "
+                f"{samples[int(np.argmax(mostly))]}): these are no log2(counts + 1); take Xena's matrix of STAR counts"
+            )
+        if fractions.any():
             warnings.warn(
                 f"{path}: some values are no log2 of whole counts (replicates were averaged); rounded", stacklevel=2
             )
@@ -422,8 +292,6 @@ def _from_xena(path: Path, modality: str, patients: list[str], samples: list[str
         matrix -= 1
         np.maximum(matrix, 0, out=matrix)
         unit = "rpm"
-    elif np.nanmin(matrix) < 0 or np.nanmax(matrix) > 1:
-        raise OmicsFormatError(f"{path}: betas outside 0..1; this is no methylation matrix")
     if modality != "methylation" and np.isnan(matrix).any():
         raise OmicsFormatError(f"{path}: has missing values; fetch it again")
     if modality == "methylation":
@@ -487,9 +355,33 @@ def read_xena_matrix(
     return matrix[order], pd.Index(features.to_pandas().to_numpy(), dtype=object)
 
 
-def _refuse_outcome(part: anndata.AnnData, table: pd.DataFrame, path: Path) -> None:
-    """Raise OmicsFormatError where a feature holds what the features are to predict."""
-    same = outcome_values(list(part.var_names), part.X, table["time"], table["event"])
+def _from_local_table(
+    path: Path, modality: str, table: pd.DataFrame, samples: Sequence[str], root: Path
+) -> anndata.AnnData:
+    rows = read_local_rows(path, modality, root)
+    frame = by_patient(rows, path, samples)
+    patients = list(table.index)
+    missing = sorted(set(patients) - set(frame.index))
+    if missing:
+        raise OmicsFormatError(f"{path}: patient {missing[0]} is not in the table; curate the cohort again")
+    frame = frame.loc[patients]
+    refuse_outcome(path, frame, table["time"], table["event"])
+    # The unit is the whole table's: it does not depend on who is in the cohort.
+    found = unit_of(rows, path, modality, root)
+    if not found.stated:
+        say(found.line(path.name))
+    matrix, unit = converted(frame.to_numpy(dtype=np.float32), found.unit)
+    part = _anndata(matrix, patients, pd.DataFrame(index=frame.columns.astype(object)), unit.name)
+    part.uns["read_as"] = found.line(path.name)
+    return part
+
+
+def refuse_outcome(path: Path, frame: pd.DataFrame, time: ArrayLike, event: ArrayLike) -> None:
+    """Raise OmicsFormatError where a feature holds what the features are to predict.
+
+    ``time`` in days and ``event`` are those of the rows of ``frame``, in its order.
+    """
+    same = outcome_values(list(frame.columns), frame.to_numpy(), time, event)
     if same:
         raise OmicsFormatError(
             f"{path}: column '{same[0]}' equals the survival time or the event of every patient; remove it from the "
@@ -497,85 +389,118 @@ def _refuse_outcome(part: anndata.AnnData, table: pd.DataFrame, path: Path) -> N
         )
 
 
-def _from_local_table(
-    path: Path, modality: str, patients: list[str], root: Path, samples: Sequence[str]
-) -> anndata.AnnData:
+def read_units(path: Path, modality: str, root: Path) -> tuple[pd.DataFrame, Recognition]:
+    """The rows of `read_local_rows` and the unit of `unit_of`, of one table."""
+    rows = read_local_rows(path, modality, root)
+    return rows, unit_of(rows, path, modality, root)
+
+
+def read_local_rows(path: Path, modality: str, root: Path) -> pd.DataFrame:
+    """All rows of a user's table under the names of its patient column, which may be samples' barcodes.
+
+    Raises OmicsFormatError for a table that cannot be read.
+    """
+    return _read_rows(path, _mapping(root).get(modality, {}).get("patient"))
+
+
+def unit_of(rows: pd.DataFrame, path: Path, modality: str, root: Path) -> Recognition:
+    """What the numbers of a user's table are: stated in columns.json, or recognised and why.
+
+    Raises OmicsFormatError for values that fit no unit or not the stated one.
+    """
+    stated = _mapping(root).get("units", {}).get(modality)
     try:
-        named = local_mapping(root).get(modality, {}).get("patient")
+        return recognise(
+            rows.to_numpy(),
+            modality,
+            list(rows.index),
+            list(rows.columns),
+            str(path),
+            stated=stated,
+            file_name=path.name,
+        )
+    except UnitError as error:
+        raise OmicsFormatError(str(error)) from error
+
+
+def _mapping(root: Path) -> dict[str, Any]:
+    try:
+        return local_mapping(root)
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
-    frame = read_local_table(path, named, samples)
-    missing = sorted(set(patients) - set(frame.index))
-    if missing:
-        raise OmicsFormatError(f"{path}: patient {missing[0]} is not in the table; curate the cohort again")
-    matrix = frame.loc[patients].to_numpy(dtype=np.float32)
-    unit = "as given"
-    if modality == "methylation":
-        if np.nanmin(matrix) >= 0 and np.nanmax(matrix) <= 1:
-            unit = "beta"
-    elif not np.isnan(matrix).any() and (matrix >= 0).all() and (matrix == np.rint(matrix)).all():
-        unit = "counts"
-    return _anndata(matrix, patients, pd.DataFrame(index=frame.columns.astype(object)), unit)
 
 
 def read_local_table(
     path: str | Path, patient: str | None = None, samples: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """A user's table: one row per patient, one numeric column per feature; empty cells and NA are NaN.
+    """A user's table: one row per patient, one numeric column per feature; NaN where a word for "missing" stands.
 
     ``patient`` names the patient column where its name is unusual; ``samples``: the rows to keep, as that column calls
-    them. Raises OmicsFormatError naming file and column.
+    them. Raises OmicsFormatError naming file, and patient and column where there is one.
     """
-    path = Path(path)
-    separator = "," if ".csv" in path.suffixes else "\t"
-    with _as_format_error(path), open_text(path) as text:
-        header = [c.strip().strip('"') for c in text.readline().rstrip("\r\n").split(separator)]
+    return by_patient(_read_rows(Path(path), patient), Path(path), samples)
+
+
+def by_patient(rows: pd.DataFrame, path: Path, samples: Sequence[str] | None = None) -> pd.DataFrame:
+    """Rows by patient instead of by sample; only those of ``samples`` if given.
+
+    Raises OmicsFormatError for a patient who is left with two rows, or none of whom is named.
+    """
+    if samples is not None:
+        kept = rows.index.isin(samples)
+        rows = rows if kept.all() else rows[kept]
+    index = pd.Index([named_patient(name) for name in rows.index], name="patient", dtype=object)
+    if index.has_duplicates or "" in index:
+        bad = index[index.duplicated()][0] if index.has_duplicates else "(empty)"
+        raise OmicsFormatError(f"{path}: patient {bad} comes twice or is empty; keep one row per patient")
+    return rows.set_axis(index, axis="index")
+
+
+def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
     try:
-        column = patient_column(header, path, patient)
+        head = read_head(path)
+        names = list(head.names)
+        label = names[patient_column(names, path, patient)]
+        features = [name for name in names if name != label]
+        outcome = outcome_names(features)
+        if outcome:
+            raise OmicsFormatError(
+                f"{path}: column '{outcome[0]}' is of the outcome, which features must not hold; remove it from this "
+                "table"
+            )
+        types = {label: pa.string(), **dict.fromkeys(features, pa.float32())}
+        table = read_rows(path, head, types, missing=MISSING)
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
-    twice = pd.Index(header)[pd.Index(header).duplicated()]
-    if len(twice):
-        raise OmicsFormatError(f"{path}: column '{twice[0]}' comes twice; rename one")
-    outcome = outcome_names(name for i, name in enumerate(header) if i != column)
-    if outcome:
-        raise OmicsFormatError(
-            f"{path}: column '{outcome[0]}' is of the outcome, which features must not hold; remove it from this table"
-        )
-    names = [name if i != column else "patient" for i, name in enumerate(header)]
-    data = _bytes(path)
-    try:
-        table = pacsv.read_csv(
-            io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")),
-            read_options=pacsv.ReadOptions(use_threads=False, skip_rows=1, column_names=names, block_size=1 << 28),
-            parse_options=pacsv.ParseOptions(delimiter=separator),
-            convert_options=pacsv.ConvertOptions(
-                column_types={n: pa.string() if i == column else pa.float32() for i, n in enumerate(names)},
-                null_values=MISSING,
-                strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowCapacityError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OmicsFormatError(f"{path}: not a table of numbers ({reason}); correct that cell") from error
-    if not table.num_rows or len(names) < 2:
+    except TableError as error:
+        raise OmicsFormatError(f"{path}: not a table of numbers ({_bad_cell(path, patient) or error})") from error
+    if not table.num_rows or not features:
         raise OmicsFormatError(f"{path}: no patient or no feature in the table")
-    if samples is not None:
-        wanted = set(samples)
-        table = table.filter(pa.array([sample_name(cell) in wanted for cell in table["patient"].to_pylist()]))
-    patients = [named_patient(sample_name(p)) for p in table["patient"].to_pylist()]
-    values = np.empty((table.num_rows, len(names) - 1), dtype=np.float32)
-    features = [n for i, n in enumerate(names) if i != column]
+    rows = [sample_name(cell) for cell in table[label].to_pylist()]
+    values = np.empty((table.num_rows, len(features)), dtype=np.float32)
     for i, name in enumerate(features):
         values[:, i] = table[name].to_numpy()
     if np.isinf(values).any():
-        bad = features[int(np.flatnonzero(np.isinf(values).any(axis=0))[0])]
-        raise OmicsFormatError(f"{path}: column {bad} has an infinite value; correct that cell")
-    frame = pd.DataFrame(values, index=pd.Index(patients, name="patient", dtype=object), columns=features)
-    if frame.index.has_duplicates or "" in frame.index:
-        bad = frame.index[frame.index.duplicated()][0] if frame.index.has_duplicates else "(empty)"
-        raise OmicsFormatError(f"{path}: patient {bad} comes twice or is empty; keep one row per patient")
-    return frame
+        row, column = (int(k[0]) for k in np.nonzero(np.isinf(values)))
+        raise OmicsFormatError(
+            f"{path}: patient {rows[row]}, column {features[column]} has an infinite value; correct that cell"
+        )
+    return pd.DataFrame(values, index=pd.Index(rows, dtype=object), columns=features)
+
+
+def _bad_cell(path: Path, patient: str | None) -> str:
+    """The first cell that keeps a table from being one of numbers, in words; '' where it is something else."""
+    try:
+        head = read_head(path)
+        label = head.names[patient_column(head.names, path, patient)]
+        found = first_bad_number(path, head, label)
+    except (TableError, CurationError):
+        return ""
+    if found is None:
+        return ""
+    who, column, cell = found
+    comma = "; write numbers with a point" if "," in cell else ""
+    return f"patient {who}, column {column}: '{cell[:40]}' is no number; correct that cell{comma}"
 
 
 class _as_format_error:  # noqa: N801  (used like a function)

@@ -15,6 +15,7 @@ from hcmae.config import OmicsSettings
 from hcmae.omics.cache import SelectorCache
 from hcmae.omics.forest import SurvivalForest, concordance
 from hcmae.omics.importance import forest_importance
+from hcmae.outcome import check_events
 
 
 def forest_stability(
@@ -138,7 +139,7 @@ def leak_experiment(
     """
     cache = SelectorCache(data, settings, folder, workers=workers)
     n = len(cache.patients)
-    time64, events = np.asarray(time, dtype=np.float64), np.asarray(event).astype(int)
+    time64, events = np.asarray(time, dtype=np.float64), check_events(event).astype(int)
     generator = np.random.default_rng(seed)
     if permute:
         shuffled = generator.permutation(n)

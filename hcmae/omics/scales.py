@@ -1,13 +1,13 @@
 """From what is on disk to what a test may see: library size, logarithm, M-value, filters; fitted on some, applied to
 all.
 
-The scale of a table is one of
+The scale of a table follows from its unit (`hcmae.units.UNITS`) and is one of
 
 ========  ==========================================================  =====================================
 values    what the table holds                                        what is done
 ========  ==========================================================  =====================================
 counts    raw reads (STAR, BCGSC); the default of rna and mirna       size factors, log2(count / factor + 1)
-rpm       reads per million, TPM, FPKM: not negative                  log2(value + 1)
+rpm       reads per million, TPM, FPKM: not negative                  imputed, log2(value + 1)
 log       logarithms or z-scores                                      as they are; far outliers pulled in
 beta      methylation share in [0, 1]; default of methylation         imputed, then log2(beta / (1 - beta))
 mvalue    logarithm of the methylation odds                           imputed
@@ -17,10 +17,12 @@ auto      --                                                          decided by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from hcmae.omics.differential import check_counts
 
@@ -32,36 +34,33 @@ _BETA_MARGIN = 1e-3
 _REFERENCE_FEATURES = 20
 
 
-def guess_scale(X: np.ndarray, modality: str) -> Scale:
-    """What a table with ``values: auto`` holds, from its values alone."""
-    finite = X[np.isfinite(X)]
-    if finite.size == 0:
-        raise ValueError(f"{modality}: the table has no value at all")
-    if modality == "methylation":
-        return "beta" if finite.min() >= 0 and finite.max() <= 1 else "mvalue"
-    if finite.min() < 0:
-        return "log"
-    return "counts" if np.array_equal(finite, np.rint(finite)) else "rpm"
-
-
-def check_scale(X: np.ndarray, scale: Scale, modality: str, patients: list[str]) -> None:
-    """Raise ValueError, naming modality and patient, when the values contradict the scale."""
+def check_scale(
+    X: np.ndarray,
+    scale: Scale,
+    modality: str,
+    patients: Sequence[str],
+    features: Sequence[str] | pd.Index | None = None,
+) -> None:
+    """Raise ValueError, naming modality, patient, feature and value, when the values contradict the scale."""
     if scale == "counts":
-        check_counts(X, modality, patients)
+        check_counts(X, modality, patients, features)
         return
+
+    def first(mask: np.ndarray) -> str:
+        row, column = (int(k[0]) for k in np.nonzero(mask))
+        name = column if features is None else features[column]
+        return f"for {patients[row]} (feature {name}: {X[row, column]:g})"
+
     if np.isinf(X).any():
-        row = int(np.nonzero(np.isinf(X))[0][0])
-        raise ValueError(f"{modality}: infinite value for {patients[row]}")
+        raise ValueError(f"{modality}: infinite value {first(np.isinf(X))}; correct it")
     with np.errstate(invalid="ignore"):
         if scale == "rpm" and (X < 0).any():
-            row = int(np.nonzero(X < 0)[0][0])
             raise ValueError(
-                f"{modality}: negative value for {patients[row]}; a table of RPM has none: set omics.values to log"
+                f"{modality}: negative value {first(X < 0)}; a table of RPM has none: set omics.values to log"
             )
         if scale == "beta" and ((X < 0) | (X > 1)).any():
-            row = int(np.nonzero((X < 0) | (X > 1))[0][0])
             raise ValueError(
-                f"{modality}: value outside [0, 1] for {patients[row]}; beta values are shares: "
+                f"{modality}: value outside [0, 1] {first((X < 0) | (X > 1))}; beta values are shares: "
                 "set omics.values to mvalue"
             )
 
@@ -117,6 +116,20 @@ def m_values(beta: np.ndarray) -> np.ndarray:
     return out
 
 
-def expressed(counts: np.ndarray, min_count: int, min_share: float) -> np.ndarray:
-    """Mask [p]: at least ``min_count`` reads in at least ``min_share`` of the fitted patients."""
-    return (counts >= min_count).mean(axis=0) >= min_share
+def expressed(values: np.ndarray, least: float, min_share: float) -> np.ndarray:
+    """Mask [p]: a value of ``least`` or more in at least ``min_share`` of the fitted patients; missing is not more."""
+    with np.errstate(invalid="ignore"):
+        return (values >= least).mean(axis=0) >= min_share
+
+
+def least_expression(unit: str | None, scale: Scale, min_count: int, min_rpm: float) -> float | None:
+    """The value from which a feature counts as expressed, on the scale of its table; None where the unit says nothing.
+
+    ``min_count`` reads, or ``min_rpm`` reads per million (TPM, FPKM), of logarithms their logarithm.
+    """
+    if scale == "log":
+        least = {"log2_counts": min_count, "log2_rpm": min_rpm, "log2_tpm": min_rpm, "log2_fpkm": min_rpm}.get(
+            unit or ""
+        )
+        return None if least is None else float(np.log2(least + 1.0))
+    return {"counts": float(min_count), "rpm": min_rpm}.get(scale)

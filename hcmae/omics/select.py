@@ -19,23 +19,29 @@ from hcmae.omics import differential
 from hcmae.omics.forest import SurvivalForest, library_forest
 from hcmae.omics.importance import Importance, forest_importance, library_importance
 from hcmae.omics.impute import NeighbourImputer, SharedSums
+from hcmae.omics.recognise import converted, recognise
 from hcmae.omics.scales import (
     SCALES,
     Scale,
     SizeFactors,
     check_scale,
     expressed,
-    guess_scale,
+    least_expression,
     log_expression,
     m_values,
 )
+from hcmae.tables import say
+from hcmae.units import UNITS
 
 _DEFAULT_SCALE: dict[str, Scale] = {"rna": "counts", "mirna": "counts", "methylation": "beta"}
 
 
 @dataclass
 class OmicsTable:
-    """One modality: values [n, p] float32, patients (rows), features (columns, unique), gene names, declared scale."""
+    """One modality: values [n, p] float32, patients (rows), features (columns, unique), gene names.
+
+    ``declared``: its unit (`hcmae.units.UNITS`) or its scale (`hcmae.omics.scales.SCALES`), None where nobody says.
+    """
 
     modality: str
     X: np.ndarray
@@ -156,18 +162,20 @@ class OmicsSelector:
     ) -> dict[str, int]:
         settings, modality = self.settings, table.modality
         scale = _scale(table, settings)
-        check_scale(table.X, scale, modality, table.patients)
+        check_scale(table.X, scale, modality, table.patients, table.features)
         left = {"measured": table.X.shape[1]}
 
         missing = np.isnan(table.X).mean(axis=0)
         keep = missing <= min(settings.max_missing, np.nextafter(1.0, 0.0))
         left["few missing"] = int(keep.sum())
-        if scale == "counts":
-            keep &= expressed(table.X, settings.min_count, settings.min_expressed)
+        least = least_expression(table.declared, scale, settings.min_count, settings.min_rpm)
+        if least is not None and modality != "methylation":
+            keep &= expressed(table.X, least, settings.min_expressed)
             left["expressed"] = int(keep.sum())
         if not keep.any():
             raise ValueError(
-                f"{modality}: no feature is left after the filters; check omics.max_missing, min_count, min_expressed"
+                f"{modality}: no feature is left after the filters; check omics.max_missing, min_count, min_rpm, "
+                "min_expressed"
             )
         raw = table.X[:, keep]
         step = _Step(
@@ -193,7 +201,7 @@ class OmicsSelector:
             raise ValueError(
                 f"{modality}: {int(varies.sum())} usable features of {table.X.shape[1]} measured, but omics.top_k is "
                 f"{settings.top_k}: lower omics.top_k (the matrix is modalities x top_k), or relax omics.max_missing "
-                f"({settings.max_missing}), min_count ({settings.min_count}) or "
+                f"({settings.max_missing}), min_count ({settings.min_count}), min_rpm ({settings.min_rpm:g}) or "
                 f"min_expressed ({settings.min_expressed})"
             )
         usable = np.flatnonzero(varies)
@@ -278,7 +286,7 @@ class OmicsSelector:
             table = OmicsTable(
                 table.modality, table.X[:, at], table.patients, step.features, table.labels.iloc[at], table.declared
             )
-        check_scale(table.X, step.scale, table.modality, table.patients)
+        check_scale(table.X, step.scale, table.modality, table.patients, table.features)
         columns = step.kept[step.chosen]
         if step.factors is not None:
             values = log_expression(table.X[:, columns], step.factors(table.X))
@@ -302,7 +310,8 @@ class OmicsSelector:
 def omics_tables(data: Any, modalities: Sequence[str] | None = None) -> dict[str, OmicsTable]:
     """The modalities of a MuData or of a dict of DataFrames, in the project's order, checked for equal patients.
 
-    Duplicate features of a table (a gene symbol on two rows) become one: counts are added, other values averaged.
+    Duplicate features of a table (a gene symbol on two rows) become one: counts are added, other values averaged, a
+    missing copy left out. Tables of expected counts and of betas in per cent, if declared so, become counts and betas.
     Raises ValueError for no known modality, duplicate patients, or patients that differ between modalities.
     """
     source: Mapping[str, Any] = data.mod if hasattr(data, "mod") else data
@@ -344,41 +353,76 @@ def _table(modality: str, source: Any) -> OmicsTable:
         patients, features = source.obs_names, source.var_names
         labels = source.var["gene_name"] if "gene_name" in source.var else pd.Series(features.astype(str))
         declared = source.uns.get("values", source.uns.get("unit"))
+    if declared is not None and declared in UNITS:
+        X, unit = converted(X, UNITS[declared])
+        declared = unit.name
     index = pd.Index([str(f) for f in features])
     labels = pd.Series(labels.astype(str).to_numpy(), index=index)
     if index.has_duplicates:
-        codes, unique = pd.factorize(index)
-        merged = np.zeros((X.shape[0], len(unique)), dtype=np.float32)
-        np.add.at(merged.T, codes, X.T)
-        whole = np.array_equal(X, np.rint(X)) and np.nanmin(X) >= 0
-        if not whole:
-            merged /= np.bincount(codes)[None, :].astype(np.float32)
-        X, index = merged, pd.Index(unique)
+        X, index = _merged(X, index, declared)
         labels = labels[~labels.index.duplicated()]
     return OmicsTable(modality, X, [str(p) for p in patients], index, labels, declared)
 
 
+def _merged(X: np.ndarray, index: pd.Index, declared: str | None) -> tuple[np.ndarray, pd.Index]:
+    """One column per feature: copies of counts are added, of other values averaged; a missing copy is left out."""
+    codes, unique = pd.factorize(index)
+    known = ~np.isnan(X)
+    merged = np.zeros((X.shape[0], len(unique)), dtype=np.float32)
+    np.add.at(merged.T, codes, np.where(known, X, np.float32(0)).T)
+    copies = np.zeros((X.shape[0], len(unique)), dtype=np.float32)
+    np.add.at(copies.T, codes, known.T.astype(np.float32))
+    seen = X[known]
+    whole = declared == "counts" or (
+        declared in (None, "auto") and seen.size > 0 and np.array_equal(seen, np.rint(seen)) and seen.min() >= 0
+    )
+    if not whole:
+        merged /= np.maximum(copies, 1)
+    merged[copies == 0] = np.nan
+    return merged, pd.Index(unique)
+
+
 def _scale(table: OmicsTable, settings: OmicsSettings) -> Scale:
-    # A reader that could not know what a local table holds says "as given".
+    # Tables read by earlier versions may say "as given", which is no unit.
     declared = "auto" if table.declared == "as given" else table.declared
-    scale: Any = settings.values.get(table.modality) or declared or _DEFAULT_SCALE.get(table.modality, "auto")
+    wanted: Any = settings.values.get(table.modality)
+    scale: Any = wanted or declared or _DEFAULT_SCALE.get(table.modality, "auto")
+    if scale == "auto":
+        found = recognise(table.X, table.modality, table.patients, list(table.features), table.modality)
+        say(found.line(table.modality))
+        if found.unit.done != "nothing":
+            raise ValueError(
+                f"{table.modality}: these are {found.unit.name}, {found.reason}; they must be {found.unit.done}: "
+                f"declare them, attrs['unit'] = '{found.unit.name}', or read them with read_omics"
+            )
+        return found.unit.scale  # type: ignore[return-value]
+    if None not in (wanted, declared) and declared in UNITS and UNITS[str(declared)].scale != wanted:
+        say(f"{table.modality}: taken as '{wanted}', as omics.values says, although the table says {declared}")
+    if scale in UNITS:
+        return UNITS[scale].scale  # type: ignore[return-value]
     if scale not in SCALES:
         raise ValueError(
-            f"{table.modality}: unknown scale '{scale}' in uns['values']; choose one of {', '.join(SCALES)}"
+            f"{table.modality}: unknown scale '{scale}' in uns['values']; choose one of {', '.join(SCALES)} or of the "
+            f"units {', '.join(UNITS)}"
         )
-    return guess_scale(table.X, table.modality) if scale == "auto" else scale
+    return scale
 
 
 def _normal(source: pd.DataFrame, table: OmicsTable, scale: Scale) -> np.ndarray:
     # Columns of the tumours' table; duplicates and scale are treated as theirs.
     normal = _table(table.modality, source)
+    if normal.declared is not None and normal.declared in UNITS and UNITS[normal.declared].scale != scale:
+        raise ValueError(
+            f"{table.modality}: the table of normal tissue holds {normal.declared}, that of the tumours is used as "
+            f"'{scale}': bring both in one unit"
+        )
     lost = table.features.difference(normal.features)
     if len(lost):
         raise ValueError(
             f"{table.modality}: the table of normal tissue lacks {len(lost)} features of the tumours (first: {lost[0]})"
         )
     values = normal.X[:, normal.features.get_indexer(table.features)]
-    check_scale(values, scale, f"{table.modality}, normal tissue", normal.patients)
+    check_scale(values, scale, f"{table.modality}, normal tissue", normal.patients, table.features)
     return values
 
 

@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pandas as pd
 
 from hcmae.config import MODALITIES, ConfigError
 from hcmae.manifest import Manifest
+from hcmae.tables import TableNote
+
+if TYPE_CHECKING:
+    from hcmae.cohort.clinical import Outcome
 
 Kind = Literal["fault", "warning", "left out", "note"]
 _T = TypeVar("_T")
@@ -37,13 +41,15 @@ class Rule:
 # In the order in which they are made. The page "What is checked" prints this table.
 RULES = (
     Rule("folder", "whether there are raw data at all", "refuses"),
-    Rule("columns.json", "a user's names of files and columns: valid JSON, known keys", "refuses"),
-    Rule("clinical", "patient, time and event of every row: there, readable, one row per patient", "refuses"),
+    Rule("columns.json", "a user's names of files and columns: valid JSON, known keys and units", "refuses"),
+    Rule("clinical", "patient, time and event of every row: there, readable, the same in all rows of a patient; "
+         "layout, unit of time", "refuses"),
     Rule("lock", "the list of fetched files: its columns, sizes, names, each file once", "refuses"),
     Rule("files", "size of every fetched file against the lock", "refuses a wrong size, leaves out what is not there"),
-    Rule("rna", "patients and values of the RNA table; of fetched files the first one", "refuses"),
-    Rule("mirna", "patients and values of the miRNA table; of fetched files the first one", "refuses"),
-    Rule("methylation", "patients and values of the methylation table; of fetched files the first one", "refuses"),
+    Rule("rna", "patients, values and unit of the RNA table; of fetched files the first one", "refuses"),
+    Rule("mirna", "patients, values and unit of the miRNA table; of fetched files the first one", "refuses"),
+    Rule("methylation", "patients, values and unit of the methylation table; of fetched files the first one",
+         "refuses"),
     Rule("slides", "header, pyramid and length of every slide", "refuses a slide that cannot be opened"),
     Rule("resolution", "whether a slide says its micrometres per pixel", "warns where it has to be assumed"),
     Rule("cohort", "whether the tables and slides are about the same patients, and anybody is left", "refuses"),
@@ -77,13 +83,15 @@ class Finding:
         text = "; ".join(" ".join(line.split()) for line in message.splitlines() if line.strip())
         # Messages begin with the file that they are about.
         first, _, rest = text.partition(": ")
-        if rest and (first == str(file) or Path(first).is_file()):
-            file, text = first, rest
+        for place in (first, Path(file).parent / first, Path(file) / first):
+            if rest and (str(place) == str(file) or Path(place).is_file()):
+                file, text = place, rest
+                break
         what, _, do = text.rpartition("; ")
         if not what or kind in ("note", "left out"):
             what, do = text, ""
         about = re.search(r"\b(patient|case|sample|feature|slide|column|line|row) '?([\w.:-]*\w)", what)
-        return cls(kind, rule, str(file), what, do, " ".join(about.groups()) if about else "")
+        return cls(kind, rule, str(file), what, do, " ".join(about.groups()) if about and kind != "note" else "")
 
     def line(self) -> str:
         """For people."""
@@ -125,7 +133,8 @@ class Report:
                 self.add("fault", rule, file, str(error))
         for warning in told:
             if issubclass(warning.category, UserWarning):
-                self.add("warning", rule, file, str(warning.message))
+                kind: Kind = "note" if issubclass(warning.category, TableNote) else "warning"
+                self.add(kind, rule, file, str(warning.message))
 
     def tried(self, rule: str, file: str | Path, work: Callable[[], _T]) -> _T | None:
         """The result of ``work``, or None where it is a finding."""
@@ -183,14 +192,17 @@ def _check_local(
 
     root = report.root
     mapping = report.tried("columns.json", root / "columns.json", lambda: local_mapping(root)) or {}
-    with report.watch("clinical", root):
-        clinical = local_file(root, "clinical", mapping)
-        outcomes, _ = read_clinical_table(clinical, mapping.get("clinical"))
-        report.add("note", "clinical", clinical, f"{len(outcomes)} patients")
+    outcomes: dict[str, Outcome] = {}
+    clinical = report.tried("clinical", root, lambda: local_file(root, "clinical", mapping))
+    if clinical is not None:
+        # What is recognised, its layout and its unit of time, is said by the reader.
+        with report.watch("clinical", clinical):
+            outcomes, _ = read_clinical_table(clinical, mapping.get("clinical"))
+            report.add("note", "clinical", clinical, f"{len(outcomes)} patients")
     sound = []
     for modality in modalities_there(root, mapping) if modalities is None else modalities:
         path = report.tried(modality, root, lambda modality=modality: local_file(root, modality, mapping))  # type: ignore[misc]
-        if path is not None and _check_local_table(report, path, modality, mapping):
+        if path is not None and _check_local_table(report, path, modality, mapping, outcomes):
             sound.append(modality)
     folder = root / "slides"
     if slides is False or (slides is None and not folder.is_dir()):
@@ -207,24 +219,36 @@ def modalities_there(root: Path, mapping: Mapping[str, Any]) -> list[str]:
     return [m for m in MODALITIES if m in named or any(name.startswith(m) for name in names)]
 
 
-def _check_local_table(report: Report, path: Path, modality: str, mapping: dict[str, Any]) -> bool:
-    """Patients and values of one table of a user, read as the road reads them."""
-    from hcmae.cohort.curate import Cohort
-    from hcmae.cohort.local import table_patients
-    from hcmae.omics.readers import read_omics
+def _check_local_table(
+    report: Report, path: Path, modality: str, mapping: dict[str, Any], outcomes: Mapping[str, Outcome]
+) -> bool:
+    """Patients, values and unit of one table of a user, read as the road reads them."""
+    from hcmae.cohort.local import table_samples
+    from hcmae.omics.readers import read_local_rows, refuse_outcome, unit_of
 
-    named = mapping.get(modality, {}).get("patient")
-    patients = report.tried(modality, path, lambda: table_patients(path, named))
+    patients = report.tried(modality, path, lambda: table_samples(path, mapping.get(modality, {}).get("patient")))
     if patients is None:
         return False
-    rows = pd.DataFrame({f"{modality}_path": str(path.absolute()), f"{modality}_sample": patients}, index=patients)
-    alone = Cohort(rows, pd.DataFrame(), pd.DataFrame())
-    data = report.tried(modality, path, lambda: read_omics(alone, "local", report.root))
-    if data is None:
+    rows = report.tried(modality, path, lambda: read_local_rows(path, modality, report.root))
+    if rows is None:
         return False
-    part = data.mod[modality]
-    unit = part.uns.get("unit", "as given")
-    report.add("note", modality, path, f"{part.n_obs} patients, {part.n_vars} features, taken as: {unit}")
+    known = {
+        sample: (outcome.time, outcome.event)
+        for patient, samples in patients.items()
+        for sample in samples
+        if (outcome := outcomes.get(patient)) is not None and None not in (outcome.time, outcome.event)
+    }
+    faults = len(report.faults)
+    if known:
+        time, event = zip(*known.values(), strict=True)
+        with report.watch(modality, path):
+            refuse_outcome(path, rows.loc[list(known)], time, event)
+    found = report.tried(modality, path, lambda: unit_of(rows, path, modality, report.root))
+    if found is None or len(report.faults) > faults:
+        return False
+    samples = "" if len(rows) == len(patients) else f" in {len(rows)} samples"
+    report.add("note", modality, path, f"{len(patients)} patients{samples}, {rows.shape[1]} features")
+    report.add("note", modality, path, found.line(path.name))
     return True
 
 
@@ -284,7 +308,7 @@ def _check_sizes(report: Report, lock: pd.DataFrame, name: str) -> list[Path]:
 
 def _check_first(report: Report, path: Path, modality: str) -> bool:
     """One fetched file of a modality: a format that has changed is seen in the first."""
-    from hcmae.omics.readers import read_mirna_counts, read_sesame_betas, read_star_counts
+    from hcmae.omics.gdc_files import read_mirna_counts, read_sesame_betas, read_star_counts
 
     read: Any = {"rna": read_star_counts, "mirna": read_mirna_counts, "methylation": read_sesame_betas}[modality]
     reading = report.tried(modality, path, lambda: read(path))

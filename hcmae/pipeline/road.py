@@ -134,9 +134,17 @@ def _embed_step(
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
-_COHORT = ("annotations", "barcodes", "clinical", "curate", "evidence", "local", "lock", "slide_names")
-_COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), "hcmae.packed")
-_TABLE_CODE = (*(f"hcmae.cohort.{name}" for name in ("barcodes", "evidence", "features", "local")), "hcmae.packed")
+_COHORT = (
+    "annotations", "barcodes", "clinical", "columns", "curate", "evidence", "layouts", "local", "lock", "slide_names",
+)  # fmt: skip
+_TABLES = ("hcmae.packed", "hcmae.tables", "hcmae.units")
+_COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), *_TABLES)
+_OMICS = ("barcodes", "columns", "evidence", "features", "layouts", "local")
+_OMICS_CODE = (
+    *(f"hcmae.omics.{name}" for name in ("gdc_files", "readers", "recognise")),
+    *(f"hcmae.cohort.{name}" for name in _OMICS),
+    *_TABLES,
+)
 # Sizes of a region and of the patches it is split into.
 _GRID = ("geometry.region", "geometry.patch")
 _HIPT_CODE = ("hcmae.pretraining.dino", "hcmae_core.baselines.hipt", "hcmae_core.transformer")
@@ -198,7 +206,7 @@ STEPS = (
         "omics",
         "read the omics tables of the cohort",
         ("curate",),
-        _fixed(code=("hcmae.omics.readers", *_TABLE_CODE)),
+        _fixed(code=_OMICS_CODE),
         work.read_omics_tables,
         lambda run, _: [run.dir / "omics.h5mu"],
         work.omics_files,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hcmae.cohort.clinical import stage_number
+from hcmae.cohort.clinical import sex_word, stage_number
 from hcmae.cohort.splits import inner_folds
 from hcmae.evaluation.metrics import concordance
 from hcmae.survival.fold import FoldInputs, FoldOutput
@@ -43,8 +43,8 @@ def numeric_clinical(table: Any, name: str) -> NDArray[np.float64]:
     out = np.full(len(table), np.nan)
     for row, value in enumerate(table[name].tolist()):
         text = str(value).strip().lower()
-        if name == "sex" and text[:1] in ("m", "f"):
-            out[row] = float(text[0] == "m")
+        if name == "sex" and (sex := sex_word(text)) is not None:
+            out[row] = float(sex == "male")
         elif name == "stage":
             out[row] = stage_number(text)
         elif name == "age":

@@ -221,6 +221,14 @@ def test_primary_diagnosis_and_covariates() -> None:
     [
         *[("Stage I", 1), ("Stage IIIC1", 3), ("stage iva", 4), ("IIB", 2), ("Stage 0", 0), ("2", 2), ("3.0", 3)],
         *[("Stage X", None), (None, None), ("5", None), ("Stage IS", None), ("nan", None), ("Stage I/II NOS", None)],
+        *[
+            ("Indeterminate", None),
+            ("[Discrepancy]", None),
+            ("3A", 3),
+            ("Stage IA3", 1),
+            ("Stage Tis", None),
+            ("0.0", 0),
+        ],
     ],
 )
 def test_stage_number(stage: str | None, number: float | None) -> None:

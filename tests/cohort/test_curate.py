@@ -213,8 +213,8 @@ def _own(folder: Path) -> Path:
     (folder / "clinical.tsv").write_text(
         "patient\tdays\tevent\n" + "".join(f"P{i}\t{20 + 10 * i}\t{i % 2}\n" for i in range(6))
     )
-    for name in ("rna", "mirna", "methylation"):
-        (folder / f"{name}.tsv").write_text("patient\ta\tb\n" + "".join(f"P{i}\t{i}\t0.5\n" for i in range(6)))
+    for name, row in (("rna", "P{0}\t{0}\t5\n"), ("mirna", "P{0}\t{0}\t5\n"), ("methylation", "P{0}\t0.{0}\t0.5\n")):
+        (folder / f"{name}.tsv").write_text("patient\ta\tb\n" + "".join(row.format(i) for i in range(6)))
     (folder / "slides").mkdir(exist_ok=True)
     for i in range(6):
         (folder / "slides" / f"P{i}_HE.svs").write_bytes(b"x" * 100)
@@ -233,7 +233,7 @@ def test_a_folder_becomes_a_cohort(tmp_path: Path, lenient: Manifest, manifest: 
     assert cohort.table.loc["P3", "slide"] == "P3_HE"
     data = read_omics(cohort, "local", root)
     assert list(data.mod) == ["rna", "mirna", "methylation"]
-    assert data["methylation"].uns["unit"] == "as given"  # 5.0 is no beta
+    assert [data[name].uns["unit"] for name in data.mod] == ["counts", "counts", "beta"]
     # The same checks as for TCGA: the slides are too small for the paper's rule.
     with pytest.raises(CurationError, match="slide of 20 MB"):
         curate(manifest, "local", root, seed=0)
@@ -309,7 +309,7 @@ def test_the_real_cohort_loses_its_22(shared_data: Path, manifest: Manifest) -> 
     data = read_omics(cohort, "local", root)
     assert {m: data[m].shape for m in data.mod} == {"rna": (307, 1550), "mirna": (307, 365)}
     assert list(data["rna"].obs_names) == list(data["mirna"].obs_names) == list(cohort.table.index)
-    assert data["rna"].uns["unit"] == data["mirna"].uns["unit"] == "as given"
+    assert (data["rna"].uns["unit"], data["mirna"].uns["unit"]) == ("z_score", "rpm")
     comparison = table1_comparison(manifest, cohort)
     assert comparison[["paper", "here", "difference"]].values.tolist() == [[323, 307, -16]]
 

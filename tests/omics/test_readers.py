@@ -211,6 +211,26 @@ def test_xena_counts_come_back_as_integers(tmp_path: Path) -> None:
         assert read_omics(cohort, "gdc", tmp_path)["rna"].X[0, 1] == 9_000_000
 
 
+def test_a_matrix_of_another_kind_is_no_matrix_of_counts(tmp_path: Path) -> None:
+    (tmp_path / "xena").mkdir()
+    path, samples = tmp_path / "xena" / "TCGA-X.star_counts.tsv", [f"TCGA-AA-{i:04d}-01A" for i in range(6)]
+    cohort = _cohort(rna=[path] * 6)
+    cohort.table["rna_sample"] = samples
+    rng = np.random.default_rng(0)
+
+    def write(values: np.ndarray) -> None:
+        pd.DataFrame(values, [f"ENSG{i}.1" for i in range(len(values))], samples).to_csv(path, sep="\t")
+
+    write(np.log2(rng.uniform(0, 50, (20, 6)) + 1))  # TPM
+    with pytest.raises(OmicsFormatError, match=r"no whole number for most genes of 6 patients.*0000-01A"):
+        read_omics(cohort, "gdc", tmp_path)
+    values = np.log2(rng.integers(0, 50, (20, 6)) + 1.0)
+    values[3, 1] = -9.97
+    write(values)
+    with pytest.raises(OmicsFormatError, match=r"negative values.*TCGA-AA-0001-01A, feature ENSG3\.1: -9\.97"):
+        read_omics(cohort, "gdc", tmp_path)
+
+
 NAMES = st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9.|_-]{0,12}", fullmatch=True), min_size=1, max_size=6, unique=True)
 
 

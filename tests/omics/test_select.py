@@ -23,6 +23,7 @@ from hcmae.omics.readers import keep_tables_apart
 from hcmae.omics.select import OmicsSelector, omics_tables
 from hcmae.survival.data import SurvivalData
 from hcmae.survival.fold import fold_omics
+from hcmae.tables import TableNote
 
 SMALL = OmicsSettings(differential="cox_score", top_k=10, candidates=40, trees=30, importance_repeats=2)
 
@@ -403,14 +404,9 @@ def test_sparse_tables_fall_back_to_the_library() -> None:
     np.testing.assert_allclose(scales.SizeFactors.fit(counts)(counts), expected)
 
 
-def test_m_values_and_guesses() -> None:
+def test_m_values() -> None:
     np.testing.assert_allclose(scales.m_values(np.array([[0.5, 0.8, 0.0]], "f4"))[0, :2], [0.0, 2.0], atol=1e-6)
     assert np.isfinite(scales.m_values(np.array([[0.0, 1.0]], "f4"))).all()
-    assert scales.guess_scale(np.array([[0.0, 3.0]]), "rna") == "counts"
-    assert scales.guess_scale(np.array([[0.0, 3.5]]), "mirna") == "rpm"
-    assert scales.guess_scale(np.array([[-1.0, 3.5]]), "rna") == "log"
-    assert scales.guess_scale(np.array([[0.1, np.nan]]), "methylation") == "beta"
-    assert scales.guess_scale(np.array([[-2.0, 4.0]]), "methylation") == "mvalue"
 
 
 # -------------------------------------------------------------------------------------------------------- selector
@@ -630,6 +626,88 @@ def test_duplicate_genes_become_one() -> None:
     z = rna / 3 - 20
     np.testing.assert_allclose(omics_tables({"rna": z})["rna"].X[:, 30], z.iloc[:, [30, 31]].mean(axis=1), rtol=1e-5)
     OmicsSelector(SMALL).fit({"rna": rna}, time, event)
+
+
+def test_a_missing_copy_of_a_doubled_feature_is_left_out() -> None:
+    names = ["a", "b", "a"]
+    counts = pd.DataFrame([[1.0, 2.0, 4.0], [3.0, 5.0, np.nan]], columns=names)
+    counts.attrs["unit"] = "counts"
+    np.testing.assert_array_equal(omics_tables({"rna": counts})["rna"].X, [[5, 2], [3, 5]])
+    betas = pd.DataFrame([[0.2, 0.5, 0.4], [np.nan, 0.5, 0.6], [np.nan, 0.5, np.nan]], columns=names)
+    np.testing.assert_allclose(
+        omics_tables({"methylation": betas})["methylation"].X, [[0.3, 0.5], [0.6, 0.5], [np.nan, 0.5]], rtol=1e-6
+    )
+
+
+def test_rare_features_of_reads_per_million_and_of_their_logarithms_are_left_out() -> None:
+    tables, time, event = cohort()
+    rpm = tables["mirna"].astype(float) + 2.0
+    rpm.iloc[:, 40:60] = np.random.default_rng(0).uniform(0, 0.9, (90, 20))
+    rpm.iloc[:8, 40] = 50.0  # in fewer than a tenth of the patients
+    rpm.iloc[:9, 41] = 50.0
+    for unit, values in (("rpm", rpm), ("log2_rpm", np.log2(rpm + 1))):
+        values = values.astype(np.float32)
+        values.attrs["unit"] = unit
+        selector = OmicsSelector(SMALL).fit({"mirna": values}, time, event)
+        kept = selector.tested["mirna"].index
+        assert "g41" in kept, unit
+        assert not {f"g{i}" for i in range(40, 60) if i != 41} & set(kept), unit
+        assert selector.losses.loc["mirna", "expressed"] == values.shape[1] - 19
+        loose = SMALL.model_copy(update={"min_rpm": 0.0})
+        assert "g45" in OmicsSelector(loose).fit({"mirna": values}, time, event).tested["mirna"].index
+    # z-scores say nothing about how much there was.
+    z = (rpm - rpm.mean()) / rpm.std()
+    z.attrs["unit"] = "z_score"
+    assert "g45" in OmicsSelector(SMALL).fit({"mirna": z}, time, event).tested["mirna"].index
+
+
+def test_declared_units_decide_what_is_done() -> None:
+    tables, time, event = cohort()
+    counts = tables["rna"]
+    expected = counts + np.random.default_rng(0).uniform(-0.4, 0.4, counts.shape) * (counts > 0)
+    expected.attrs["unit"] = "expected_counts"
+    matrix = OmicsSelector(SMALL).fit_transform({"rna": counts}, time, event)
+    np.testing.assert_array_equal(OmicsSelector(SMALL).fit_transform({"rna": expected}, time, event), matrix)
+    percent = tables["methylation"] * 100
+    percent.attrs["unit"] = "beta_percent"
+    table = omics_tables({"methylation": percent})["methylation"]
+    np.testing.assert_allclose(table.X, tables["methylation"], rtol=1e-5)
+    assert table.declared == "beta"
+    log = np.log2(counts + 1)
+    log.attrs["unit"] = "log2_counts"
+    fitted = OmicsSelector(SMALL).fit({"rna": log}, time, event)
+    kept = fitted.tested["rna"].index
+    values = log[kept].to_numpy(np.float32)
+    # The logarithms themselves, but for outliers that are pulled in, and not their logarithms.
+    for used, share in ((values, 0.7), (np.log2(values + 1), 0.0)):
+        alike = np.isclose(
+            fitted.tested["rna"]["statistic"], differential.cox_score(used, time, event, kept)["statistic"]
+        )
+        assert (alike.mean() > share) == (share > 0)
+    with pytest.warns(TableNote, match="taken as 'rpm', as omics.values says, although the table says log2_counts"):
+        OmicsSelector(SMALL.model_copy(update={"values": {"rna": "rpm"}})).fit({"rna": log}, time, event)
+    expected.attrs["unit"] = "auto"
+    with pytest.raises(ValueError, match="expected counts look like this"):
+        OmicsSelector(SMALL).fit({"rna": expected}, time, event)
+    normals = counts.iloc[:10].copy()
+    normals.attrs["unit"] = "log2_counts"
+    contrast = SMALL.model_copy(update={"differential": "deseq2", "contrast": "tumour_normal"})
+    with pytest.raises(ValueError, match="normal tissue holds log2_counts, that of the tumours is used as 'counts'"):
+        OmicsSelector(contrast).fit({"rna": counts}, time, event, normals={"rna": normals})
+
+
+def test_half_a_death_is_refused() -> None:
+    tables, time, event = cohort()
+    halved = event.astype(float)
+    halved[3] = 0.5
+    for use in (
+        lambda: SelectorCache(tables, SMALL).select(np.arange(60), time, halved),
+        lambda: differential.two_groups(time, halved),
+        lambda: differential.cox_score(tables["rna"].to_numpy(), time, halved, range(150)),
+        lambda: concordance(time, halved, time),
+    ):
+        with pytest.raises(ValueError, match=r"event of row 3 is .*0\.5"):
+            use()
 
 
 def test_transform_reorders_features_and_names_lost_ones() -> None:

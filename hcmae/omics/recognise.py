@@ -1,0 +1,236 @@
+"""What the numbers of a table are: stated by the user, or recognised with a reason; what does not fit is named.
+
+Nothing here changes a number but :func:`converted`. A table whose unit is neither stated nor plain is refused, because
+a wrong unit spoils a study without a trace: logarithms taken twice, libraries that nobody corrects for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hcmae.units import UNITS, Unit, unit_in_name, unit_named
+
+# Up to this share of values that differ in kind from all others are strays to be named, not the rule of a new unit.
+_STRAY = 0.01
+# Fractions among whole numbers are strays up to this share of the values that are not 0.
+_STRAY_FRACTIONS = 0.05
+# log2 of a thousand million reads.
+_LARGEST_LOG = 30.0
+# Sums of reads per million: tables without rare features fall a little short.
+_MILLION = (0.8e6, 1.01e6)
+# Patients looked at where all would not say more.
+_SOME = 50
+
+
+class UnitError(ValueError):
+    """Numbers that fit no unit, or not the stated one; the message names table, patient, feature and value."""
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """``unit`` of a table and the ``reason`` for it; ``stated`` by the user (columns.json, a setting) or not."""
+
+    unit: Unit
+    reason: str
+    stated: bool = False
+
+    def line(self, where: str) -> str:
+        """One line for the user."""
+        done = "" if self.unit.done == "nothing" else f"; {self.unit.done}"
+        return f"{where}: {self.unit.name} ({self.unit.meaning}), {self.reason}{done}"
+
+
+def recognise(
+    values: np.ndarray,
+    modality: str,
+    patients: Sequence[str],
+    features: Sequence[str],
+    where: str,
+    *,
+    stated: str | None = None,
+    file_name: str | None = None,
+) -> Recognition:
+    """The unit of a table and why: stated, else in the name of its file, else plain from its numbers.
+
+    values [n, p] float, NaN where missing; ``where`` is named in errors. Raises UnitError for values that do not fit
+    the unit, with patient, feature and value, and where the numbers do not say what they are.
+    """
+    if not np.isfinite(values).any():
+        raise UnitError(f"{where}: the table has no value at all")
+    if stated is not None:
+        try:
+            found = Recognition(unit_named(stated, modality), "as stated", True)
+        except ValueError as error:
+            raise UnitError(f"{where}: {error}") from None
+    elif file_name is not None and (named := unit_in_name(file_name, modality)) is not None:
+        found = Recognition(named, "as the name of the file says")
+    else:
+        table = _Table(values, modality, patients, features, where)
+        found = _methylation(table) if modality == "methylation" else _expression(table)
+    check_unit(values, found.unit, modality, patients, features, where)
+    return found
+
+
+def check_unit(
+    values: np.ndarray, unit: Unit, modality: str, patients: Sequence[str], features: Sequence[str], where: str
+) -> None:
+    """Raise UnitError, naming patient, feature and value, where values contradict their unit."""
+    table = _Table(values, modality, patients, features, where)
+    low, high = unit.bounds
+    with np.errstate(invalid="ignore"):
+        outside = (values < low) | (values > high) | np.isinf(values)
+        if outside.any():
+            raise table.error(outside, f"is no value of the unit {unit.name} ({unit.meaning})")
+        if unit.scale == "counts" and np.isnan(values).any():
+            raise table.error(np.isnan(values), f"is missing; {unit.name} have no missing values")
+        if unit.name == "counts" and (fractions := values != np.rint(values)).any():
+            raise table.error(fractions, "is no whole number, as counts are")
+        largest, smallest = float(np.nanmax(values)), float(np.nanmin(values))
+    if unit.name == "beta_percent" and largest <= 1:
+        raise UnitError(f"{where}: no value is above 1 ({largest:g} at most): these are shares, not per cent")
+    if unit.name == "m_value" and smallest >= 0 and largest <= 1:
+        raise UnitError(f"{where}: all values lie between 0 and 1: these are shares (beta), not M-values")
+    if unit.name == "z_score" and smallest >= 0:
+        raise UnitError(f"{where}: no value is negative, as half of the z-scores are; {_ask(modality)}")
+
+
+def converted(values: np.ndarray, unit: Unit) -> tuple[np.ndarray, Unit]:
+    """The numbers that the selection sees, and their unit: expected counts rounded, per cent as shares, others as they
+    are.
+
+    Rounding as tximport does it for DESeq2: to the nearest whole number.
+    """
+    if unit.name == "expected_counts":
+        return np.rint(values), UNITS["counts"]
+    if unit.name == "beta_percent":
+        return (values / np.float32(100.0)).astype(values.dtype, copy=False), UNITS["beta"]
+    return values, unit
+
+
+@dataclass(frozen=True)
+class _Table:
+    values: np.ndarray
+    modality: str
+    patients: Sequence[str]
+    features: Sequence[str]
+    where: str
+
+    def error(self, mask: np.ndarray, what: str) -> UnitError:
+        """An error that names the first cell of a mask and says how many there are."""
+        row, column = divmod(int(np.argmax(mask)), mask.shape[1])
+        count, known = int(mask.sum()), int(np.isfinite(self.values).sum())
+        more = f" ({count:,} such values of {known:,})" if count > 1 else ""
+        value = self.values[row, column]
+        return UnitError(
+            f"{self.where}: patient {self.patients[row]}, feature {self.features[column]}: "
+            f"{'the value' if np.isnan(value) else f'{value:g}'} {what}{more}; correct it, or {_ask(self.modality)}"
+        )
+
+
+def _ask(modality: str) -> str:
+    known = ", ".join(name for name, unit in UNITS.items() if modality in unit.modalities)
+    return f'say in columns.json what the table holds, {{"units": {{"{modality}": ...}}}}, with one of {known}'
+
+
+def _expression(table: _Table) -> Recognition:
+    values = table.values
+    with np.errstate(invalid="ignore"):
+        negative = values < 0
+        if negative.any():
+            return _with_negatives(table, negative)
+        fractions = np.isfinite(values) & (values != np.rint(values))
+        count, positive = int(fractions.sum()), int((values > 0).sum())
+    if count == 0:
+        if _millions(values, (0.995e6, 1.005e6)) and len(values) > 2:
+            raise UnitError(
+                f"{table.where}: whole numbers, but those of every patient add up to a million, as rounded RPM or TPM "
+                f"do; {_ask(table.modality)}"
+            )
+        return Recognition(UNITS["counts"], "because all values are whole numbers and none is negative")
+    if count <= max(1, _STRAY_FRACTIONS * positive):
+        raise table.error(fractions, "is no whole number, while nearly all others are")
+    largest = float(np.nanmax(values))
+    if largest <= 1:
+        raise UnitError(f"{table.where}: all values lie between 0 and 1, as no expression does; {_ask(table.modality)}")
+    if largest <= _LARGEST_LOG:
+        return _logarithms(table, largest)
+    if _millions(values, _MILLION):
+        unit = UNITS["tpm" if table.modality == "rna" else "rpm"]
+        return Recognition(unit, "because the values of every patient add up to about a million")
+    large = values[values > 5]
+    whole = float((large == np.rint(large)).mean()) if large.size else 0.0
+    if whole >= 0.2:
+        reason = f"because {whole:.0%} of the larger values are whole numbers and the others are not"
+        return Recognition(UNITS["expected_counts"], reason)
+    raise UnitError(
+        f"{table.where}: fractional values up to {largest:g} that add up to no million: RPM, TPM, FPKM and expected "
+        f"counts look like this; {_ask(table.modality)}"
+    )
+
+
+def _with_negatives(table: _Table, negative: np.ndarray) -> Recognition:
+    values = table.values
+    share = float(negative.sum() / np.isfinite(values).sum())
+    if negative.sum() <= max(1, _STRAY * np.isfinite(values).sum()):
+        raise table.error(negative, "is negative, while nearly all others are not")
+    if _standardised(values):
+        reason = f"because {share:.0%} of the values are negative and most features have mean 0 and deviation 1"
+        return Recognition(UNITS["z_score"], reason)
+    low, high = UNITS["log2"].bounds
+    if np.nanmin(values) >= low and np.nanmax(values) <= high:
+        reason = f"because {share:.0%} of the values are negative and none is beyond {np.nanmax(np.abs(values)):.3g}"
+        return Recognition(UNITS["m_value" if table.modality == "methylation" else "log2"], reason)
+    raise UnitError(
+        f"{table.where}: {share:.0%} of the values are negative, yet they reach from {np.nanmin(values):g} to "
+        f"{np.nanmax(values):g}, as neither logarithms nor z-scores do; {_ask(table.modality)}"
+    )
+
+
+def _logarithms(table: _Table, largest: float) -> Recognition:
+    counted = np.exp2(table.values[:_SOME].astype(np.float64)) - 1.0
+    reason = f"because no value is above {largest:.3g}"
+    if _millions(counted, _MILLION):
+        unit = UNITS["log2_tpm" if table.modality == "rna" else "log2_rpm"]
+        return Recognition(unit, f"{reason} and 2^value - 1 adds up to about a million for every patient")
+    # Where four decimals of the logarithm still tell whole numbers from others.
+    small = counted[(counted > 0.5) & (counted < 500)]
+    if small.size and float((np.abs(small - np.rint(small)) <= 0.05).mean()) > 0.95:
+        return Recognition(UNITS["log2_counts"], f"{reason} and 2^value - 1 gives whole numbers")
+    return Recognition(UNITS["log2"], f"{reason}, as is true of logarithms")
+
+
+def _methylation(table: _Table) -> Recognition:
+    values = table.values
+    with np.errstate(invalid="ignore"):
+        outside = (values < 0) | (values > 1)
+        negative = values < 0
+    if not outside.any():
+        return Recognition(UNITS["beta"], "because all values lie between 0 and 1")
+    if outside.sum() <= max(1, _STRAY * np.isfinite(values).sum()):
+        raise table.error(outside, "is no share between 0 and 1, while nearly all others are")
+    if negative.any():
+        return _with_negatives(table, negative)
+    largest = float(np.nanmax(values))
+    if 20 < largest <= 100:
+        return Recognition(UNITS["beta_percent"], f"because the values lie between 0 and {largest:g}")
+    raise table.error(outside, f"is no share between 0 and 1, and with values up to {largest:g} not in per cent either")
+
+
+def _millions(values: np.ndarray, limits: tuple[float, float]) -> bool:
+    sums = np.nansum(values, axis=1, dtype=np.float64)
+    return bool((sums >= limits[0]).all() and (sums <= limits[1]).all())
+
+
+def _standardised(values: np.ndarray) -> bool:
+    if len(values) < 3:
+        return False
+    measured = np.isfinite(values).sum(axis=0) > 1
+    if not measured.any():
+        return False
+    part = values[:, measured]
+    middle = np.median(np.abs(np.nanmean(part, axis=0, dtype=np.float64)))
+    spread = np.median(np.nanstd(part, axis=0, dtype=np.float64))
+    return bool(middle < 0.25 and 0.5 < spread < 2.0)

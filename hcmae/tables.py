@@ -1,0 +1,297 @@
+"""Tables as people bring them: one reader of delimited text and one list of the words for "missing".
+
+Errors name what is wrong and what to do, not the file: who asked for the file puts its path in front.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from hcmae.packed import open_packed, unpacked
+
+# Words that stand for "no value", in lower case; book/own_cohort.md lists them. Square brackets around a word count as
+# well (Biotab: "[Not Available]").
+MISSING_WORDS = (
+    "", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "null", "none", "nil", "missing", ".",
+    "-", "--", "'--", "?", "not available", "not applicable", "not reported", "not evaluated", "not allowed to collect",
+    "not provided", "not recorded", "not known", "unknown", "unspecified", "pending", "discrepancy", "completed",
+)  # fmt: skip
+_MISSING = frozenset(MISSING_WORDS) | {f"[{word}]" for word in MISSING_WORDS if word[:1].isalpha()}
+
+# A row may straddle two blocks, not three: this leaves room for the longest rows of methylation arrays.
+_BLOCK = 1 << 26
+_ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, pa.ArrowCapacityError)
+_SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
+
+
+class TableError(ValueError):
+    """A table that cannot be read; the message says what is wrong and what to do."""
+
+
+class TableNote(UserWarning):
+    """What was recognised in a table rather than stated by the user, and what was left out of it."""
+
+
+def say(text: str) -> None:
+    """Tell the user what was recognised: a warning of the category `TableNote`."""
+    warnings.warn(text, TableNote, stacklevel=3)
+
+
+def is_missing(text: str | None) -> bool:
+    """Whether a cell holds nothing or one of the usual words for that, in letters of either case."""
+    return text is None or text.strip().lower() in _MISSING
+
+
+def missing_spellings() -> list[str]:
+    """The words for "missing" in the spellings that tables of numbers use."""
+    found = {spelt for word in _MISSING for spelt in (word, word.upper(), word.capitalize(), word.title())}
+    return sorted(found | {"NaN", "-NaN", "#n/a N/A"})
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """A file for reading bytes, unpacked within bounds if it is gzip, whatever its name."""
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    return cast("IO[bytes]", open_packed(path) if packed else open(path, "rb"))
+
+
+def read_plain(path: Path) -> bytes:
+    """The bytes of a file, unpacked if it is gzip. Raises TableError."""
+    try:
+        return unpacked(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TableError(_unreadable(error)) from error
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a table begins: ``names`` of its columns, ``comments`` (leading lines with '#'), and where its rows begin.
+
+    ``padding`` is the number of columns without name at the right end, which trailing separators make.
+    """
+
+    names: tuple[str, ...]
+    separator: str
+    comments: tuple[str, ...]
+    start: int
+    padding: int
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns of the file, those of the padding made up."""
+        return [*self.names, *(f"\x00{number}" for number in range(self.padding))]
+
+
+def separator_of(path: Path) -> str:
+    """Comma for ``.csv``, tab for any other name; ``.gz`` behind it does not count."""
+    return "," if path.name.lower().removesuffix(".gz").endswith(".csv") else "\t"
+
+
+def read_head(path: Path, *, unique: bool = True) -> Head:
+    """How a table begins; reads two lines behind the comments.
+
+    Raises TableError for an empty or unreadable file, for cells separated by something else than the file's name says,
+    for a header that is shorter than its rows, and for a name that is empty or (``unique``) comes twice.
+    """
+    separator = separator_of(path)
+    comments: list[str] = []
+    header, first, start = None, None, 0
+    try:
+        with open_plain(path) as handle:
+            for end, line in _lines(handle):
+                text = _decoded(line)
+                if not text.strip():
+                    continue
+                if header is not None:
+                    first = text
+                    break
+                if text.lstrip('"').startswith("#"):
+                    comments.append(text.strip())
+                else:
+                    header, start = text, end
+    except (OSError, EOFError, zlib.error) as error:
+        raise TableError(_unreadable(error)) from error
+    if header is None:
+        raise TableError("it is empty" if not comments else "it holds nothing but lines that begin with '#'")
+    _check_separator(header, separator, path)
+    cells = _cells(header, separator)
+    names = [name.strip() for name in cells]
+    while len(names) > 1 and not names[-1]:
+        names.pop()
+    width = len(cells) if first is None else max(len(cells), len(_cells(first, separator)))
+    if first is not None and width > len(cells) and any(c.strip() for c in _cells(first, separator)[len(cells) :]):
+        hint = ""
+        if width == len(names) + 1:
+            hint = (
+                "; if every row has one more, the name of the first column is missing (R's write.table leaves it out, "
+                "its col.names=NA keeps the place): put 'patient' and a separator in front of the header"
+            )
+        raise TableError(_ragged(2 + len(comments), width, len(names)) + hint)
+    for number, name in enumerate(names[1:], start=2):
+        if not name:
+            raise TableError(f"column {number} has no name; give it one")
+    if unique and len(set(names)) < len(names):
+        raise TableError(f"column '{next(n for n in names if names.count(n) > 1)}' comes twice; rename one")
+    return Head(tuple(names), separator, tuple(comments), start, width - len(names))
+
+
+def read_rows(
+    path: Path,
+    head: Head,
+    types: Mapping[str, pa.DataType],
+    *,
+    missing: Sequence[str] = (),
+    wanted: Sequence[str] | None = None,
+) -> pa.Table:
+    """The rows of a table as columns of these types; only the columns ``wanted`` if given, and no padding.
+
+    Raises TableError for a row with more or fewer cells than the header, a cell that is not of its type, and text that
+    is not UTF-8.
+    """
+    columns = head.columns
+    padding = columns[len(head.names) :]
+    ragged: list[tuple[int, int]] = []
+
+    def too_long(row: pacsv.InvalidRow) -> str:
+        ragged.append((row.number or 0, row.actual_columns))
+        return "error"
+
+    try:
+        with open_plain(path) as handle:
+            handle.read(head.start)
+            reader = pacsv.open_csv(
+                handle,
+                read_options=pacsv.ReadOptions(use_threads=False, column_names=columns, block_size=_BLOCK),
+                parse_options=pacsv.ParseOptions(delimiter=head.separator, invalid_row_handler=too_long),
+                convert_options=pacsv.ConvertOptions(
+                    column_types={**{name: pa.string() for name in padding}, **types},
+                    include_columns=[*(head.names if wanted is None else wanted), *padding],
+                    null_values=list(missing),
+                    strings_can_be_null=False,
+                ),
+            )
+            table = reader.read_all()
+    except (*_ARROW_ERRORS, UnicodeDecodeError) as error:
+        if ragged:
+            number, cells = ragged[0]
+            raise TableError(_ragged(number + 1 + len(head.comments), cells, len(columns))) from None
+        if "Empty CSV" in str(error):
+            names = head.names if wanted is None else wanted
+            return pa.table({name: pa.array([], types[name]) for name in names})
+        raise TableError(" ".join(str(error).split())[:200]) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise TableError(_unreadable(error)) from error
+    for name in padding:
+        for number, cell in enumerate(table[name].to_pylist()):
+            if cell.strip():
+                raise TableError(_ragged(number + 2 + len(head.comments), len(columns), len(head.names)))
+    return table.drop_columns(padding) if padding else table
+
+
+def read_text(path: Path, wanted: Sequence[str] | None = None, head: Head | None = None) -> pd.DataFrame:
+    """A table as text without blanks around the cells, empty cells as ''; only the columns ``wanted`` if given.
+
+    Raises TableError as `read_head` and `read_rows`.
+    """
+    head = read_head(path) if head is None else head
+    table = read_rows(path, head, {name: pa.string() for name in head.names}, wanted=wanted)
+    cells = {name: [cell.strip() for cell in table[name].to_pylist()] for name in table.column_names}
+    return pd.DataFrame(cells, columns=table.column_names, dtype=object)
+
+
+def first_bad_number(path: Path, head: Head, label: str) -> tuple[str, str, str] | None:
+    """Label of the row, column and text of the first cell that is neither a number nor missing; None if all are.
+
+    For the message of an error: it reads the whole table as text. Raises TableError as `read_rows`.
+    """
+    table = read_rows(path, head, {name: pa.string() for name in head.names})
+    for name in table.column_names:
+        if name == label:
+            continue
+        for row, cell in enumerate(table[name].to_pylist()):
+            if not is_missing(cell) and not _is_number(cell):
+                return table[label][row].as_py().strip(), name, cell
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _lines(handle: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Lines of any of the three endings, each with the position behind it."""
+    end = 0
+    while raw := handle.readline():
+        for line in raw.splitlines(keepends=True):
+            end += len(line)
+            yield end, line
+
+
+def _decoded(line: bytes) -> str:
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise TableError("it is UTF-16 text (Excel's 'Unicode text'); save it as UTF-8")
+    try:
+        return line.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise TableError(f"it is not UTF-8 text (byte {line[error.start]:#04x}); save it as UTF-8") from None
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    types = {f"f{number}": pa.string() for number in range(line.count(separator) + 1)}
+    raw = line.encode() + b"\n"
+    try:
+        table = pacsv.read_csv(
+            pa.BufferReader(raw),
+            read_options=pacsv.ReadOptions(
+                use_threads=False, autogenerate_column_names=True, block_size=len(raw) + (1 << 20)
+            ),
+            parse_options=pacsv.ParseOptions(delimiter=separator),
+            convert_options=pacsv.ConvertOptions(column_types=types, strings_can_be_null=False, null_values=[]),
+        )
+    except _ARROW_ERRORS as error:
+        # One line without a line break inside a cell: what cannot be parsed is a quotation mark that is left open.
+        raise TableError("a quotation mark is left open in its first lines; close it") from error
+    return [str(column[0].as_py()) for column in table.columns]
+
+
+def _check_separator(header: str, separator: str, path: Path) -> None:
+    if separator in header:
+        return
+    other = next((mark for mark in _SEPARATOR_NAMES if mark in header), None)
+    if other is None:
+        return
+    plain = re.sub(r"\.(csv|tsv|txt)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    advice = {
+        "\t": f"rename it to {plain}.tsv",
+        ",": f"rename it to {plain}.csv",
+        ";": f"save it with {_SEPARATOR_NAMES[separator]} between the cells and points in the numbers",
+    }[other]
+    raise TableError(
+        f"its cells are separated by {_SEPARATOR_NAMES[other]}, its name stands for {_SEPARATOR_NAMES[separator]}: "
+        f"{advice}"
+    )
+
+
+def _ragged(row: int, cells: int, width: int) -> str:
+    return f"row {row} has {cells} cells, the header has {width}; correct it"
+
+
+def _unreadable(error: BaseException) -> str:
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return f"cannot be read, broken gzip: {error}"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
