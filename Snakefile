@@ -134,7 +134,8 @@ if SOURCE == "synthetic":
         input: CODE, lambda w: f"data_manifests/{'LIHC' if w.cancer == 'NULL' else w.cancer}.yaml"
         output: f"{RAW}/{{cancer}}/truth.json"
         params: options=["--profile", PROFILE, "--seed", SEED, "--data-dir", DATA]
-        threads: 2
+        # One process each: a job that wants all cores waits until nothing else runs.
+        priority: 10
         shell: "hcmae run synthesise --cancer {wildcards.cancer:q} {params.options:q} --workers {threads} && touch {output:q}"
 
 def raw(w):
@@ -159,12 +160,14 @@ rule cohort:
         others(f"{RUN}/{{cancer}}/notebooks/{'03_slides' if SLIDES else '02_cohort'}.ipynb"),
     output: f"{RUN}/{{cancer}}/notebooks/02_cohort.ipynb"
     params: given=PARAMETERS
+    priority: 10
     shell: execute("02_cohort", "{wildcards.cancer:q}")
 
 rule slides:
     input: "notebooks/03_slides.ipynb", rules.cohort.output
     output: f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb"
     params: given=PARAMETERS
+    priority: 10
     shell: execute("03_slides", "{wildcards.cancer:q}")
 
 rule omics_tables:
@@ -237,6 +240,7 @@ rule mae_region:
     shell: execute("06_mae_region", "{params.cancer:q}")
 
 rule nuclei:
+    # Whenever a core is free.
     input: rules.slides.output
     output: f"{RUN}/{{cancer}}/nuclei.done"
     params: options=OPTIONS
