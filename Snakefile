@@ -14,6 +14,9 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
+from hcmae.content import content_id
+from hcmae.pipeline.seen import code_seen, raw_data_seen
+
 workdir: workflow.basedir
 
 PROJECT = Path(workflow.basedir)
@@ -65,6 +68,12 @@ NULL = ["NULL"] if SOURCE == "synthetic" else []
 # Words of a command line, each quoted where it is used ({params.options:q}): paths may hold blanks.
 OPTIONS = ["--profile", PROFILE, "--source", SOURCE, "--seed", SEED, "--data-dir", DATA, "--run-dir", RUNS,
            "--modalities", ",".join(MODALITIES) or "none", "--slides" if SLIDES else "--no-slides"]
+
+# Raw data and code have no date that a rule could compare: a copy is younger and no change, an edit of a table is no new
+# output of any rule. These files get a new date when the content has changed.
+SEEN = f".snakemake/seen/{content_id([RUN, RAW])}"
+CODE = code_seen(f"{SEEN}/code.json")
+RAW_SEEN = {cancer: [raw_data_seen(f"{SEEN}/{cancer}.json", f"{RAW}/{cancer}")] for cancer in [*CANCERS, *NULL]}
 
 # Which run each page of the book shows.
 PAGES = {
@@ -122,17 +131,20 @@ rule notebooks:
 
 if SOURCE == "synthetic":
     rule synthesise:
-        input: lambda w: f"data_manifests/{'LIHC' if w.cancer == 'NULL' else w.cancer}.yaml"
+        input: CODE, lambda w: f"data_manifests/{'LIHC' if w.cancer == 'NULL' else w.cancer}.yaml"
         output: f"{RAW}/{{cancer}}/truth.json"
         params: options=["--profile", PROFILE, "--seed", SEED, "--data-dir", DATA]
-        threads: 2
-        shell: "hcmae run synthesise --cancer {wildcards.cancer:q} {params.options:q} --workers {threads}"
+        # One process each: a job that wants all cores waits until nothing else runs.
+        priority: 10
+        shell: "hcmae run synthesise --cancer {wildcards.cancer:q} {params.options:q} --workers {threads} && touch {output:q}"
 
 def raw(w):
-    return f"{RAW}/{w.cancer}/truth.json" if SOURCE == "synthetic" else []
+    """What stands for a cohort's raw data: the last file of a synthetic one, and the date of their last change."""
+    written = [f"{RAW}/{w.cancer}/truth.json"] if SOURCE == "synthetic" else []
+    return [*written, *RAW_SEEN.get(w.cancer, [])]
 
 rule survival_in_one_hour:
-    input: "notebooks/01_survival.ipynb", SETTINGS
+    input: "notebooks/01_survival.ipynb", SETTINGS, CODE
     output: f"{RUN}/{{cancer}}/notebooks/01_survival.ipynb"
     params: given=PARAMETERS
     shell: execute("01_survival", "{wildcards.cancer:q}")
@@ -144,16 +156,18 @@ def others(pattern):
 rule cohort:
     # Table I stands in the shown cancer's notebook and counts the regions of all of them, where there are regions.
     input:
-        "notebooks/02_cohort.ipynb", SETTINGS, raw,
+        "notebooks/02_cohort.ipynb", SETTINGS, CODE, raw,
         others(f"{RUN}/{{cancer}}/notebooks/{'03_slides' if SLIDES else '02_cohort'}.ipynb"),
     output: f"{RUN}/{{cancer}}/notebooks/02_cohort.ipynb"
     params: given=PARAMETERS
+    priority: 10
     shell: execute("02_cohort", "{wildcards.cancer:q}")
 
 rule slides:
     input: "notebooks/03_slides.ipynb", rules.cohort.output
     output: f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb"
     params: given=PARAMETERS
+    priority: 10
     shell: execute("03_slides", "{wildcards.cancer:q}")
 
 rule omics_tables:
@@ -168,46 +182,65 @@ rule omics:
     params: given=PARAMETERS
     shell: execute("04_omics", "{wildcards.cancer:q}")
 
-# Three trainings on the same pool do not wait for each other, and two of one thread do more than one of two: the number
-# of threads is a setting (threads=4), never that of the machine, so that every machine computes the same sums.
-rule mae_patch:
-    input: "notebooks/05_mae_patch.ipynb", expand(rules.slides.output, cancer=CANCERS)
-    output: f"{RUN}/pretrain/notebooks/05_mae_patch.ipynb"
-    params: given=PARAMETERS, cancer=SHOWN
+# The trainings stand before the pages that show them: they do not wait for each other, and two of one thread do more than
+# one of two. The number of threads is a setting (threads=4), never that of the machine, so that every machine computes the
+# same sums. What the rest waits for goes first.
+def train(verb):
+    """The command of a pre-training; the rule's params must hold OPTIONS as ``options`` and a cancer of the pool."""
+    return (
+        f"export OMP_NUM_THREADS={{threads}}; hcmae run {verb} --cancer {{params.cancer:q}} {{params.options:q}} "
+        "&& touch {output:q}"
+    )
+
+rule train_mae_patch:
+    input: expand(rules.slides.output, cancer=CANCERS)
+    output: f"{RUN}/pretrain/mae_patch.done"
+    params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
     priority: 9
-    shell: "export OMP_NUM_THREADS={threads}; " + execute("05_mae_patch", "{params.cancer:q}")
+    shell: train("mae_patch")
 
-rule mae_reg:
+rule train_mae_reg:
     # MAE-Region without patch vectors: needs nothing of MAE-Patch.
     input: expand(rules.slides.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/mae_reg.done"
     params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
-    priority: 8
-    shell:
-        "export OMP_NUM_THREADS={threads}; hcmae run mae_reg --cancer {params.cancer:q} {params.options:q} "
-        "&& touch {output:q}"
+    priority: 9
+    shell: train("mae_reg")
 
-rule mae_region:
-    input: "notebooks/06_mae_region.ipynb", rules.mae_patch.output, rules.mae_reg.output
-    output: f"{RUN}/pretrain/notebooks/06_mae_region.ipynb"
-    params: given=PARAMETERS, cancer=SHOWN
+rule train_mae_patreg:
+    input: rules.train_mae_patch.output, rules.train_mae_reg.output
+    output: f"{RUN}/pretrain/mae_patreg.done"
+    params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
     priority: 9
-    shell: "export OMP_NUM_THREADS={threads}; " + execute("06_mae_region", "{params.cancer:q}")
+    shell: train("mae_patreg")
 
-rule dino:
+rule train_dino:
     # HIPT's two stages see the same pool as the two MAEs.
     input: expand(rules.slides.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/dino.done"
     params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
-    priority: 7
-    shell:
-        "export OMP_NUM_THREADS={threads}; hcmae run dino --cancer {params.cancer:q} {params.options:q} && touch {output:q}"
+    priority: 8
+    shell: train("dino")
+
+rule mae_patch:
+    input: "notebooks/05_mae_patch.ipynb", rules.train_mae_patch.output
+    output: f"{RUN}/pretrain/notebooks/05_mae_patch.ipynb"
+    params: given=PARAMETERS, cancer=SHOWN
+    shell: execute("05_mae_patch", "{params.cancer:q}")
+
+rule mae_region:
+    input: "notebooks/06_mae_region.ipynb", rules.train_mae_patreg.output
+    output: f"{RUN}/pretrain/notebooks/06_mae_region.ipynb"
+    params: given=PARAMETERS, cancer=SHOWN
+    priority: 2
+    shell: execute("06_mae_region", "{params.cancer:q}")
 
 rule nuclei:
+    # Whenever a core is free.
     input: rules.slides.output
     output: f"{RUN}/{{cancer}}/nuclei.done"
     params: options=OPTIONS
@@ -215,7 +248,7 @@ rule nuclei:
 
 # What the methods read: all vectors of the slides and their nuclei, and the omics, as far as the run has them.
 READ = [
-    *needed("slides", rules.mae_region.output, rules.dino.output, rules.nuclei.output),
+    *needed("slides", rules.train_mae_patreg.output, rules.train_dino.output, rules.nuclei.output),
     *needed("omics", rules.omics_tables.output),
 ]
 
@@ -258,7 +291,7 @@ rule kaplan_meier:
     shell: execute("10_kaplan_meier", "{wildcards.cancer:q}")
 
 rule null_cohort:
-    input: f"{RAW}/NULL/truth.json", needed("slides", rules.mae_region.output, rules.dino.output)
+    input: f"{RAW}/NULL/truth.json", needed("slides", rules.train_mae_patreg.output, rules.train_dino.output)
     output: f"{RUN}/NULL/prepared.done"
     params: options=OPTIONS, stages=["curate", *needed("slides", "slides"), *needed("omics", "omics"), *needed("slides", "embed")]
     shell:

@@ -62,6 +62,8 @@ RULES = (
     Rule("slide", "a slide of any kind (inclusion.slide_kind: any); its sample type and its least size",
          "leaves out and lists"),
     Rule("data", "one file or row per modality, of the sample types of inclusion.sample_types", "leaves out and lists"),
+    Rule("not of FFPE tissue", "no aliquot of formalin-fixed tissue for omics", "leaves out and lists"),
+    Rule("not flagged", "no annotation that says not to use the patient or the file", "leaves out and lists"),
     Rule("files on disk", "what was chosen for the patient is there", "leaves out and lists"),
 )  # fmt: skip
 

@@ -18,6 +18,9 @@ from hcmae.keys import source_of
 
 # What stands for a folder that is not there yet. Data that arrive are no change of data.
 _ABSENT = "absent"
+# Larger files are known by size and date: to read terabytes of slides before anything starts would take hours, and the
+# steps look at their content anyway.
+LARGE = 64 << 20
 
 
 def raw_data_seen(record: str | Path, root: str | Path) -> str:
@@ -30,7 +33,13 @@ def raw_data_seen(record: str | Path, root: str | Path) -> str:
 
     def content() -> str:
         contents = Contents(root / MEMORY_NAME)
-        return content_id({name.as_posix(): contents.file(path) for name, path in data.items()})
+        held = {}
+        for name, path in data.items():
+            stat = path.stat()
+            held[name.as_posix()] = (
+                contents.file(path) if stat.st_size < LARGE else f"{stat.st_size} bytes of {stat.st_mtime_ns}"
+            )
+        return content_id(held)
 
     return _bring_up_to_date(Path(record), _facts(data.values()), content)
 

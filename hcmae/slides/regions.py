@@ -115,8 +115,8 @@ def four_point(corners: NDArray[np.integer], side: int, contours: Sequence[Conto
         left, top = corners[:, 0], corners[:, 1]
         near = (left <= x + w) & (top <= y + h) & (left + side >= x) & (top + side >= y)
         for i in np.flatnonzero(~inside & near):
-            left, top = int(corners[i, 0]), int(corners[i, 1])
-            inside[i] = _passes(outer, holes, left + side // 2, top + side // 2, side // 4)
+            x0, y0 = int(corners[i, 0]), int(corners[i, 1])
+            inside[i] = _passes(outer, holes, x0 + side // 2, y0 + side // 2, side // 4)
     return inside
 
 

@@ -191,7 +191,7 @@ def snakefile_rules() -> dict[str, set[str]]:
         steps: set[str] = set()
         for page in re.findall(r'execute\("(\w+)"', body):
             steps |= set(NOTEBOOKS.get(page, ()))
-        for verb in re.findall(r"hcmae run (\w+)", body):
+        for verb in re.findall(r'(?:hcmae run |train\(")(\w+)', body):
             steps |= set(VERBS[verb])
         for verbs in re.findall(r"stages=\[(.*)\]", body):
             steps |= {step for verb in re.findall(r'"(\w+)"', verbs) for step in VERBS[verb]}

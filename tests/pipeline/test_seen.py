@@ -53,6 +53,14 @@ def test_date_of_raw_data_follows_their_content(
     assert date(record) == after, "nothing has changed since"
 
 
+def test_a_large_file_is_not_read(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hcmae.pipeline.seen.LARGE", 4)
+    monkeypatch.setattr("hcmae.content.file_hash", lambda *_, **__: pytest.fail("read"))
+    record = raw_data_seen(tmp_path / "seen.json", root)
+    os.utime(root / "slides" / "P1.svs", ns=(1, 1))
+    assert date(raw_data_seen(record, root)) > 0
+
+
 def test_data_that_arrive_are_no_change_of_data(tmp_path: Path) -> None:
     record = raw_data_seen(tmp_path / "seen.json", tmp_path / "LIHC")
     (tmp_path / "LIHC").mkdir()
