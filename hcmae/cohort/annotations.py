@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from hcmae.cohort.evidence import Annotation, CurationError
+from hcmae.tables import TableError, is_missing, read_plain, separator_of
 
 NOTICES = "annotations.txt"
 # A notice is a line or two.
 MOST_BYTES = 1 << 20
 FFPE = "FFPE"
 NOT_FFPE = "not FFPE"  # where the server says no more than that
-_UNKNOWN = {"", "unknown", "not reported", "not available", "na", "n/a", "nan", "none", "null", "--", "'--"}
 _YES, _NO = {"true", "yes", "1", "1.0", "y"}, {"false", "no", "0", "0.0", "n"}
 # Withdrawn by who wrote it.
 _VOID = {"rescinded"}
@@ -38,7 +38,7 @@ def preservation(method: Any, is_ffpe: Any = None) -> str:
     text = _clean(method) if isinstance(method, str) else ""
     if flag in _YES or "ffpe" in text.lower() or "formalin" in text.lower() or "paraffin" in text.lower():
         return FFPE
-    if text.lower() not in _UNKNOWN:
+    if not is_missing(text):
         return text
     return NOT_FFPE if flag in _NO else ""
 
@@ -158,15 +158,14 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         if path.stat().st_size > (MOST_BYTES if path.name == NOTICES else 64 * MOST_BYTES):
             raise CurationError(f"{path}: far larger than such a table is; look at what it holds")
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
-        separator = "," if path.suffix.lower() == ".csv" else "\t"
-        # A lone quote in a note must not swallow the rows behind it.
-        if separator == ",":
+        text = read_plain(path).decode("utf-8-sig", errors="replace")
+        # Not read as other tables are: a lone quote in a note must not swallow the rows behind it.
+        if separator_of(path) == ",":
             reader = csv.reader(io.StringIO(text))
         else:
             reader = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
         rows = [row for row in reader if row]
-    except (OSError, csv.Error) as error:
+    except (OSError, TableError, csv.Error) as error:
         raise CurationError(f"{path}: cannot be read ({error}); correct or remove it") from error
     if not rows:
         return []
@@ -184,4 +183,4 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _clean(value: Any) -> str:
     """Text of one line without the marks that separate notices in a lock."""
     text = "" if value is None else " ".join(re.sub(r"[:|\"]", " ", str(value)).split())
-    return "" if text.lower() in _UNKNOWN else text
+    return "" if is_missing(text) else text

@@ -202,7 +202,8 @@ def _folder(folder: Path, kind: str, modality: str = "rna", **columns: Any) -> P
 
 
 def _read(folder: Path, modality: str = "rna") -> Any:
-    table = pd.DataFrame({f"{modality}_path": str(folder / f"{modality}.tsv")}, index=PATIENTS[:30])
+    some = PATIENTS[:30]
+    table = pd.DataFrame({f"{modality}_path": str(folder / f"{modality}.tsv"), "time": range(30), "event": 0}, some)
     return read_omics(Cohort(table, pd.DataFrame(), pd.DataFrame()), "local", folder)[modality]
 
 
