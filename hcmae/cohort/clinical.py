@@ -276,7 +276,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         head = read_head(path)
         return read_text(path, head=head), head.comments
     except TableError as error:
-        raise ClinicalError(f"{path}: not a readable table ({error})") from error
+        raise ClinicalError(f"{path}: not a readable table: {error}") from error
 
 
 class _Rows:

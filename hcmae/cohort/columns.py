@@ -35,7 +35,7 @@ def read_columns(root: Path) -> dict[str, Any]:
     if not isinstance(mapping, dict) or not all(isinstance(value, dict) for value in mapping.values()):
         raise CurationError(f"{path}: expected an object with some of the keys {sorted(known)}, each an object")
     _check_keys(path, "", mapping, known)
-    _check_keys(path, "files.", mapping.get("files", {}), ("clinical", "samples", "annotations", *MODALITIES))
+    _check_keys(path, "files.", mapping.get("files", {}), ("clinical", *MODALITIES, "samples", "annotations"))
     _check_keys(path, "clinical.", mapping.get("clinical", {}), _CLINICAL)
     _check_keys(path, "units.", mapping.get("units", {}), MODALITIES)
     for modality in MODALITIES:

@@ -473,7 +473,7 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
     except TableError as error:
-        raise OmicsFormatError(f"{path}: not a table of numbers ({_bad_cell(path, patient) or error})") from error
+        raise OmicsFormatError(f"{path}: not a table of numbers: {_bad_cell(path, patient) or error}") from error
     if not table.num_rows or not features:
         raise OmicsFormatError(f"{path}: no patient or no feature in the table")
     rows = [sample_name(cell) for cell in table[label].to_pylist()]

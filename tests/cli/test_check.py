@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -56,11 +57,39 @@ def test_one_fault_does_not_hide_the_next(root: Path) -> None:
         ("rna", "rna.tsv"), ("mirna", "mirna.tsv"), ("slides", "P001.svs"), ("slides", "P002.svs"),
     ]  # fmt: skip
     assert faults[0]["subject"] == "patient P001"
-    assert faults[0]["do"] == "keep one row per patient"
+    assert faults[0]["do"] == "keep one row per patient, or one per sample under its barcode"
+    assert faults[1]["do"] == "correct that cell"
     text = CliRunner().invoke(typer_app, ["check", str(root)])
     assert text.exit_code == 1
     assert f"[FAULT] rna: {root / 'rna.tsv'}: patient P001 comes twice" in text.stdout
     assert "-> keep one row per patient" in text.stdout
+
+
+def test_what_is_recognised_is_said(root: Path) -> None:
+    def known(rule: str) -> list[str]:
+        findings = check(root)[1]["findings"]
+        return [found["what"] for found in findings if (found["rule"], found["kind"]) == (rule, "note")]
+
+    said = {rule: " | ".join(known(rule)) for rule in ("clinical", "rna", "methylation")}
+    assert "counts (reads per gene, whole numbers), because all values are whole numbers" in said["rna"]
+    assert "beta (share of methylated copies, 0 to 1), because all values lie between 0 and 1" in said["methylation"]
+    (root / "columns.json").write_text('{"units": {"rna": "expected_counts"}}')
+    assert "expected_counts (estimated reads of RSEM, kallisto or salmon), as stated" in known("rna")[1]
+    text = (root / "clinical.tsv").read_text(encoding="utf-8")
+    (root / "clinical.tsv").write_text(text.replace("time_days", "OS.time").replace("event", "OS"), encoding="utf-8")
+    assert any("survival time in days from column 'OS.time'" in what for what in known("clinical"))
+    (root / "clinical.tsv").write_text(text.replace("time_days", "OS_MONTHS").replace("event", "OS_STATUS"))
+    assert any("recognised as a table of cBioPortal" in what for what in known("clinical"))
+
+
+def test_the_outcome_among_the_features_is_a_fault(root: Path) -> None:
+    clinical = pd.read_csv(root / "clinical.tsv", sep="\t")
+    table = pd.read_csv(root / "rna.tsv", sep="\t")
+    table["G1"] = clinical["time_days"]
+    table.to_csv(root / "rna.tsv", sep="\t", index=False)
+    status, report = check(root)
+    assert status == 1
+    assert "column 'G1' equals the survival time" in by_rule(report, "fault")["rna"]
 
 
 def test_who_would_be_left_out_is_listed_by_rule(root: Path) -> None:
