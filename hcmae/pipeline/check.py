@@ -85,8 +85,8 @@ class Finding:
         text = "; ".join(" ".join(line.split()) for line in message.splitlines() if line.strip())
         # Messages begin with the file that they are about.
         first, _, rest = text.partition(": ")
-        for place in (first, Path(file).parent / first, Path(file) / first):
-            if rest and (str(place) == str(file) or Path(place).is_file()):
+        for place in (Path(first), Path(file).parent / first, Path(file) / first):
+            if rest and (place == Path(file) or place.is_file()):
                 file, text = place, rest
                 break
         what, _, do = text.rpartition("; ")
