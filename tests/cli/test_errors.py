@@ -108,5 +108,6 @@ def test_a_cohort_that_cannot_be_made_ends_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(typer_app, ["run", "curate", "--no-slides", *places])
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        f"hcmae: {root / 'rna.tsv'}: patient P1 comes twice; keep one row per patient"
+        f"hcmae: {root / 'rna.tsv'}: patient P1 comes twice; keep one row per patient, or one per sample "
+        "under its barcode"
     ]
