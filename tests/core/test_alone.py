@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -83,6 +84,7 @@ def _link(name: str, folder: Path) -> None:
             link.symlink_to(target, target_is_directory=target.is_dir())
 
 
+@pytest.mark.slow
 def test_core_works_with_torch_and_timm_alone(tmp_path: Path) -> None:
     names = _with_requirements("torch", "timm")
     assert {"torch", "timm"} <= names

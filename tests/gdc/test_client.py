@@ -629,6 +629,7 @@ def test_bad_input_ends_in_one_line(
         assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_command_and_the_same_command_again(server: StandIn, tmp_path: Path, repo: Path) -> None:
     """Once in a large file, once in a bundle: the second run asks for the missing bytes and files only."""
     for entry in server.files.values():

@@ -52,6 +52,7 @@ def run(tmp_path: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not say its resolution")
 def test_readings_share_start_and_epochs_and_are_kept(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
