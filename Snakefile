@@ -131,16 +131,17 @@ rule notebooks:
 
 if SOURCE == "synthetic":
     rule synthesise:
-        input: CODE, lambda w: f"data_manifests/{'LIHC' if w.cancer == 'NULL' else w.cancer}.yaml"
-        output: f"{RAW}/{{cancer}}/truth.json"
+        input: CODE, SETTINGS, lambda w: f"data_manifests/{'LIHC' if w.cancer == 'NULL' else w.cancer}.yaml"
+        # A mark and not a file of the cohort: snakemake deletes the output of a job before it runs.
+        output: f"{RAW}/{{cancer}}.done"
         params: options=["--profile", PROFILE, "--seed", SEED, "--data-dir", DATA]
         # One process each: a job that wants all cores waits until nothing else runs.
         priority: 10
         shell: "hcmae run synthesise --cancer {wildcards.cancer:q} {params.options:q} --workers {threads} && touch {output:q}"
 
 def raw(w):
-    """What stands for a cohort's raw data: the last file of a synthetic one, and the date of their last change."""
-    written = [f"{RAW}/{w.cancer}/truth.json"] if SOURCE == "synthetic" else []
+    """What stands for a cohort's raw data: that a synthetic one is whole, and the date of their last change."""
+    written = [f"{RAW}/{w.cancer}.done"] if SOURCE == "synthetic" else []
     return [*written, *RAW_SEEN.get(w.cancer, [])]
 
 rule survival_in_one_hour:
@@ -291,7 +292,7 @@ rule kaplan_meier:
     shell: execute("10_kaplan_meier", "{wildcards.cancer:q}")
 
 rule null_cohort:
-    input: f"{RAW}/NULL/truth.json", needed("slides", rules.train_mae_patreg.output, rules.train_dino.output)
+    input: f"{RAW}/NULL.done", needed("slides", rules.train_mae_patreg.output, rules.train_dino.output)
     output: f"{RUN}/NULL/prepared.done"
     params: options=OPTIONS, stages=["curate", *needed("slides", "slides"), *needed("omics", "omics"), *needed("slides", "embed")]
     shell:
