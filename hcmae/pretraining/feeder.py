@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -269,6 +269,8 @@ class Feeder:
         self._stop.set()
         self._thread.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        # Open plans would end when memory is tidied up, somewhere in the step after this one.
+        self._plans.close()
         if self._gpu:
             torch.cuda.synchronize(self.device)
         self._ring.close()
@@ -310,7 +312,7 @@ class Feeder:
                     self._look_ahead()
                     self._arrive(block=False)
 
-    def _endless(self) -> Iterator[tuple[tuple[Plan, ...], Any]]:
+    def _endless(self) -> Generator[tuple[tuple[Plan, ...], Any], None, None]:
         empty = 0
         while True:
             empty += 1
