@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import spearmanr
 
 from hcmae.cohort.layouts import normalised
 from hcmae.units import TIME_UNITS
@@ -26,6 +28,8 @@ OUTCOME_NAMES = frozenset(
 )  # fmt: skip
 # Below this number a feature of zeros and ones can equal the events by chance.
 FEWEST = 20
+# Rank correlation above which two columns order patients alike; what is below 1 leaves room for rounded values.
+SAME_ORDER = 0.9995
 
 
 def outcome_names(names: Iterable[str]) -> list[str]:
@@ -34,28 +38,65 @@ def outcome_names(names: Iterable[str]) -> list[str]:
 
 
 def outcome_values(names: Sequence[str], matrix: ArrayLike, time: ArrayLike, event: ArrayLike) -> list[str]:
-    """Features that hold the outcome under another name.
+    """Features that hold the outcome under another name, some cells missing or not.
 
     Args:
         matrix: [patients, features] in the order of ``names``; NaN where missing.
-        time: [patients] in days; a feature that equals it in days, weeks, months or years is one of them.
-        event: [patients] 0 or 1; a feature that equals it, or its reverse, is one of them among 20 patients or more.
+        time: [patients] in days. A feature that equals it in days, weeks, months or years is one of them; among 20
+            patients or more also one that orders them alike or the other way round, as a logarithm or a z-score does.
+        event: [patients] 0 or 1. Among 20 patients or more, a feature of two values that tell the dead from the others.
     """
     values, days, dead = np.asarray(matrix), np.asarray(time, dtype=np.float64), np.asarray(event, dtype=np.float64)
     if len(days) < 6 or len(np.unique(days)) < 3:
         return []  # so few numbers can be equal by chance
-    # Few features get past the first patients; the others are compared whole.
-    wanted = [days / unit for unit in (*TIME_UNITS.values(), 7)]
-    if len(dead) >= FEWEST and min(dead.sum(), len(dead) - dead.sum()) >= 3:
-        wanted += [dead, 1 - dead]
     found = np.zeros(values.shape[1], dtype=bool)
-    for target in wanted:
+    # Few features get past the first patients; the others are compared whole.
+    for target in (days / unit for unit in (*TIME_UNITS.values(), 7)):
         some = np.flatnonzero(_equal(values[:3], target[:3]))
-        found[some[_equal(values[:, some], target)]] = True
+        found[some[_equal(values[:, some], target) & _mostly_known(values[:, some])]] = True
+    if len(days) >= FEWEST:
+        # Patients whose times lie far apart: one in twenty thousand features orders eight of them by chance.
+        spread = np.argsort(days, kind="stable")[np.linspace(0, len(days) - 1, 8).astype(int)]
+        some = np.flatnonzero(_ordered(values[spread]))
+        found[some[[_same_order(values[:, column], days) for column in some]]] = True
+        if min(dead.sum(), len(dead) - dead.sum()) >= 3:
+            few = np.concatenate([np.flatnonzero(dead == 1)[:4], np.flatnonzero(dead == 0)[:4]])
+            some = np.flatnonzero(_told_apart(values[few], dead[few]))
+            found[some[_told_apart(values[:, some], dead) & _mostly_known(values[:, some])]] = True
     return [str(name) for name, same in zip(names, found, strict=True) if same]
 
 
+def _mostly_known(values: NDArray[np.floating]) -> NDArray[np.bool_]:
+    known = np.isfinite(values).sum(axis=0)
+    return np.asarray((known >= 6) & (2 * known >= len(values)))
+
+
 def _equal(values: NDArray[np.floating], target: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which columns equal the target wherever they are known."""
     # Half of a hundredth is what a table of two decimals leaves open.
     gaps, room = np.abs(values - target[:, None]), np.maximum(0.006, 1e-5 * np.abs(target[:, None]))
-    return np.asarray((gaps <= room).all(axis=0))
+    return np.asarray(((gaps <= room) | ~np.isfinite(values)).all(axis=0))
+
+
+def _ordered(values: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which columns only rise or only fall from row to row; a missing cell is no step."""
+    steps = np.diff(values, axis=0)
+    unknown = ~np.isfinite(steps)
+    moves = (~unknown).sum(axis=0) >= 4
+    return np.asarray((((steps > 0) | unknown).all(axis=0) | ((steps < 0) | unknown).all(axis=0)) & moves)
+
+
+def _same_order(column: NDArray[np.floating], target: NDArray[np.float64]) -> bool:
+    known = np.isfinite(column)
+    if known.sum() < FEWEST or 2 * known.sum() < len(column):
+        return False
+    return abs(float(spearmanr(column[known], target[known]).statistic)) > SAME_ORDER
+
+
+def _told_apart(values: NDArray[np.floating], dead: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which columns have one value for the dead and another for the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without a known value in a group
+        low = [np.nanmin(values[dead == group], axis=0) for group in (0, 1)]
+        high = [np.nanmax(values[dead == group], axis=0) for group in (0, 1)]
+    return np.asarray((low[0] == high[0]) & (low[1] == high[1]) & (low[0] != low[1]))

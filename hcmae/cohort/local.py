@@ -42,12 +42,7 @@ def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
                 f"{root / 'columns.json'}: files.{what} is '{named}', but {root / str(named)} is missing"
             )
         return root / str(named)
-    suffixes = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
-    found = sorted(
-        p
-        for p in (root.iterdir() if root.is_dir() else ())
-        if p.name.lower().endswith(suffixes) and p.name.lower().split(".")[0].split("_")[0] == what
-    )
+    found = _named_like(root, what)
     exact = [p for p in found if p.name.lower().split(".")[0] == what]
     found = exact or found
     if not found:
@@ -57,6 +52,16 @@ def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
             f"{root}: {found[0].name} and {found[1].name} could both be {what}; name one in columns.json"
         )
     return found[0]
+
+
+def _named_like(root: Path, what: str) -> list[Path]:
+    """Tables whose names begin with a word, in either case, packed or not."""
+    suffixes = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
+    return sorted(
+        path
+        for path in (root.iterdir() if root.is_dir() else ())
+        if path.name.lower().endswith(suffixes) and path.name.lower().split(".")[0].split("_")[0] == what
+    )
 
 
 def patient_column(header: Sequence[str], path: Path, named: str | None = None) -> int:
@@ -156,8 +161,7 @@ def sample_notes(root: Path, mapping: Mapping[str, Any]) -> SampleNotes:
 
 def remark_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path | None:
     """The table of 'samples' or 'annotations' in a user's folder, None where there is none. Raises CurationError."""
-    names = [root / f"{what}{suffix}" for suffix in (".tsv", ".csv", ".txt")]
-    if what not in mapping.get("files", {}) and not any(name.is_file() for name in names):
+    if what not in mapping.get("files", {}) and not _named_like(root, what):
         return None
     return local_file(root, what, mapping)
 

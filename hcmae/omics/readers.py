@@ -384,9 +384,16 @@ def refuse_outcome(path: Path, frame: pd.DataFrame, time: ArrayLike, event: Arra
     same = outcome_values(list(frame.columns), frame.to_numpy(), time, event)
     if same:
         raise OmicsFormatError(
-            f"{path}: column '{same[0]}' equals the survival time or the event of every patient; remove it from the "
-            "features"
+            f"{path}: column {_named(same)} equals the survival time or the event of every patient, as it is or "
+            "transformed; remove it from the features"
         )
+
+
+def _named(columns: Sequence[str], most: int = 5) -> str:
+    """The first one, and the others in brackets: all of them are to be removed at once."""
+    others = ", ".join(f"'{name}'" for name in columns[1:most])
+    more = f" and {len(columns) - most} more" if len(columns) > most else ""
+    return f"'{columns[0]}'" + (f" (also {others}{more})" if others else "")
 
 
 def read_units(path: Path, modality: str, root: Path) -> tuple[pd.DataFrame, Recognition]:
@@ -465,8 +472,8 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
         outcome = outcome_names(features)
         if outcome:
             raise OmicsFormatError(
-                f"{path}: column '{outcome[0]}' is of the outcome, which features must not hold; remove it from this "
-                "table"
+                f"{path}: column {_named(outcome)} is of the outcome, which features must not hold; remove it from "
+                "this table"
             )
         types = {label: pa.string(), **dict.fromkeys(features, pa.float32())}
         table = read_rows(path, head, types, missing=MISSING)

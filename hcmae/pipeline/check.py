@@ -40,7 +40,8 @@ class Rule:
 
 # In the order in which they are made. The page "What is checked" prints this table.
 RULES = (
-    Rule("folder", "whether there are raw data at all", "refuses"),
+    Rule("folder", "whether there are raw data at all; links to nothing", "refuses"),
+    Rule("folder", "what lies beside the data under a name that is none of theirs", "warns"),
     Rule("columns.json", "a user's names of files and columns: valid JSON, known keys and units", "refuses"),
     Rule("clinical", "patient, time and event of every row: there, readable, the same in all rows of a patient; "
          "layout, unit of time", "refuses"),
@@ -116,10 +117,10 @@ class Report:
         return [finding for finding in self.findings if finding.kind == "fault"]
 
     def add(self, kind: Kind, rule: str, file: str | Path, message: str) -> None:
-        """Note a finding once, however many checks run into it."""
+        """Note a finding once, however many checks run into it: the same words about another file are another one."""
         found = Finding.of(kind, rule, file, message)
-        known = {(other.kind, other.what, other.do) for other in self.findings}
-        if (found.kind, found.what, found.do) not in known:
+        known = {(other.kind, other.file, other.what, other.do) for other in self.findings}
+        if (found.kind, found.file, found.what, found.do) not in known:
             self.findings.append(found)
 
     @contextmanager
@@ -190,7 +191,7 @@ def _check_local(
 ) -> tuple[list[str], bool]:
     """The parts of a user's folder, each on its own; returns those that can go into a cohort."""
     from hcmae.cohort.clinical import read_clinical_table
-    from hcmae.cohort.local import local_file, local_mapping, local_slides
+    from hcmae.cohort.local import local_file, local_mapping, local_slides, remark_file
 
     root = report.root
     mapping = report.tried("columns.json", root / "columns.json", lambda: local_mapping(root)) or {}
@@ -202,16 +203,38 @@ def _check_local(
             outcomes, _ = read_clinical_table(clinical, mapping.get("clinical"))
             report.add("note", "clinical", clinical, f"{len(outcomes)} patients")
     sound = []
+    tables = [clinical]
     for modality in modalities_there(root, mapping) if modalities is None else modalities:
         path = report.tried(modality, root, lambda modality=modality: local_file(root, modality, mapping))  # type: ignore[misc]
+        tables.append(path)
         if path is not None and _check_local_table(report, path, modality, mapping, outcomes):
             sound.append(modality)
+    for what in ("samples", "annotations"):
+        with report.watch("columns.json", root):
+            tables.append(remark_file(root, what, mapping))
+    _check_rest(report, {path.name for path in tables if path is not None})
     folder = root / "slides"
     if slides is False or (slides is None and not folder.is_dir()):
         return sound, False
     files = report.tried("slides", folder, lambda: local_slides(folder))
     _check_slides(report, files or [])
     return sound, files is not None
+
+
+def _check_rest(report: Report, read: set[str]) -> None:
+    """What lies in a user's folder and nobody reads: a name that was meant otherwise, or a share that is not mounted."""
+    known = {"columns.json", "slides", "choices.csv", "exclusions.csv", *(f"normal_{name}.tsv" for name in MODALITIES)}
+    for path in sorted(report.root.iterdir()):
+        if path.is_symlink() and not path.exists():
+            report.add("fault", "folder", path, "a link to nothing; mount the share that it points to, or remove it")
+        elif path.name == "slides" and not path.is_dir():
+            report.add("fault", "folder", path, "not a folder; put the slides into a folder of this name")
+        elif path.name not in read | known and not path.name.startswith("."):
+            report.add(
+                "warning", "folder", path,
+                "not looked at: its name is none that is known; rename it, or name it in columns.json, if it is part "
+                "of the data",
+            )  # fmt: skip
 
 
 def modalities_there(root: Path, mapping: Mapping[str, Any]) -> list[str]:

@@ -65,6 +65,26 @@ def test_one_fault_does_not_hide_the_next(root: Path) -> None:
     assert "-> keep one row per patient" in text.stdout
 
 
+def test_the_same_fault_in_two_tables_is_two_faults(root: Path) -> None:
+    for name in ("rna", "mirna"):
+        (root / f"{name}.tsv").write_text(f"patient\tX{name}\nP001\t1\nP001\t2\n")
+    faults = [Path(found["file"]).name for found in check(root)[1]["findings"] if found["kind"] == "fault"]
+    assert {"rna.tsv", "mirna.tsv"} <= set(faults)
+    assert len(set(faults)) == len(faults), "and each is said once"
+
+
+def test_what_nobody_reads_is_said(root: Path) -> None:
+    (root / "expression.tsv").write_text("patient\tG1\n")
+    (root / "slide").mkdir()
+    (root / "slides").symlink_to(root / "not mounted")
+    (root / "Samples.tsv").write_text("sample\tis_ffpe\nP001\ttrue\n")
+    status, report = check(root)
+    said = {(found["kind"], Path(found["file"]).name) for found in report["findings"] if found["rule"] == "folder"}
+    assert said == {("warning", "expression.tsv"), ("warning", "slide"), ("fault", "slides")}
+    assert status == 1
+    assert any("FFPE" in found["what"] for found in report["findings"]), "a table in other case is read"
+
+
 def test_what_is_recognised_is_said(root: Path) -> None:
     def known(rule: str) -> list[str]:
         findings = check(root)[1]["findings"]

@@ -7,13 +7,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from hcmae.cohort.annotations import FFPE, NOT_FFPE, SampleNotes, parsed, preservation, read_notices, written
 from hcmae.cohort.curate import HeavyLossWarning, UnknownPreservationWarning, apply_rules, curate
 from hcmae.cohort.evidence import Annotation, CurationError
-from hcmae.cohort.features import outcome_names
+from hcmae.cohort.features import outcome_names, outcome_values
 from hcmae.cohort.inputs import curate_inputs
 from hcmae.cohort.lock import LOCK_COLUMNS
 from hcmae.config import MODALITIES, ConfigError
@@ -229,6 +230,25 @@ def test_a_feature_that_equals_the_time_is_refused_in_any_unit(unit: float, tmp_
     cohort = curate(manifest, "local", root, seed=0, modalities=("rna",), slides=False)
     with pytest.raises(OmicsFormatError, match=r"column 'G2' equals the survival time or the event"):
         read_omics(cohort, "local", root)
+
+
+@pytest.mark.parametrize("gap", [False, True], ids=["whole", "one cell missing"])
+@pytest.mark.parametrize("form", ["log2", "z-score", "years", "falling", "event", "event as 1 and 2", "event z-scored"])
+def test_a_transformed_outcome_is_found_and_a_gene_is_not(form: str, gap: bool) -> None:
+    rng = np.random.default_rng(3)
+    time, event = rng.exponential(900, 40) + 31, (rng.random(40) < 0.4).astype(float)
+    z = {name: (values - values.mean()) / values.std() for name, values in (("time", time), ("event", event))}
+    leak = {
+        "log2": np.log2(time + 1), "z-score": z["time"], "years": time / 365.25, "falling": -(time**0.5),
+        "event": event, "event as 1 and 2": event + 1, "event z-scored": z["event"],
+    }[form]  # fmt: skip
+    genes = rng.normal(size=(40, 3000))
+    genes[:, 7] = time + rng.normal(scale=300, size=40)  # goes with time, as a good marker does
+    genes[:, 8] = (event + (rng.random(40) < 0.1)) % 2  # a mutation that is nearly the event
+    matrix = np.column_stack([genes, leak]).astype(np.float32)
+    if gap:
+        matrix[5] = np.nan
+    assert outcome_values([f"G{i}" for i in range(3000)] + ["leak"], matrix, time, event) == ["leak"]
 
 
 def test_genes_are_no_outcome() -> None:
