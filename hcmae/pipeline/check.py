@@ -222,7 +222,7 @@ def _check_local(
 
 
 def _check_rest(report: Report, read: set[str]) -> None:
-    """What lies in a user's folder and nobody reads: a name that was meant otherwise, or a share that is not mounted."""
+    """What lies in a folder and nobody reads: a name that was meant otherwise, a share that is not mounted."""
     known = {"columns.json", "slides", "choices.csv", "exclusions.csv", *(f"normal_{name}.tsv" for name in MODALITIES)}
     for path in sorted(report.root.iterdir()):
         if path.is_symlink() and not path.exists():
