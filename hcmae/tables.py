@@ -263,8 +263,8 @@ def open_quotation(row: int, column: int, names: Sequence[str] = ()) -> str:
     name = names[column].strip() if column < len(names) else ""
     where = f"column '{name}'" if name else f"column {column + 1}"
     return (
-        f"row {row}, {where}: a quotation mark is left open at the end of the line, and would make one cell of it and the "
-        "rows that follow; remove the quotation mark, or the line break if it is meant"
+        f"row {row}, {where}: a quotation mark is left open at the end of the line, and would make one cell of it and "
+        "the rows that follow; remove the quotation mark, or the line break if it is meant"
     )
 
 

@@ -120,6 +120,8 @@ def _check_statement(table: _Table, found: Recognition) -> None:
             f"{where}: {claim}; but all values are whole numbers, and those of patient {table.patients[row]} add up to "
             f"{sums[row]:,.0f}: these look like counts; {_ask(table.modality)}"
         )
+    if unit.name in ("rpm", "tpm") and largest > _MILLION[1]:
+        raise table.error(values > _MILLION[1], f"is more than a million: no value of the unit {claim}")
     # Rates per million without a larger value would need tens of thousands of genes that are all alike.
     small_rates = unit.scale == "rpm" and not _millions(values, _MILLION)
     if largest <= _LARGEST_LOG and (small_rates or (unit.name == "expected_counts" and _mostly_fractions(values))):
@@ -132,13 +134,10 @@ def _check_statement(table: _Table, found: Recognition) -> None:
     if unit.name in ("rpm", "tpm"):
         _warn_of_sums(table, claim, sums, "values add", whole)
     elif unit.name in ("log2_rpm", "log2_tpm"):
-        _warn_of_sums(
-            table, claim, _sums(np.exp2(values[:_SOME].astype(np.float64)) - 1.0), "numbers 2^value - 1 add", False
-        )
+        linear = _sums(np.exp2(values[:_SOME].astype(np.float64)) - 1.0)
+        _warn_of_sums(table, claim, linear, "numbers 2^value - 1 add", False)
     elif unit.scale == "counts" and len(values) > 2 and _millions(values, (0.995e6, 1.005e6)):
-        _warn(
-            f"{where}: {claim}; but those of every patient add up to a million, as RPM or TPM do; look whether it is so"
-        )
+        _warn(f"{where}: {claim}; but those of all patients add up to a million, as RPM or TPM do; see if it is right")
 
 
 def _mostly_fractions(values: np.ndarray) -> bool:
@@ -155,13 +154,11 @@ def _warn_of_sums(table: _Table, claim: str, sums: np.ndarray, added: str, whole
         means = "this is right for a panel of some genes only" if sums[row] < low else "no table of that unit does"
         also = ", and all are whole numbers, as counts are" if whole else ""
         _warn(
-            f"{table.where}: {claim}; but for patient {table.patients[row]} the {added} up to {sums[row]:,.0f}, where a million "
-            f"is due ({far.sum():,} such patients of {len(sums):,}){also}; {means}: look whether the unit is right"
+            f"{table.where}: {claim}; but for patient {table.patients[row]} the {added} up to {sums[row]:,.0f}, where "
+            f"a million is due ({far.sum():,} such patients of {len(sums):,}){also}; {means}: see if the unit is right"
         )
     elif whole and not _millions(table.values, _MILLION):
-        _warn(
-            f"{table.where}: {claim}; but all values are whole numbers, as counts are: look whether the unit is right"
-        )
+        _warn(f"{table.where}: {claim}; but all values are whole numbers, as counts are; see if it is right")
 
 
 def _warn(text: str) -> None:
@@ -297,8 +294,7 @@ def _millions(values: np.ndarray, limits: tuple[float, float]) -> bool:
 
 def _sums(values: np.ndarray) -> np.ndarray:
     """Sum of every patient's values [n]."""
-    sums: np.ndarray = np.nansum(values, axis=1, dtype=np.float64)
-    return sums
+    return np.asarray(np.nansum(values, axis=1, dtype=np.float64))
 
 
 def _standardised(values: np.ndarray) -> bool:

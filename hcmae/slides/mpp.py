@@ -49,8 +49,8 @@ def load_mpp_table(table: str | Path | Mapping[str, float] | None) -> dict[str, 
         # A quotation mark that is left open makes one cell of all rows up to the next mark.
         if open_in := [name for name, cell in row.items() if isinstance(cell, str) and {"\n", "\r"} & set(cell)]:
             raise ValueError(
-                f"{table}: row {number}, column {open_in[0]}: a quotation mark is left open, and would make one cell of "
-                "the rows that follow; remove the quotation mark"
+                f"{table}: row {number}, column {open_in[0]}: a quotation mark is left open, and would make one cell "
+                "of the rows that follow; remove the quotation mark"
             )
         try:
             result[row["slide"]] = float(row["mpp"])

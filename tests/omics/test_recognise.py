@@ -172,7 +172,7 @@ def test_statements_come_before_names_of_files_and_those_before_guesses() -> Non
         ("counts", 500, "tpm", "rna", r"patient P\d+ add up to [\d,]+: these look like counts"),
         ("counts", 500, "rpm", "mirna", "look like counts"),
         ("counts", 500, "fpkm", "rna", "look like counts"),
-        ("rpm", 20, "tpm", "rna", r"patient P\d+, feature G\d+: .* is no value of the unit tpm"),
+        ("rpm", 20, "tpm", "rna", r"patient P\d+, feature G\d+: .* is more than a million: no value of the unit tpm"),
         ("rpm", 1, "log2_tpm", "rna", r"patient P\d+, feature G\d+: .* is no value of the unit log2_tpm"),
     ],
 )
@@ -192,12 +192,12 @@ def test_no_unit_is_believed_against_the_numbers(
         (
             _values("rpm")[:, :60] / 20,
             "tpm",
-            r"for patient P00 the values add up to [\d,]+, where a million is due.*panel",
+            r"for patient P00 the values add up to [\d,]+, where a million.*panel",
         ),
         (_values("counts"), "tpm", "all are whole numbers, as counts are; this is right for a panel"),
         (_values("counts") * 50, "tpm", "all values are whole numbers, as counts are"),
         (_values("log2_counts"), "log2_tpm", r"the numbers 2\^value - 1 add up to [\d,]+, where a million"),
-        (np.rint(_values("rpm")), "counts", "every patient add up to a million, as RPM or TPM do"),
+        (np.rint(_values("rpm")), "counts", "all patients add up to a million, as RPM or TPM do"),
     ],
 )
 def test_an_unlikely_unit_is_taken_and_warned_of(values: np.ndarray, claim: str, seen: str) -> None:
