@@ -6,6 +6,7 @@ Errors name what is wrong and what to do, not the file: who asked for the file p
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import warnings
 import zlib
@@ -102,7 +103,8 @@ def read_head(path: Path, *, unique: bool = True) -> Head:
     """How a table begins; reads two lines behind the comments.
 
     Raises TableError for an empty or unreadable file, for cells separated by something else than the file's name says,
-    for a header that is shorter than its rows, and for a name that is empty or (``unique``) comes twice.
+    for a quotation mark that is left open in a line, for a header that is shorter than its rows, and for a name that is
+    empty or (``unique``) comes twice.
     """
     separator = separator_of(path)
     comments: list[str] = []
@@ -125,7 +127,11 @@ def read_head(path: Path, *, unique: bool = True) -> Head:
     if header is None:
         raise TableError("it is empty" if not comments else "it holds nothing but lines that begin with '#'")
     _check_separator(header, separator, path)
+    if (column := open_cell(header, separator)) is not None:
+        raise TableError(open_quotation(1 + len(comments), column))
     cells = _cells(header, separator)
+    if first is not None and (column := open_cell(first, separator)) is not None:
+        raise TableError(open_quotation(2 + len(comments), column, cells))
     names = [name.strip() for name in cells]
     while len(names) > 1 and not names[-1]:
         names.pop()
@@ -156,8 +162,8 @@ def read_rows(
 ) -> pa.Table:
     """The rows of a table as columns of these types; only the columns ``wanted`` if given, and no padding.
 
-    Raises TableError for a row with more or fewer cells than the header, a cell that is not of its type, and text that
-    is not UTF-8.
+    Raises TableError for a row with more or fewer cells than the header, a line break inside a quoted cell, a cell that
+    is not of its type, and text that is not UTF-8.
     """
     columns = head.columns
     padding = columns[len(head.names) :]
@@ -167,11 +173,12 @@ def read_rows(
         ragged.append((row.number or 0, row.actual_columns))
         return "error"
 
+    quoted: list[bool] = []
     try:
         with open_plain(path) as handle:
             handle.read(head.start)
             reader = pacsv.open_csv(
-                handle,
+                _Watched(handle, quoted),
                 read_options=pacsv.ReadOptions(use_threads=False, column_names=columns, block_size=_BLOCK),
                 parse_options=pacsv.ParseOptions(delimiter=head.separator, invalid_row_handler=too_long),
                 convert_options=pacsv.ConvertOptions(
@@ -183,6 +190,9 @@ def read_rows(
             )
             table = reader.read_all()
     except (*_ARROW_ERRORS, UnicodeDecodeError) as error:
+        # First, because rows that a quoted cell has swallowed look ragged.
+        if quoted:
+            _check_quotations(path, head)
         if ragged:
             number, cells = ragged[0]
             raise TableError(_ragged(number + 1 + len(head.comments), cells, len(columns))) from None
@@ -192,6 +202,8 @@ def read_rows(
         raise TableError(" ".join(str(error).split())[:200]) from error
     except (OSError, EOFError, zlib.error) as error:
         raise TableError(_unreadable(error)) from error
+    if quoted:
+        _check_quotations(path, head)
     for name in padding:
         for number, cell in enumerate(table[name].to_pylist()):
             if cell.strip():
@@ -223,6 +235,69 @@ def first_bad_number(path: Path, head: Head, label: str) -> tuple[str, str, str]
             if not is_missing(cell) and not _is_number(cell):
                 return table[label][row].as_py().strip(), name, cell
     return None
+
+
+def open_cell(line: str, separator: str) -> int | None:
+    """Number, from 0, of the cell whose quotation mark is left open at the end of a line; None if there is none.
+
+    A mark opens a cell as its first character only, and two of them inside stand for one.
+    """
+    column = position = 0
+    while position >= 0:
+        if line.startswith('"', position):
+            position += 1
+            while (end := line.find('"', position)) >= 0 and line.startswith('"', end + 1):
+                position = end + 2
+            if end < 0:
+                return column
+            position = end + 1
+        position = line.find(separator, position)
+        if position >= 0:
+            position += 1
+            column += 1
+    return None
+
+
+def open_quotation(row: int, column: int, names: Sequence[str] = ()) -> str:
+    """What is wrong with a row, the header being the first, that `open_cell` finds, and what to do."""
+    name = names[column].strip() if column < len(names) else ""
+    where = f"column '{name}'" if name else f"column {column + 1}"
+    return (
+        f"row {row}, {where}: a quotation mark is left open at the end of the line, and would make one cell of it and "
+        "the rows that follow; remove the quotation mark, or the line break if it is meant"
+    )
+
+
+class _Watched(io.RawIOBase):
+    """A file that notes in a list whether what was read of it has quotation marks."""
+
+    def __init__(self, handle: IO[bytes], quoted: list[bool]) -> None:
+        self._handle = handle
+        self._quoted = quoted
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._handle.read(size)
+        if not self._quoted and b'"' in data:
+            self._quoted.append(True)
+        return data
+
+
+def _check_quotations(path: Path, head: Head) -> None:
+    """Raise TableError for the first quoted cell that does not end in its line: the reader of rows would read on."""
+    row = 1 + len(head.comments)
+    with open_plain(path) as handle:
+        handle.read(head.start)
+        for _, line in _lines(handle):
+            if not line.strip():
+                continue
+            row += 1
+            if b'"' in line:
+                column = open_cell(line.decode("utf-8", errors="replace").rstrip("\r\n"), head.separator)
+                if column is not None:
+                    raise TableError(open_quotation(row, column, head.names))
 
 
 def _is_number(text: str) -> bool:

@@ -54,7 +54,7 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
             Unit("log2_rpm", "log", _EXPRESSION, "log2(RPM + 1)", "nothing", (0, 40)),
             Unit("log2_tpm", "log", ("rna",), "log2(TPM + 1)", "nothing", (0, 40)),
             Unit("log2_fpkm", "log", ("rna",), "log2(FPKM + 1)", "nothing", (0, 40)),
-            Unit("log2", "log", _EXPRESSION, "a logarithm of another kind", "nothing", (-64, 64)),
+            Unit("log2", "log", _EXPRESSION, "a logarithm of another kind", "nothing", (-64, 40)),
             Unit("z_score", "log", _ANY, "standard deviations from a mean", "nothing", (-_INF, _INF)),
             Unit("beta", "beta", ("methylation",), "share of methylated copies, 0 to 1", "nothing", (0, 1)),
             Unit("beta_percent", "beta", ("methylation",), "the same, 0 to 100", "divided by 100", (0, 100)),

@@ -17,8 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hcmae.cohort.annotations import SampleNotes
 from hcmae.cohort.clinical import ClinicalError, read_clinical
+from hcmae.cohort.evidence import CurationError
+from hcmae.cohort.local import table_samples
 from hcmae.omics.readers import OmicsFormatError, read_local_table
+from hcmae.slides.mpp import load_mpp_table
 from hcmae.tables import (
     MISSING_WORDS,
     TableError,
@@ -113,6 +117,55 @@ def test_what_python_writes_comes_back(tmp_path: Path, names: list[str], data: s
 def test_what_cannot_be_read_says_what_to_do(name: str, text: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=message):
         read_text(_write(tmp_path, text, name))
+
+
+@pytest.mark.parametrize(("name", "mark"), [("t.tsv", "\t"), ("t.csv", ","), ("t.tsv.gz", "\t")])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("row", [3, 5])
+def test_a_quoted_cell_that_goes_on_in_the_next_row_is_refused(
+    name: str, mark: str, ending: str, closed: bool, row: int, tmp_path: Path
+) -> None:
+    """Left open by mistake, or closed some rows later: rows would vanish into it."""
+    rows = [["# made by us"], ["patient", "a", "note"], *([f"P{i}", "1", "x"] for i in range(8))]
+    rows[row][2] = '"see notes'
+    if closed:
+        rows[row + 2][2] = 'end"'
+    content = ending.join(mark.join(cells) for cells in rows).encode()
+    path = _write(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name)
+    message = rf"row {row + 1}, column 'note': a quotation mark is left open.*remove the quotation mark"
+    for read in (read_text, lambda table: read_text(table, ["patient"])):
+        with pytest.raises(TableError, match=message):
+            read(path)
+    # Every reader of tables, also one that looks at the patients only.
+    with pytest.raises(OmicsFormatError, match=message):
+        read_local_table(path)
+    with pytest.raises(CurationError, match=message):
+        table_samples(path)
+    with pytest.raises(ClinicalError, match=message):
+        read_clinical(path)
+
+
+def test_the_mark_is_found_in_the_header_and_the_first_row_too(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="row 1, column 2: a quotation mark is left open"):
+        read_head(_write(tmp_path, 'patient\t"a\nP1\t1\n'))
+    with pytest.raises(TableError, match="row 2, column 'a': a quotation mark is left open"):
+        read_head(_write(tmp_path, 'patient\ta\nP1\t"x\nP2\t2\n'))
+
+
+def test_marks_inside_a_cell_and_closed_ones_are_text(tmp_path: Path) -> None:
+    cells = ['5" long', '"quoted" and more', '"two ""marks"""', ' "x', '""']
+    path = _write(tmp_path, "patient\tnote\n" + "".join(f"P{i}\t{cell}\n" for i, cell in enumerate(cells)))
+    assert read_text(path)["note"].tolist() == ['5" long', "quoted and more", 'two "marks"', '"x', ""]
+
+
+def test_samples_and_resolutions_have_no_open_quotation_marks(tmp_path: Path) -> None:
+    samples = _write(tmp_path, 'sample,is_ffpe,note\nP1,yes,"see\nP2,yes,x"\n', "samples.csv")
+    with pytest.raises(CurationError, match=r"samples\.csv.*row 2, column 3: a quotation mark is left open"):
+        SampleNotes().add_samples(samples)
+    mpp = _write(tmp_path, 'slide,mpp,note\na.svs,0.5,"see\nb.svs,0.25,x"\n', "mpp.csv")
+    with pytest.raises(ValueError, match=r"mpp\.csv: row 2, column note: a quotation mark is left open"):
+        load_mpp_table(mpp)
 
 
 def test_leading_comments_and_trailing_separators_are_skipped(tmp_path: Path) -> None:

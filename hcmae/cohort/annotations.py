@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hcmae.cohort.evidence import Annotation, CurationError
-from hcmae.tables import TableError, is_missing, read_plain, separator_of
+from hcmae.tables import TableError, is_missing, open_cell, open_quotation, read_plain, separator_of
 
 NOTICES = "annotations.txt"
 # A notice is a line or two.
@@ -161,6 +161,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         text = read_plain(path).decode("utf-8-sig", errors="replace")
         # Not read as other tables are: a lone quote in a note must not swallow the rows behind it.
         if separator_of(path) == ",":
+            for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+                if (column := open_cell(line.rstrip("\n"), ",")) is not None:
+                    raise TableError(open_quotation(number, column))
             reader = csv.reader(io.StringIO(text))
         else:
             reader = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)

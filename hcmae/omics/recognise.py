@@ -6,6 +6,7 @@ a wrong unit spoils a study without a trace: logarithms taken twice, libraries t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ _STRAY_FRACTIONS = 0.05
 _LARGEST_LOG = 30.0
 # Sums of reads per million: tables without rare features fall a little short.
 _MILLION = (0.8e6, 1.01e6)
+# Sums beyond these are far from a million.
+_ABOUT_MILLION = (1e5, 2e6)
 # Patients looked at where all would not say more.
 _SOME = 50
 
@@ -56,8 +59,10 @@ def recognise(
     """The unit of a table and why: stated, else in the name of its file, else plain from its numbers.
 
     values [n, p] float, NaN where missing; ``where`` is named in errors. Raises UnitError for values that do not fit
-    the unit, with patient, feature and value, and where the numbers do not say what they are.
+    the unit, with patient, feature and value, and where the numbers do not say what they are. Warns where a unit that
+    is stated, or in the file's name, is possible and unlikely.
     """
+    table = _Table(values, modality, patients, features, where)
     if not np.isfinite(values).any():
         raise UnitError(f"{where}: the table has no value at all")
     if stated is not None:
@@ -68,9 +73,11 @@ def recognise(
     elif file_name is not None and (named := unit_in_name(file_name, modality)) is not None:
         found = Recognition(named, "as the name of the file says")
     else:
-        table = _Table(values, modality, patients, features, where)
         found = _methylation(table) if modality == "methylation" else _expression(table)
+        check_unit(values, found.unit, modality, patients, features, where)
+        return found
     check_unit(values, found.unit, modality, patients, features, where)
+    _check_statement(table, found)
     return found
 
 
@@ -95,6 +102,67 @@ def check_unit(
         raise UnitError(f"{where}: all values lie between 0 and 1: these are shares (beta), not M-values")
     if unit.name == "z_score" and smallest >= 0:
         raise UnitError(f"{where}: no value is negative, as half of the z-scores are; {_ask(modality)}")
+
+
+def _check_statement(table: _Table, found: Recognition) -> None:
+    """Raise UnitError where the numbers of a whole table are not of the unit that somebody wrote down; warn of doubts.
+
+    No unit is taken from a name against the numbers: logarithms would be taken twice, libraries not corrected for.
+    """
+    unit, values, where = found.unit, table.values, table.where
+    claim = f"{unit.name} ({unit.meaning}), {found.reason}"
+    largest, sums = float(np.nanmax(values)), _sums(values)
+    with np.errstate(invalid="ignore"):
+        whole = bool(((values == np.rint(values)) | np.isnan(values)).all())
+    if unit.scale == "rpm" and whole and sums.max() > _ABOUT_MILLION[1]:
+        row = int(sums.argmax())
+        raise UnitError(
+            f"{where}: {claim}; but all values are whole numbers, and those of patient {table.patients[row]} add up to "
+            f"{sums[row]:,.0f}: these look like counts; {_ask(table.modality)}"
+        )
+    if unit.name in ("rpm", "tpm") and largest > _MILLION[1]:
+        raise table.error(values > _MILLION[1], f"is more than a million: no value of the unit {claim}")
+    # Rates per million without a larger value would need tens of thousands of genes that are all alike.
+    small_rates = unit.scale == "rpm" and not _millions(values, _MILLION)
+    if largest <= _LARGEST_LOG and (small_rates or (unit.name == "expected_counts" and _mostly_fractions(values))):
+        row, column = divmod(int(np.nanargmax(values)), values.shape[1])
+        raise UnitError(
+            f"{where}: {claim}; but the largest value is {largest:g} (patient {table.patients[row]}, feature "
+            f"{table.features[column]}; this patient's values add up to {sums[row]:,.0f}): these look like "
+            f"{'counts' if whole else 'logarithms'}; {_ask(table.modality)}"
+        )
+    if unit.name in ("rpm", "tpm"):
+        _warn_of_sums(table, claim, sums, "values add", whole)
+    elif unit.name in ("log2_rpm", "log2_tpm"):
+        linear = _sums(np.exp2(values[:_SOME].astype(np.float64)) - 1.0)
+        _warn_of_sums(table, claim, linear, "numbers 2^value - 1 add", False)
+    elif unit.scale == "counts" and len(values) > 2 and _millions(values, (0.995e6, 1.005e6)):
+        _warn(f"{where}: {claim}; but those of all patients add up to a million, as RPM or TPM do; see if it is right")
+
+
+def _mostly_fractions(values: np.ndarray) -> bool:
+    positive = values[values > 0]
+    return bool((positive != np.rint(positive)).mean() > 0.5) if positive.size else False
+
+
+def _warn_of_sums(table: _Table, claim: str, sums: np.ndarray, added: str, whole: bool) -> None:
+    """Warn where what should be a million is not: a panel of some genes, or another unit."""
+    low, high = _ABOUT_MILLION
+    far = (sums < low) | (sums > high)
+    if far.any():
+        row = int(far.argmax())
+        means = "this is right for a panel of some genes only" if sums[row] < low else "no table of that unit does"
+        also = ", and all are whole numbers, as counts are" if whole else ""
+        _warn(
+            f"{table.where}: {claim}; but for patient {table.patients[row]} the {added} up to {sums[row]:,.0f}, where "
+            f"a million is due ({far.sum():,} such patients of {len(sums):,}){also}; {means}: see if the unit is right"
+        )
+    elif whole and not _millions(table.values, _MILLION):
+        _warn(f"{table.where}: {claim}; but all values are whole numbers, as counts are; see if it is right")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def converted(values: np.ndarray, unit: Unit) -> tuple[np.ndarray, Unit]:
@@ -179,10 +247,10 @@ def _with_negatives(table: _Table, negative: np.ndarray) -> Recognition:
     if _standardised(values):
         reason = f"because {share:.0%} of the values are negative and most features have mean 0 and deviation 1"
         return Recognition(UNITS["z_score"], reason)
-    low, high = UNITS["log2"].bounds
-    if np.nanmin(values) >= low and np.nanmax(values) <= high:
+    unit = UNITS["m_value" if table.modality == "methylation" else "log2"]
+    if np.nanmin(values) >= unit.bounds[0] and np.nanmax(values) <= unit.bounds[1]:
         reason = f"because {share:.0%} of the values are negative and none is beyond {np.nanmax(np.abs(values)):.3g}"
-        return Recognition(UNITS["m_value" if table.modality == "methylation" else "log2"], reason)
+        return Recognition(unit, reason)
     raise UnitError(
         f"{table.where}: {share:.0%} of the values are negative, yet they reach from {np.nanmin(values):g} to "
         f"{np.nanmax(values):g}, as neither logarithms nor z-scores do; {_ask(table.modality)}"
@@ -220,8 +288,13 @@ def _methylation(table: _Table) -> Recognition:
 
 
 def _millions(values: np.ndarray, limits: tuple[float, float]) -> bool:
-    sums = np.nansum(values, axis=1, dtype=np.float64)
+    sums = _sums(values)
     return bool((sums >= limits[0]).all() and (sums <= limits[1]).all())
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """Sum of every patient's values [n]."""
+    return np.asarray(np.nansum(values, axis=1, dtype=np.float64))
 
 
 def _standardised(values: np.ndarray) -> bool:

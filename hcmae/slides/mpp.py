@@ -46,6 +46,12 @@ def load_mpp_table(table: str | Path | Mapping[str, float] | None) -> dict[str, 
         raise ValueError(f"{table}: column '{sorted(missing)[0]}' is missing; it needs the columns slide, mpp")
     result = {}
     for number, row in enumerate(rows, start=2):
+        # A quotation mark that is left open makes one cell of all rows up to the next mark.
+        if open_in := [name for name, cell in row.items() if isinstance(cell, str) and {"\n", "\r"} & set(cell)]:
+            raise ValueError(
+                f"{table}: row {number}, column {open_in[0]}: a quotation mark is left open, and would make one cell "
+                "of the rows that follow; remove the quotation mark"
+            )
         try:
             result[row["slide"]] = float(row["mpp"])
         except (TypeError, ValueError):

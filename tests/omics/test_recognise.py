@@ -138,6 +138,7 @@ def test_what_is_not_plain_is_refused_until_it_is_stated(values: np.ndarray, mod
         ("ambiguous", "counts", "rna", "patient P00, feature G0: .* is no whole number, as counts are"),
         ("z_score", "tpm", "rna", "is no value of the unit tpm"),
         ("counts", "log2_counts", "rna", "is no value of the unit log2_counts"),
+        ("rpm", "log2", "rna", r"is no value of the unit log2 \("),
         ("beta_percent", "beta", "methylation", "is no value of the unit beta"),
         ("beta", "beta_percent", "methylation", "these are shares, not per cent"),
         ("beta", "m_value", "methylation", r"these are shares \(beta\), not M-values"),
@@ -154,9 +155,66 @@ def test_a_stated_unit_that_the_values_contradict_is_refused(
 
 def test_statements_come_before_names_of_files_and_those_before_guesses() -> None:
     assert _unit(_values("ambiguous"), stated="fpkm", file_name="rna_tpm.tsv") == "fpkm"
-    assert _unit(_values("ambiguous"), file_name="rna_tpm.tsv") == "tpm"
+    with pytest.warns(UserWarning, match="as the name of the file says; but .*right for a panel"):
+        assert _unit(_values("ambiguous"), file_name="rna_tpm.tsv") == "tpm"
     with pytest.raises(UnitError, match="is no whole number"):
         _unit(_values("log2_counts"), file_name="rna_counts.tsv")
+
+
+@pytest.mark.parametrize("how", ["stated", "file_name"])
+@pytest.mark.parametrize(
+    ("kind", "factor", "claim", "modality", "seen"),
+    [
+        ("log2_rpm", 1, "tpm", "rna", r"largest value is [\d.]+ \(patient P\d+, feature G\d+; .*look like logarithms"),
+        ("log2_rpm", 1, "rpm", "mirna", "look like logarithms"),
+        ("log2_counts", 1, "fpkm", "rna", "look like logarithms"),
+        ("log2_counts", 1, "expected_counts", "rna", "look like logarithms"),
+        ("counts", 500, "tpm", "rna", r"patient P\d+ add up to [\d,]+: these look like counts"),
+        ("counts", 500, "rpm", "mirna", "look like counts"),
+        ("counts", 500, "fpkm", "rna", "look like counts"),
+        ("rpm", 20, "tpm", "rna", r"patient P\d+, feature G\d+: .* is more than a million: no value of the unit tpm"),
+        ("rpm", 1, "log2_tpm", "rna", r"patient P\d+, feature G\d+: .* is no value of the unit log2_tpm"),
+    ],
+)
+def test_no_unit_is_believed_against_the_numbers(
+    kind: str, factor: int, claim: str, modality: str, seen: str, how: str
+) -> None:
+    values = _values(kind) * np.float32(factor)
+    given = {how: claim if how == "stated" else f"{modality}_{claim}.tsv"}
+    with pytest.raises(UnitError, match=rf"^{modality}\.tsv: .*{seen}") as caught:
+        _unit(values, modality, **given)
+    assert "columns.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "claim", "seen"),
+    [
+        (
+            _values("rpm")[:, :60] / 20,
+            "tpm",
+            r"for patient P00 the values add up to [\d,]+, where a million.*panel",
+        ),
+        (_values("counts"), "tpm", "all are whole numbers, as counts are; this is right for a panel"),
+        (_values("counts") * 50, "tpm", "all values are whole numbers, as counts are"),
+        (_values("log2_counts"), "log2_tpm", r"the numbers 2\^value - 1 add up to [\d,]+, where a million"),
+        (np.rint(_values("rpm")), "counts", "all patients add up to a million, as RPM or TPM do"),
+    ],
+)
+def test_an_unlikely_unit_is_taken_and_warned_of(values: np.ndarray, claim: str, seen: str) -> None:
+    with pytest.warns(UserWarning, match=rf"^rna\.tsv: {claim} \(.*\), as stated; but .*{seen}"):
+        assert recognise(values, "rna", PATIENTS, FEATURES, "rna.tsv", stated=claim).unit.name == claim
+
+
+def test_a_true_statement_is_taken_without_a_word() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind, claim in (
+            ("rpm", "tpm"), ("log2_rpm", "log2_tpm"), ("counts", "counts"), ("expected_counts", "expected_counts"),
+            ("log2", "log2"), ("log2_counts", "log2_counts"), ("z_score", "z_score"), ("ambiguous", "fpkm"),
+        ):  # fmt: skip
+            assert _unit(_values(kind), stated=claim) == claim
+        # Rounded, as some tables are.
+        assert _unit(np.rint(_values("rpm")), file_name="rna_tpm.tsv") == "tpm"
 
 
 def test_only_expected_counts_and_per_cent_are_converted() -> None:
@@ -231,6 +289,15 @@ def test_a_stated_unit_is_taken_without_a_word(tmp_path: Path) -> None:
     _folder(tmp_path, "ambiguous", units={"rna": "counts"})
     with pytest.raises(OmicsFormatError, match=r"rna\.tsv: patient P00, feature G0.*as counts are"):
         _read(tmp_path)
+
+
+def test_a_file_whose_name_says_tpm_and_that_holds_logarithms_is_refused(tmp_path: Path) -> None:
+    path = _folder(tmp_path, "log2_rpm") / "rna.tsv"
+    path = path.rename(tmp_path / "rna_tpm.tsv")
+    with pytest.raises(OmicsFormatError, match=r"rna_tpm\.tsv: tpm .*, as the name of the file says; but the largest"):
+        read_units(path, "rna", tmp_path)
+    (tmp_path / "columns.json").write_text(json.dumps({"units": {"rna": "log2_tpm"}}))
+    assert read_units(path, "rna", tmp_path)[1].unit.name == "log2_tpm"
 
 
 def test_per_cent_become_shares(tmp_path: Path) -> None:
