@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -502,17 +503,26 @@ def _planned(stream: Any) -> list[Any] | None:
     return list(shards) if all(hasattr(shard, "plans") for shard in shards) else None
 
 
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+# Where the compiler keeps its work when nobody says where; it sets the variables to that, even when imported.
+_COMPILERS_OWN = os.path.join(tempfile.gettempdir(), "torchinductor_")
+
+
 @contextmanager
 def compiler_cache(folder: Path | None) -> Iterator[None]:
     """Keep what the compiler makes in ``folder`` (None: where the environment says), so that it is made once."""
-    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-    chosen = {} if folder is None else {n: str(folder / n.split("_")[0].lower()) for n in names if n not in os.environ}
+    free = [name for name in _CACHES if os.environ.get(name, _COMPILERS_OWN).startswith(_COMPILERS_OWN)]
+    chosen = {} if folder is None else {name: str(folder / name.split("_")[0].lower()) for name in free}
+    before = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     try:
         yield
     finally:
-        for name in chosen:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _agree(fabric: Fabric, due: bool, interrupted: bool) -> tuple[bool, bool]:

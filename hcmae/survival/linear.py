@@ -82,7 +82,7 @@ def _coxnet_omics(inputs: FoldInputs) -> FoldOutput:
         risks = design[asked] @ model.coef_
         held_out[inner == number] = risks
         if event[inner == number].any():
-            scores += [concordance(time[inner == number], event[inner == number], risk) for risk in risks.T]
+            scores += [concordance(time[inner == number], event[inner == number], risk, empty=0.5) for risk in risks.T]
     best = int(np.argmax(scores))
     return FoldOutput(
         design[inputs.test] @ path.coef_[:, best],
