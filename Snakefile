@@ -72,8 +72,11 @@ OPTIONS = ["--profile", PROFILE, "--source", SOURCE, "--seed", SEED, "--data-dir
 # Raw data and code have no date that a rule could compare: a copy is younger and no change, an edit of a table is no new
 # output of any rule. These files get a new date when the content has changed.
 SEEN = f".snakemake/seen/{content_id([RUN, RAW])}"
-CODE = code_seen(f"{SEEN}/code.json")
-RAW_SEEN = {cancer: [raw_data_seen(f"{SEEN}/{cancer}.json", f"{RAW}/{cancer}")] for cancer in [*CANCERS, *NULL]}
+CODE = code_seen(f"{SEEN}/code.json", results=Path(RUN).exists())
+RAW_SEEN = {
+    cancer: [raw_data_seen(f"{SEEN}/{cancer}.json", f"{RAW}/{cancer}", results=Path(f"{RUN}/{cancer}").exists())]
+    for cancer in [*CANCERS, *NULL]
+}
 
 # Which run each page of the book shows.
 PAGES = {

@@ -70,6 +70,15 @@ def test_data_that_arrive_are_no_change_of_data(tmp_path: Path) -> None:
     assert date(raw_data_seen(record, tmp_path / "LIHC")) > 0
 
 
+def test_results_of_unknown_origin_are_looked_at_again(root: Path, tmp_path: Path) -> None:
+    """A run folder from before there were such records: it may be of other data and older code."""
+    record = raw_data_seen(tmp_path / "seen.json", root, results=True)
+    first = date(record)
+    assert first > 0
+    assert date(raw_data_seen(record, root, results=True)) == first
+    assert date(code_seen(tmp_path / "code.json", results=True)) > 0
+
+
 def test_a_record_cut_short_counts_as_a_change(root: Path, tmp_path: Path) -> None:
     record = Path(raw_data_seen(tmp_path / "seen.json", root))
     record.write_text("{")
