@@ -164,7 +164,21 @@ class _Block:
     vectors: dict[int, NDArray[Any]]
 
 
-class Feeder:
+class _FromThread:
+    """What another thread puts into a queue: batches, or the error that ended it."""
+
+    _queue: queue.Queue[Any]
+
+    def next(self) -> Fed:
+        """The next batch; waits for it."""
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        fed: Fed = item
+        return fed
+
+
+class Feeder(_FromThread):
     """Batches of one or several shards, gathered on ``device`` from regions that ``workers`` decode ahead.
 
     finish: (batch, its number from ``first``) -> inputs of the network; runs on the device, in the feeder's thread.
@@ -255,14 +269,6 @@ class Feeder:
         return self._buffer.nbytes
 
     # --- for the thread that trains ---------------------------------------------------------------------------------
-
-    def next(self) -> Fed:
-        """The next batch; waits for it."""
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        fed: Fed = item
-        return fed
 
     def close(self) -> None:
         """Stop decoding, end the workers, give memory back."""
@@ -443,7 +449,7 @@ class Feeder:
         return to_device(torch.from_numpy(array), self.device)
 
 
-class HostBatches:
+class HostBatches(_FromThread):
     """The same from a stream that gives finished batches in host memory; a thread stays ``ahead`` batches in front.
 
     finish: (batch of arrays, its number) -> inputs on the device.
@@ -497,14 +503,6 @@ class HostBatches:
                     continue
             if isinstance(item, BaseException):
                 return
-
-    def next(self) -> Fed:
-        """The next batch; waits for it."""
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        fed: Fed = item
-        return fed
 
     def close(self) -> None:
         """Stop the thread."""
