@@ -186,9 +186,8 @@ rule omics:
     params: given=PARAMETERS
     shell: execute("04_omics", "{wildcards.cancer:q}")
 
-# The trainings stand before the pages that show them: they do not wait for each other, and two of one thread do more than
-# one of two. The number of threads is a setting (threads=4), never that of the machine, so that every machine computes the
-# same sums. What the rest waits for goes first.
+# The trainings stand before the pages that show them and do not wait for each other. The number of threads is a setting
+# (threads=4), never that of the machine, so that every machine computes the same sums. What the rest waits for goes first.
 def train(verb):
     """The command of a pre-training; the rule's params must hold OPTIONS as ``options`` and a cancer of the pool."""
     return (
