@@ -111,7 +111,7 @@ def test_what_python_writes_comes_back(tmp_path: Path, names: list[str], data: s
         ("a.tsv", "patient\ta\nP\t1\n".encode("utf-16"), "UTF-16.*save it as UTF-8"),
         ("a.tsv", b"patient\ta\nP\xe9\t1\n", "not UTF-8 text"),
         ("a.tsv", b"patient\ta\nP1\t1\nP\xe9\t1\n", "UTF8|UTF-8"),
-        ("a.tsv", gzip.compress(b"patient\ta\nP1\t1\n" * 99)[:-9], "cannot be read, broken gzip"),
+        ("a.tsv", gzip.compress(b"patient\ta\nP1\t1\n" * 99, mtime=0)[:-9], "cannot be read, broken gzip"),
     ],
 )
 def test_what_cannot_be_read_says_what_to_do(name: str, text: Any, message: str, tmp_path: Path) -> None:
