@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import typer
 from hcmae.cli.errors import describe
 from hcmae.config import MODALITIES, ConfigError
 from hcmae.pipeline.road import VERBS
+from hcmae.pretraining.launched import world
 
 if TYPE_CHECKING:
     from hcmae.pipeline import Run
@@ -37,6 +39,7 @@ class Asked:
     workers: int
     weights: Path | None
     strict: bool
+    shards: int | None
 
 
 def register(app: typer.Typer) -> None:
@@ -70,15 +73,32 @@ def run_command(
             "--strict", help="Stop at the first slide without regions or with an assumed resolution, for stage slides."
         ),
     ] = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            help="Parts that regions are read in, for stages that train on several GPUs (default: one per process). "
+            "The same number gives the same weights on every number of processes that divides it.",
+            min=1,
+        ),
+    ] = None,
 ) -> None:
     """Run one stage; steps that are up to date are skipped."""
     from hcmae.pipeline import Run
 
     if stage not in _WORK:
         raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(VERBS)}")
+    here = world()
+    if here.size > 1 and stage not in _SHARED:
+        raise ConfigError(
+            f"stage '{stage}' works in one process, and {here.launcher} has started {here.size}: start it without "
+            f"{here.launcher}; {', '.join(_SHARED)} share their work"
+        )
+    if here.rank:
+        # What happens is said once.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
-    _WORK[stage](run, Asked(method, protocol, workers, weights, strict))
+    _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards))
 
 
 def status_command(
@@ -118,9 +138,9 @@ def _slides(run: Run, asked: Asked) -> None:
 def _pretrain(run: Run, asked: Asked) -> None:
     from hcmae.pipeline import REGION_VARIANTS
 
-    run.pretrain_patch()
+    run.pretrain_patch(shards=asked.shards)
     for variant in REGION_VARIANTS:
-        run.pretrain_region(variant)
+        run.pretrain_region(variant, shards=asked.shards)
 
 
 def _resnet(run: Run, asked: Asked) -> None:
@@ -161,6 +181,8 @@ def methods_asked(run: Run, asked: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+# Stages that several processes of a launcher do together.
+_SHARED = ("pretrain", "mae_patch", "mae_reg", "mae_patreg", "embed")
 # One function per verb of the road; a test compares the two lists.
 _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "synthesise": lambda run, asked: run.synthesise(workers=asked.workers),
@@ -168,9 +190,9 @@ _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "slides": _slides,
     "omics": lambda run, asked: print(run.load_omics()),
     "pretrain": _pretrain,
-    "mae_patch": lambda run, asked: run.pretrain_patch(),
-    "mae_reg": lambda run, asked: run.pretrain_region("reg"),
-    "mae_patreg": lambda run, asked: run.pretrain_region("patreg"),
+    "mae_patch": lambda run, asked: run.pretrain_patch(shards=asked.shards),
+    "mae_reg": lambda run, asked: run.pretrain_region("reg", shards=asked.shards),
+    "mae_patreg": lambda run, asked: run.pretrain_region("patreg", shards=asked.shards),
     "embed": lambda run, asked: run.embed(),
     "dino": lambda run, asked: run.pretrain_dino(),
     "resnet": _resnet,

@@ -81,17 +81,23 @@ class Run(Place):
         road.do(self, "omics")
         return self.omics()
 
-    def pretrain_patch(self, *, progress: bool = True) -> Path:
-        """Pre-train MAE-Patch on the pool and write the patch vectors of every slide of the pool."""
-        road.do(self, "mae_patch", progress=progress)
+    def pretrain_patch(self, *, progress: bool = True, shards: int | None = None) -> Path:
+        """Pre-train MAE-Patch on the pool and write the patch vectors of every slide of the pool.
+
+        shards: parts that regions are read in (see ``pretraining.pretrain_patch``), where the run begins anew.
+        """
+        road.do(self, "mae_patch", progress=progress, shards=shards)
         self._write_pool("patch_vectors", progress)
         return self.patch_weights
 
-    def pretrain_region(self, variant: Variant = "patreg", *, progress: bool = True) -> Path:
-        """Pre-train MAE-Region ('patreg' with, 'reg' without patch vectors) and write the pool's region vectors."""
+    def pretrain_region(self, variant: Variant = "patreg", *, progress: bool = True, shards: int | None = None) -> Path:
+        """Pre-train MAE-Region ('patreg' with, 'reg' without patch vectors) and write the pool's region vectors.
+
+        shards: as for ``pretrain_patch``.
+        """
         if work.starts_warm(self.profile, variant):
-            self.pretrain_region("reg", progress=progress)
-        road.do(self, f"mae_region_{variant}", progress=progress)
+            self.pretrain_region("reg", progress=progress, shards=shards)
+        road.do(self, f"mae_region_{variant}", progress=progress, shards=shards)
         self._write_pool("region_vectors" if variant == "patreg" else "region_vectors_reg", progress)
         return self.region_weights(variant)
 

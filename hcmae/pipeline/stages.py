@@ -15,6 +15,7 @@ from typing import Any, Literal
 from hcmae import __version__
 from hcmae.files import read_json, write_json
 from hcmae.keys import Key
+from hcmae.pretraining.launched import world
 
 FORMAT = 2
 # How many reasons a line names before it counts the rest.
@@ -79,6 +80,11 @@ class Stage:
         Raises RuntimeError where the work ends without an output; nothing is recorded then.
         """
         state = self.state()
+        if world().size > 1:
+            # All look before one of them works: else the last would find done what the others wait for.
+            from hcmae.pretraining.devices import wait_for_others
+
+            wait_for_others()
         if state.done:
             say(f"{self.name}: up to date, skipped ({self.folder.name})")
             return False

@@ -234,6 +234,7 @@ def train_patch(run: Place, key: Key, options: Options) -> None:
         run.pretrain_dir / "patch",
         run.seed,
         progress=options["progress"],
+        shards=options.get("shards"),
         key=key.digest,
     )
     _copy(weights, run.patch_weights)
@@ -282,6 +283,7 @@ def train_region(variant: Literal["reg", "patreg"]) -> Callable[[Place, Key, Opt
             variant=variant,
             start=run.region_weights("reg") if starts_warm(run.profile, variant) else None,
             progress=options["progress"],
+            shards=options.get("shards"),
             key=key.digest,
         )
         _copy(weights, run.region_weights(variant))

@@ -155,6 +155,15 @@ class CheckpointFolder:
         found = [p for p in self.folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem)]
         return sorted(found, key=lambda p: int(p.stem[5:]))
 
+    def shards(self) -> int | None:
+        """In how many shards the run of the newest checkpoint reads its regions; None where there is no checkpoint."""
+        files = self.files()
+        if not files:
+            return None
+        stream = read_metadata(files[-1]).get("stream")
+        # The last entry of a stream's order is the number of its shards.
+        return int(stream["order"][-1]) if isinstance(stream, Mapping) and "order" in stream else None
+
     def save(
         self,
         step: int,

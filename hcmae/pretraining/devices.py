@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hcmae.config import Compute
+from hcmae.pretraining.launched import tell_torch, world
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,26 +29,41 @@ def choose_precision(compute: Compute, device: torch.device | str = "cpu") -> st
 
 
 def make_fabric(compute: Compute, *, find_unused: bool = False) -> Fabric:
-    """One device, or every process that torchrun started (CPU or GPU, one or several nodes).
+    """One device, or every process that a launcher started (CPU or GPU, one or several hosts).
 
-    Several GPUs are used through ``torchrun --nproc-per-node N -m hcmae ...`` only: a notebook stays one process.
+    Launchers are torchrun, srun, mpirun and mpiexec (``launched``): a notebook stays one process, and so does a program
+    alone in a larger allocation.
     """
     # Imported late: where torchmetrics is installed, Fabric's import pulls in half of the environment.
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     gpu = torch.cuda.is_available()
     precision: Any = choose_precision(compute, "cuda" if gpu else "cpu")
     accelerator = "cuda" if gpu else "cpu"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    here = world()
+    if here.size > 1:
+        tell_torch(here)
+        strategy = DDPStrategy(find_unused_parameters=find_unused, cluster_environment=TorchElasticEnvironment())
         fabric = Fabric(
             accelerator=accelerator,
-            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
-            strategy=DDPStrategy(find_unused_parameters=find_unused),
+            devices=here.local_size,
+            num_nodes=here.hosts,
+            strategy=strategy,
             precision=precision,
         )
     else:
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+        # Named, so that a scheduler's variables around a single process are not taken for a launcher's.
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision, plugins=[LightningEnvironment()])
     fabric.launch()
     return fabric
+
+
+def wait_for_others() -> None:
+    """Return when all processes that a launcher started have come here; at once where there is one."""
+    if world().size == 1:
+        return
+    if not torch.distributed.is_initialized():
+        make_fabric(Compute())
+    torch.distributed.barrier()

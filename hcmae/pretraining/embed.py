@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from hcmae.config import Profile
 from hcmae.keys import derived, whole_library
 from hcmae.pretraining.augment import draw_crops, random_resized_crop
 from hcmae.pretraining.checkpoint import load_resnet, read_metadata, weights_hash
-from hcmae.pretraining.devices import choose_precision, make_fabric
+from hcmae.pretraining.devices import choose_precision, wait_for_others
+from hcmae.pretraining.launched import world
 from hcmae.pretraining.networks import load_mae_patch, load_mae_region
 from hcmae.pretraining.pretrain import Variant
 from hcmae.slides import regions as region_pixels
@@ -190,7 +190,9 @@ def embed_regions(
 
 
 def _device(device: str | None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device is None and torch.cuda.is_available():
+        return torch.device("cuda", world().local_rank % torch.cuda.device_count())
+    return torch.device(device or "cpu")
 
 
 def _check_patch_vectors(stores: Sequence[Path], weights: Path) -> None:
@@ -231,12 +233,10 @@ def embed_stores(
     key: of all that they depend on but the store itself (None: the network, every setting, the whole library).
     """
     key = key or whole_library(job.dataset, profile, {"network": job.network}).digest
-    # Under torchrun each process takes every n-th slide.
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if world > 1 and not torch.distributed.is_initialized():
-        make_fabric(profile.compute)
+    # Of several processes each takes every n-th slide.
+    here = world()
     todo, total = [], 0
-    for path in list(map(Path, stores))[rank::world]:
+    for path in list(map(Path, stores))[here.rank :: here.size]:
         store = slide_store.SlideStore(path)
         own = derived(key, job.reads, store.vector_content)
         if not store.has_vectors(job.dataset, own):
@@ -244,15 +244,14 @@ def embed_stores(
             total += len(store)
     low = choose_precision(profile.compute, device) == "bf16-mixed"
     label = job.dataset.replace("_", " ")
-    bar = tqdm(total=total, desc=label, unit="region", disable=not progress or rank != 0, mininterval=1.0)
+    bar = tqdm(total=total, desc=label, unit="region", disable=not progress or here.rank != 0, mininterval=1.0)
     with bar, torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
         for path, own in todo:
             vectors = _embed_slide(path, job, own, profile, bar)
             slide_store.write_vectors(path, job.dataset, vectors, weights=job.network, key=own)
             _part_path(path, job.dataset).unlink(missing_ok=True)
-    if world > 1 and torch.distributed.is_initialized():
-        # What comes next reads all stores.
-        torch.distributed.barrier()
+    # What comes next reads all stores.
+    wait_for_others()
     return len(todo)
 
 

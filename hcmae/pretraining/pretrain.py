@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,12 +19,14 @@ from hcmae.files import atomic_path
 from hcmae.keys import Key, whole_library
 from hcmae.pretraining.checkpoint import (
     CheckpointError,
+    CheckpointFolder,
     load_state,
     read_metadata,
     read_tensors,
     weights_hash,
 )
 from hcmae.pretraining.devices import make_fabric
+from hcmae.pretraining.launched import world
 from hcmae.pretraining.loop import ShardedStream, Stage, Stream, fit
 from hcmae.pretraining.networks import build_mae_patch, build_mae_region, save_weights
 from hcmae_core.mae import take_tokens
@@ -53,8 +54,8 @@ def pretrain_patch(
 
     Finished work with the same key is kept and said so; an interrupted run goes on where it stopped. key: of all that
     the weights depend on (None: every setting, the content of the stores, the source of the library). shards: in how
-    many equal parts the regions are read (None: one per process); the same number gives the same batches on any number
-    of processes that divides it. options: passed to ``loop.fit``.
+    many equal parts the regions are read (None: as an interrupted run was begun, else one per process); the same number
+    gives the same batches on any number of processes that divides it. options: passed to ``loop.fit``.
     Raises Interrupted (exit status 75), NonFiniteLossError, CheckpointError, ValueError for stores without regions.
     Source: section II-B.1, III-A.
     """
@@ -62,10 +63,10 @@ def pretrain_patch(
     regions = _count_regions(stores)
     samples = settings.samples_per_epoch or regions * profile.geometry.patches_per_region
 
-    def make_stream() -> Stream:
+    def make_stream(begun: int | None) -> Stream:
         from hcmae.slides.stream import PatchStream
 
-        return _shards(PatchStream, stores, settings, seed, shards, profile.compute.workers)
+        return _shards(PatchStream, stores, settings, seed, shards or begun, profile.compute.workers)
 
     return _pretrain(
         "mae_patch",
@@ -116,7 +117,7 @@ def pretrain_region(
     reading: Reading = "none" if variant == "reg" else (attention or profile.fidelity.region_attention)
     samples = settings.samples_per_epoch or _count_regions(stores)
 
-    def make_stream() -> Stream:
+    def make_stream(begun: int | None) -> Stream:
         from hcmae.slides.stream import RegionStream
 
         vectors = "patch_vectors" if reading in ("q_enc_kv_patch", "prose") else None
@@ -125,7 +126,7 @@ def pretrain_region(
             stores,
             settings,
             seed,
-            shards,
+            shards or begun,
             profile.compute.workers,
             vectors=vectors,
             reduce=profile.mae_region.reduce,
@@ -177,14 +178,15 @@ def _shards(
     **extra: Any,
 ) -> Stream:
     """This process's part of the batches."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    count = shards or world
-    if count % world or settings.batch_size % count:
+    here = world()
+    count = shards or here.size
+    if count % here.size or settings.batch_size % count:
         raise ValueError(
-            f"{count} shards do not fit {world} processes and batches of {settings.batch_size}: "
-            "processes must divide shards, and shards the batch"
+            f"{count} shards do not fit {here.size} processes and batches of {settings.batch_size}: processes must "
+            "divide shards, and shards the batch. An interrupted run keeps the shards that it was begun with (one per "
+            "process, or --shards): go on with a number of processes that divides them"
         )
-    own = range(rank * count // world, (rank + 1) * count // world)
+    own = range(here.rank * count // here.size, (here.rank + 1) * count // here.size)
     streams: list[Any] = []
     for number in own:
         streams.append(
@@ -207,7 +209,7 @@ def _shards(
 def _pretrain(
     name: str,
     build: Callable[[], MAEPatch | MAERegion],
-    stream: Stream | Callable[[], Stream],
+    stream: Stream | Callable[[int | None], Stream],
     profile: Profile,
     stores: Sequence[Path],
     out_dir: Path,
@@ -229,7 +231,9 @@ def _pretrain(
     if resume and final.exists() and read_metadata(final).get("fingerprint") == fingerprint:
         tqdm.write(f"{name}: {final.name} is up to date, nothing to do", file=sys.stderr)
         return final
-    batches = stream() if callable(stream) else stream
+    folder = out_dir / "checkpoints" / f"{name}-{fingerprint}"
+    begun = CheckpointFolder(folder).shards() if resume else None
+    batches = stream(begun) if callable(stream) else stream
     torch.manual_seed(seed)
     model = build()
     fabric = make_fabric(profile.compute, find_unused=isinstance(model, MAERegion) and model.reading == "prose")
@@ -246,7 +250,6 @@ def _pretrain(
         with_vectors=isinstance(model, MAERegion) and model.needs_patch_vectors,
         slides=slides,
     )
-    folder = out_dir / "checkpoints" / f"{name}-{fingerprint}"
     fit(
         stage,
         fabric,

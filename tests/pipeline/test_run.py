@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +17,7 @@ import pytest
 import timm
 import yaml
 from click.testing import Result
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
@@ -215,3 +221,75 @@ def test_cohort_outside_the_pool_gets_every_vector(run: Run) -> None:
     ours, theirs = SlideStore(null.stores()[0]).vector_weights, SlideStore(pool.stores()[0]).vector_weights
     assert set(ours) == {*store.vector_weights, "hipt_patch_vectors", "region_vectors_hipt"}
     assert all(theirs[name] == weights for name, weights in ours.items())
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+def _started(launcher: str, command: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """``count`` processes of a command of this module, started as a launcher does."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    if launcher == "torchrun":
+        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", port]
+        return [subprocess.Popen([sys.executable, *torchrun, *command], env=environment, **options)]
+    # What srun says to the processes that it starts, one a task.
+    told = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_TASKS_PER_NODE": str(count), "SLURM_NTASKS": str(count)}
+    told |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": "1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env={**environment, **told, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            **options,
+        )
+        for rank in range(count)
+    ]
+
+
+def _ended(processes: list[subprocess.Popen[str]]) -> tuple[str, str, int]:
+    """Everything that they said, and the largest exit status."""
+    said = [process.communicate(timeout=240) for process in processes]
+    status = max(process.returncode for process in processes)
+    return "".join(out for out, _ in said), "".join(err for _, err in said), status
+
+
+def test_two_processes_of_a_launcher_train_once_and_what_one_does_in_two_parts(run: Run, tmp_path: Path) -> None:
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text(yaml.safe_dump(run.profile.model_dump(mode="json")), encoding="utf-8")
+
+    def train(name: str, launcher: str, count: int) -> dict[str, Any]:
+        runs = tmp_path / name
+        shutil.copytree(run.dir.parent, runs / "tiny", ignore=shutil.ignore_patterns("pretrain", "notebooks"))
+        where = ["--data-dir", str(run.root.parent.parent), "--run-dir", str(runs)]
+        command = ["-m", "hcmae", "run", "mae_patch", "--profile", str(profile), *where, "--shards", "2"]
+        out, err, status = _ended(_started(launcher, command, count))
+        assert status == 0, err[-3000:]
+        # Each step says once that it is done.
+        done = [line.split(":")[0] for line in out.splitlines() if ": done in " in line]
+        assert done == ["mae_patch", "patch_vectors"], out
+        log = (runs / "tiny" / "pretrain" / "patch" / "mae_patch.jsonl").read_text(encoding="utf-8")
+        steps = [json.loads(line)["step"] for line in log.splitlines()]
+        assert steps == sorted(set(steps)), "two trainings wrote one log"
+        return load_file(runs / "tiny" / "pretrain" / "mae_patch.safetensors")
+
+    alone = train("alone", "torchrun", 1)
+    for launcher in ("torchrun", "srun"):
+        together = train(launcher, launcher, 2)
+        # Sums of two halves round otherwise, and Adam makes full steps of small gradients; halves of their own would
+        # be a hundred times as far apart.
+        apart = sum(float((together[name] - tensor).square().sum()) for name, tensor in alone.items())
+        size = sum(float(tensor.square().sum()) for tensor in alone.values())
+        assert (apart / size) ** 0.5 < 1e-4
+
+
+def test_a_stage_that_cannot_be_shared_is_refused_to_several_processes(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(typer_app, ["run", "dino"])
+    assert result.exit_code == 2
+    assert "torchrun has started 2" in result.output
