@@ -58,6 +58,9 @@ FIGURE2 = FIGURE2 if FIGURE2 in CANCERS else SHOWN
 DATA = str(Path(chosen("data_dir", "data")).expanduser())
 RUNS = str(Path(chosen("run_dir", "runs")).expanduser())
 THREADS = int(chosen("threads", 1))  # of one pre-training on a CPU
+# What starts the processes of a pre-training on several GPUs, each with its share: launcher="torchrun --nproc-per-node 4".
+LAUNCHER = chosen("launcher", "")
+HCMAE_PROCESSES = f"{LAUNCHER} -m hcmae" if LAUNCHER else "hcmae"
 SLIDES = chosen("slides", True).lower() in ("true", "yes", "on", "1")
 MODALITIES = listed(chosen("modalities", "rna,mirna,methylation"))
 
@@ -188,10 +191,10 @@ rule omics:
 
 # The trainings stand before the pages that show them and do not wait for each other. The number of threads is a setting
 # (threads=4), never that of the machine, so that every machine computes the same sums. What the rest waits for goes first.
-def train(verb):
+def train(verb, command=HCMAE_PROCESSES):
     """The command of a pre-training; the rule's params must hold OPTIONS as ``options`` and a cancer of the pool."""
     return (
-        f"export OMP_NUM_THREADS={{threads}}; hcmae run {verb} --cancer {{params.cancer:q}} {{params.options:q}} "
+        f"export OMP_NUM_THREADS={{threads}}; {command} run {verb} --cancer {{params.cancer:q}} {{params.options:q}} "
         "&& touch {output:q}"
     )
 
@@ -227,7 +230,7 @@ rule train_dino:
     params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
     priority: 8
-    shell: train("dino")
+    shell: train("dino", command="hcmae")
 
 rule mae_patch:
     input: "notebooks/05_mae_patch.ipynb", rules.train_mae_patch.output

@@ -56,7 +56,12 @@ def test_commands_are_found_at_all() -> None:
     assert len(words_of("snakemake")) >= 4
 
 
-@pytest.mark.parametrize("words", words_of("hcmae"), ids=" ".join)
+def launched() -> list[list[str]]:
+    """The words of hcmae in commands of torchrun."""
+    return [["hcmae", *words[words.index("-m") + 2 :]] for words in words_of("torchrun")]
+
+
+@pytest.mark.parametrize("words", words_of("hcmae") + launched(), ids=" ".join)
 def test_hcmae_takes_the_command(words: list[str]) -> None:
     command, rest = get_command(typer_app), words[1:]
     while hasattr(command, "commands"):
