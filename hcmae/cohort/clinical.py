@@ -187,7 +187,7 @@ def parse_clinical_json(content: bytes, where: str) -> dict[str, Outcome]:
         hits = parse_json(content)
     except ValueError as error:
         raise ClinicalError(
-            f"{where}: not valid JSON ({error}); delete it and fetch the clinical data again"
+            f"{where}: not valid JSON, {error}; fetch the clinical data again, or correct it there if it was edited"
         ) from error
     try:
         return read_hits(hits)

@@ -252,7 +252,9 @@ def _omics_filters(evidence: Evidence, inclusion: Inclusion, modality: str) -> l
     """The rules for a patient's files of one modality; what no file carries is not asked for."""
 
     def of_type(c: Candidate) -> bool:
-        return not evidence.need_barcode if c.barcode is None else c.barcode.sample_type in inclusion.sample_types
+        if c.barcode is None and not c.stated_type:
+            return not evidence.need_barcode
+        return c.sample_type in inclusion.sample_types
 
     def no_type(patient: str, had: Sequence[Candidate]) -> str:
         return f"{modality} of sample type {_types(had)} only" if had else f"no {modality} data"
@@ -319,7 +321,10 @@ def slide_rules(inclusion: Inclusion) -> list[tuple[str, Keep]]:
             "diagnostic slide" if diagnostic else "slide",
             lambda c: not diagnostic or c.barcode is None or c.barcode.slide_kind == DIAGNOSTIC,
         ),
-        (f"slide of sample type {', '.join(types)}", lambda c: c.barcode is None or c.barcode.sample_type in types),
+        (
+            f"slide of sample type {', '.join(types)}",
+            lambda c: (c.barcode is None and not c.stated_type) or c.sample_type in types,
+        ),
     ]
     if inclusion.min_slide_bytes:
         megabytes = inclusion.min_slide_bytes / 1e6
@@ -390,7 +395,7 @@ def other_readings(
 
 
 def _types(candidates: Iterable[Candidate]) -> str:
-    return ", ".join(sorted({(c.barcode.sample_type if c.barcode else None) or "unknown" for c in candidates}))
+    return ", ".join(sorted({c.sample_type or "unknown" for c in candidates}))
 
 
 def _note_choice(

@@ -22,7 +22,7 @@ from hcmae.cohort.evidence import (
 from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
 from hcmae.content import files_below, slide_bytes
-from hcmae.tables import TableError, read_head, read_text
+from hcmae.tables import TableError, doubt, listed, read_head, read_text
 
 
 def local_mapping(root: Path) -> dict[str, Any]:
@@ -138,6 +138,7 @@ def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evide
                 Candidate(
                     str(path.absolute()), sample, size, sample_barcode(sample),
                     preservation=notes.preservation(sample), annotations=notes.annotations(patient, sample),
+                    stated_type=notes.sample_type(sample),
                 )
                 for sample in samples
             ]
@@ -146,17 +147,28 @@ def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evide
     evidence = Evidence(outcomes, candidates)
     if slides:
         _add_slides(evidence, root / "slides", named, notes, str(table))
+    _say_unmatched(notes, evidence)
     return evidence
 
 
 def sample_notes(root: Path, mapping: Mapping[str, Any]) -> SampleNotes:
     """What ``samples.tsv`` and ``annotations.tsv`` of a user's folder say; nothing where they are not there."""
     notes = SampleNotes()
-    for what, add in (("samples", notes.add_samples), ("annotations", notes.add_notices)):
+    for what in ("samples", "annotations"):
         path = remark_file(root, what, mapping)
         if path is not None:
-            add(path)
+            notes.add(path)
     return notes
+
+
+def _say_unmatched(notes: SampleNotes, evidence: Evidence) -> None:
+    """Warn of rows of ``samples.tsv`` and ``annotations.tsv`` about nobody: a name may be written otherwise."""
+    found = [c for own in evidence.candidates.values() for some in own.values() for c in some]
+    names = {c.sample for c in (*found, *evidence.unclaimed)}
+    names |= {str(c.barcode) for c in (*found, *evidence.unclaimed) if c.barcode is not None}
+    lines = notes.unmatched(evidence.patients, names)
+    if lines:
+        doubt(f"{listed(lines)}; such a row says nothing about the cohort: write the name as the tables do")
 
 
 def remark_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path | None:
@@ -206,8 +218,9 @@ def _add_slides(
         notices = notes.annotations(patient, str(code) if code else file.stem)
         path = file.path
         return Candidate(
-            str(path.absolute()), file.stem, slide_bytes(path), code, stores[file], how, annotations=notices
-        )
+            str(path.absolute()), file.stem, slide_bytes(path), code, stores[file], how, annotations=notices,
+            stated_type=notes.sample_type(str(code) if code else file.stem),
+        )  # fmt: skip
 
     evidence.candidates["slides"] = {
         patient: [candidate(file, how, patient) for file, how in found] for patient, found in claims.slides.items()

@@ -300,6 +300,16 @@ def test_ten_thousand_damaged_records() -> None:
     assert all(message.startswith("clinical.json: ") for message in messages)
 
 
+def test_a_clinical_json_with_a_mistake_is_named_by_its_place_and_one_with_a_mark_is_read() -> None:
+    text = json.dumps([_hit("Dead", 512)])
+    assert parse_clinical_json(b"\xef\xbb\xbf" + text.encode(), "clinical.json")["TCGA-AA-0001"].time == 512
+    with pytest.raises(
+        ClinicalError, match=rf"line 1, column {len(text) + 1}: .*a comma behind the last entry"
+    ) as told:
+        parse_clinical_json(f"{text[:-1]},]".encode(), "clinical.json")
+    assert "delete" not in str(told.value)
+
+
 def test_clinical_json_that_is_missing_or_doubled(tmp_path: Path) -> None:
     with pytest.raises(ClinicalError, match="is missing"):
         read_clinical_json(tmp_path / "clinical.json")
