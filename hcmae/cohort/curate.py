@@ -157,6 +157,8 @@ def _rules(
     outcomes = evidence.outcomes
 
     yield "clinical record", lambda p: "" if p in outcomes else "has files, but no clinical record"
+    if any(outcome.contradiction for outcome in outcomes.values()):
+        yield "columns agree", lambda p: outcomes[p].contradiction
     yield "known vital status", lambda p: "" if outcomes[p].event is not None else outcomes[p].reason
     yield "known survival time", lambda p: "" if outcomes[p].time is not None else outcomes[p].reason
 

@@ -21,6 +21,7 @@ from hcmae.cohort.barcodes import (
     parse_slide_name,
     patient_id,
 )
+from hcmae.cohort.cells import stage_number
 from hcmae.cohort.clinical import (
     ClinicalError,
     parse_clinical_json,
@@ -29,7 +30,6 @@ from hcmae.cohort.clinical import (
     read_clinical_table,
     read_hits,
     read_outcome,
-    stage_number,
 )
 
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
