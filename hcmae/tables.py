@@ -184,7 +184,9 @@ def read_head(path: Path, *, unique: bool = True) -> Head:
         flat = "; if the table has several lines of header, leave one" if len(nameless) > 1 else ""
         raise TableError(f"column {nameless[0]} has no name; give it one{flat}")
     if unique and len(set(names)) < len(names):
-        raise TableError(f"column '{next(n for n in names if names.count(n) > 1)}' comes twice; rename one")
+        twice = next(n for n in names if names.count(n) > 1)
+        date = " (a date, as Excel makes of the names of some genes: take them from the original file)"
+        raise TableError(f"column '{twice}' comes twice{date if date_of(twice) else ''}; rename one")
     return Head(tuple(names), separator, tuple(comments), start, width - len(names))
 
 
@@ -256,6 +258,45 @@ def read_text(path: Path, wanted: Sequence[str] | None = None, head: Head | None
     table = read_rows(path, head, {name: pa.string() for name in head.names}, wanted=wanted)
     cells = {name: [cell.strip() for cell in table[name].to_pylist()] for name in table.column_names}
     return pd.DataFrame(cells, columns=table.column_names, dtype=object)
+
+
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        ("jan january", "feb february", "mar march mrz märz", "apr april", "may mai", "jun june", "jul july",
+         "aug august", "sep sept september", "oct october okt", "nov november", "dec december dez"), start=1,
+    )
+    for name in names.split()
+}  # fmt: skip
+_DATES = (
+    re.compile(r"(?P<day>\d{1,2})[-./ ]+(?P<name>[a-zä]{3,9})\.?(?:[-./ ]+\d{2,4})?"),
+    re.compile(r"(?P<name>[a-zä]{3,9})[-./ ]+(?P<day>\d{1,2})(?:[-./ ]+\d{2,4})?"),
+    re.compile(r"\d{4}-(?P<month>\d{2})-(?P<day>\d{2})(?:[ t]00:00(?::00(?:\.0+)?)?)?"),
+    re.compile(r"(?P<month>\d{1,2})/(?P<day>\d{1,2})/\d{2,4}"),
+    re.compile(r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.\d{2,4}"),
+)
+
+
+def date_of(text: str) -> tuple[int, int] | None:
+    """Month and day of a name that reads as a date ('1-Mar', 'Sep-02', '2001-03-01'), None for any other."""
+    for pattern in _DATES:
+        found = pattern.fullmatch(text.strip().lower())
+        if found is None:
+            continue
+        parts = found.groupdict()
+        month, day = _MONTHS.get(parts.get("name") or "", int(parts.get("month") or 0)), int(parts["day"])
+        if 1 <= month <= 12 and 1 <= day <= 31:
+            return month, day
+    return None
+
+
+def counts_rows(cells: Sequence[object]) -> bool:
+    """Whether cells are the numbers of their rows, from 0 or 1 on, as an index that was written with the table."""
+    try:
+        numbers = [float(str(cell)) for cell in cells]
+    except ValueError:
+        return False
+    return len(numbers) > 1 and numbers[0] in (0, 1) and numbers == [numbers[0] + row for row in range(len(numbers))]
 
 
 def first_bad_number(path: Path, head: Head, label: str) -> tuple[str, str, str] | None:
@@ -363,6 +404,8 @@ def _decoded(line: bytes) -> str:
 
 
 def _cells(line: str, separator: str) -> list[str]:
+    if '"' not in line:
+        return line.split(separator)
     types = {f"f{number}": pa.string() for number in range(line.count(separator) + 1)}
     raw = line.encode() + b"\n"
     try:

@@ -27,6 +27,8 @@ _YES, _NO = {"true", "yes", "1", "1.0", "y"}, {"false", "no", "0", "0.0", "n"}
 # Withdrawn by who wrote it.
 _VOID = {"rescinded"}
 _SPLIT = " | "
+# So many rows about nobody get a word on whom they may mean.
+_HINTS = 5
 
 
 def preservation(method: Any, is_ffpe: Any = None) -> str:
@@ -245,16 +247,13 @@ class SampleNotes:
         """One line for every row that is about nobody: neither about one of the patients nor one of the samples."""
         known = {_plain(patient) for patient in patients}
         known |= {name for sample in samples for name in _beginnings(sample)}
-        folded = {name.casefold(): name for name in known}
-        lines = []
+        lines: list[str] = []
         for row in self._rows:
             # Other samples of a patient who is known are none of the cohort's tables.
             if row.name in known or (row.name.startswith("TCGA-") and row.name[:12] in known):
                 continue
-            near = folded.get(row.name.casefold()) or next(
-                (n for n in sorted(known, key=len, reverse=True) if re.match(rf"{re.escape(n)}[^0-9a-zA-Z]", row.name)),
-                None,
-            )
+            # Of many such rows the first ones are read.
+            near = _near(row.name, known) if len(lines) < _HINTS else ""
             hint = f" (did you mean '{near}'?)" if near else ""
             lines.append(f"{row.where}: '{row.name}' ({row.value}) is no patient and no sample of the tables{hint}")
         return lines
@@ -341,6 +340,17 @@ def _in_other_columns(name: str, row: Mapping[str, str], where: str) -> list[Ann
         elif notice_kind(cell):
             return [Annotation(entity, "", _clean(cell)[:120])]
     return []
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """The known name that one differs from in its capital letters only, or begins with; '' where there is none."""
+    begun = ""
+    for other in known:
+        if other.casefold() == name.casefold():
+            return other
+        if name.startswith(other) and len(other) > len(begun) and not name[len(other)].isalnum():
+            begun = other
+    return begun
 
 
 def _first(row: Mapping[str, str], column: str) -> str:

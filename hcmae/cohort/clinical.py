@@ -264,17 +264,18 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
         row = dict(zip(columns, cells, strict=True))
         name = row[str(reader.column["patient"])]
         patient = "" if is_missing(name) else named_patient(name)
-        second = (
+        header = (
             number == 0 and len(frame) > 1 + skipped and (not patient or normalised(name) in ("id", *PATIENT_NAMES))
         )
-        if not patient or second:
-            told = f", '{name}'" if patient else ""
-            also = ", as a second line of header, which must go" if second else ""
-            raise ClinicalError(f"{path}: a row without patient{told}: {str(row)[:80]}{also}; fill it in or remove it")
+        if not patient or header:
+            also = ", which may be a second line of header" if header else ""
+            raise ClinicalError(f"{path}: a row without patient{also}: {str(row)[:80]}; fill it in or remove it")
         rows.setdefault(patient, []).append(row)
     try:
         reader.look_at(rows)
     except ColumnError as error:
+        for note in reader.layout_notes():
+            say(note)  # it may explain why the times or events were read as they were
         raise ClinicalError(f"{path}: {error}") from None
     outcomes = {patient: reader.outcome(patient, found) for patient, found in rows.items()}
     slides = reader.slides(rows)
@@ -362,11 +363,15 @@ class _Rows:
         age = self._age(rows, notes)
         sex = self._sex(rows, notes)
         read = (self._by_status if self.by_status else self._by_time)(patient, rows)
-        kept = {"age": age, "sex": sex, "stage": read.stage, "grade": read.grade}
-        for what in [name for name in kept if name in odd]:
-            notes.append(f"{what} left out: {odd[what].told(patient)}")
-            kept[what] = None
-        read = replace(read, **kept, note="; ".join(filter(None, [read.note, *notes])))
+        notes += [f"{what} left out: {odd[what].told(patient)}" for what in odd if what not in OUTCOME]
+        read = replace(
+            read,
+            age=None if "age" in odd else age,
+            sex=None if "sex" in odd else sex,
+            stage=None if "stage" in odd else read.stage,
+            grade=None if "grade" in odd else read.grade,
+            note="; ".join(filter(None, [read.note, *notes])),
+        )
         told = "; ".join(odd[what].told(patient) for what in OUTCOME if what in odd)
         if not told:
             return read
@@ -509,11 +514,14 @@ class _Rows:
         self.twins = twins(found, rows)
         self.doubts = [f"{self.path.name}: {line}" for line in (*doubts, *doubts_of(self.twins))]
 
+    def layout_notes(self) -> list[str]:
+        """Whose layout was recognised, in a line; no line for a plain table."""
+        layout = self.layout
+        return [f"{self.path.name}: recognised as a table of {layout.name} ({layout.reason})"] if layout.name else []
+
     def table_notes(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
         """What was recognised or left out, one line each."""
-        name, notes = self.path.name, []
-        if self.layout.name:
-            notes.append(f"{name}: recognised as a table of {self.layout.name} ({self.layout.reason})")
+        name, notes = self.path.name, self.layout_notes()
         for time in self.times:
             if time.reason != STATED and time.column not in ("time_days", "months", "years"):
                 notes.append(f"{name}: survival time in {time.unit} from column '{time.column}', {time.reason}")

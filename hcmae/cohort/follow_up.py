@@ -136,8 +136,12 @@ def check_times(times: Mapping[str, float], column: TimeColumn) -> list[str]:
     if len(known) >= _WORTH_A_WORD and longest * unit < _YEAR:
         doubts.append(
             f"column '{column.column}' is taken in {column.unit} ({column.reason}), and the longest follow-up of "
-            f"{len(known)} patients would be {longest:g} {column.unit}, less than a year (patient {patient}); if this "
-            f"is another unit, rename the column or state it in columns.json, {state}"
+            f"{len(known)} patients would be {longest:g} {column.unit}, less than a year (patient {patient}); "
+            + (
+                "see if the unit is right"
+                if column.reason == STATED
+                else f"if this is another unit, rename the column or state it in columns.json, {state}"
+            )
         )
     return doubts
 

@@ -170,11 +170,12 @@ def time_columns(columns: Sequence[str], mapping: dict[str, str], layout: Layout
         column = find_column(columns, names)
         if column is not None:
             found.append(_timed(column, None, layout))
-    bare = None if found else find_column(columns, _BARE_TIMES)
+    same = [column for column in found if column.unit == stated]
+    # The unit that is stated is that of a column with it in its name, else of one whose name says none.
+    bare = None if (same if stated is not None else found) else find_column(columns, _BARE_TIMES)
     if bare is not None:
         found = [_timed(bare, None, layout)]
     if stated is not None and found:
-        same = [column for column in found if column.unit == stated]
         return [_timed((same or found)[0].column, stated, layout)]
     return found
 

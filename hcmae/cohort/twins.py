@@ -175,30 +175,45 @@ def _events(found: Found, rows: Rows) -> list[Comparison]:
     return [compare("event", rows, first, pair, lambda a, b: a == b) for pair in pairs]
 
 
+def _everybody(row: Row) -> bool:
+    return True
+
+
 def _times(found: Found, rows: Rows) -> list[Comparison]:
     if not found.times:
         return []
     first, made = found.times[0], []
-    stated = {"time", "time_days", "months", "years", "time_unit"} & set(found.mapping)
+    stated = {"time", "time_days", "months", "years"} & set(found.mapping)
     # Of two columns that columns.json names the first counts.
     others = list(found.times[1:]) if stated else all_time_columns(found.columns, found.layout)
     for other in others:
         if other.column == first.column:
             continue
-        tried = [
-            _timed(rows, found, first, (other.column, unit)) for unit in ([other.unit] if other.known else TIME_UNITS)
-        ]
+        units = [other.unit] if other.known else list(TIME_UNITS)
+        # The last visit of a patient who died may well be before the death.
+        visits = _of_visits(other.column) and not _of_visits(first.column)
+        asked = _asked(found, 0) if visits else _everybody
+        tried = [_timed(rows, found, first, (other.column, unit), asked) for unit in units]
         made.append(min(tried, key=lambda comparison: len(comparison.differ)))
-    death, last, event = found.column["days_to_death"], found.column["days_to_last"], found.event()
-    if not stated and event is not None:
-        for column, wanted in ((death, 1), (last, 0)):
+    if not stated:
+        for column, event in ((found.column["days_to_death"], 1), (found.column["days_to_last"], 0)):
             if column is not None and column != first.column:
-                made.append(_timed(rows, found, first, (column, "days"), lambda row, w=wanted: event[1](row) == w))  # type: ignore[misc]
+                made.append(_timed(rows, found, first, (column, "days"), _asked(found, event)))
     return made
 
 
+def _of_visits(column: str) -> bool:
+    return normalised(column).startswith("follow")
+
+
+def _asked(found: Found, event: int) -> Callable[[Row], bool]:
+    """Whether a row is of a patient with this event."""
+    column = found.event()
+    return lambda row: column is not None and column[1](row) == event
+
+
 def _timed(
-    rows: Rows, found: Found, first: TimeColumn, second: tuple[str, str], asked: Callable[[Row], bool] = lambda _: True
+    rows: Rows, found: Found, first: TimeColumn, second: tuple[str, str], asked: Callable[[Row], bool]
 ) -> Comparison:
     """Comparison of two columns of time, each read in its unit, in the rows that are ``asked``."""
 

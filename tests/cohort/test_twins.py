@@ -88,6 +88,19 @@ def test_what_columns_json_names_is_not_compared(tmp_path: Path) -> None:
     assert table.doubts == []
 
 
+def test_a_last_visit_before_the_death_contradicts_nothing(tmp_path: Path) -> None:
+    header = "patient\tOS_days\tevent\tfollow_up_days"
+    table = read(tmp_path, header, ["400\t1\t300", "500\t0\t500", "600\t1\t600"])
+    assert table.doubts == []
+    assert "disagree" in read(tmp_path, header, ["400\t1\t300", "500\t0\t490", "600\t0\t600"]).doubts[0]
+
+
+def test_a_stated_unit_does_not_excuse_two_times(tmp_path: Path) -> None:
+    rows = ["400\t1\t13.1", "500\t0\t16.4", "700\t0\t40"]
+    table = read(tmp_path, "patient\tOS.time\tevent\tOS_MONTHS", rows, {"time_unit": "days"})
+    assert [outcome.time for outcome in table.outcomes.values()] == [400, 500, None]
+
+
 def test_an_unreadable_second_column_contradicts_nothing(tmp_path: Path) -> None:
     table = read(tmp_path, "patient\ttime_days\tevent\tstatus", ["400\t1\tApproved", "500\t0\tWith tumour"])
     assert [outcome.event for outcome in table.outcomes.values()] == [1, 0]
