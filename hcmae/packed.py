@@ -64,11 +64,38 @@ def unpacked(path: str | Path) -> bytes:
         return handle.read()
 
 
-def parse_json(content: bytes | str, most: int = MOST_JSON) -> Any:
-    """JSON of bounded size. Raises ValueError for anything that is not, nesting without end included."""
+def parse_json(content: bytes | str, most: int = MOST_JSON, *, unique: bool = False) -> Any:
+    """JSON of bounded size, with or without a byte order mark.
+
+    Raises ValueError for anything that is not, nesting without end included; a mistake is named by line and column.
+    ``unique``: also for a key that an object has twice, of which the last would count.
+    """
     if len(content) > most:
         raise ValueError(f"{len(content)} bytes of JSON, more than {most}")
     try:
-        return json.loads(content)
+        # Of bytes the decoder takes the mark off itself.
+        text = content.removeprefix("\ufeff") if isinstance(content, str) else content
+        return json.loads(text, object_pairs_hook=_once if unique else None)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}{_hint(error)}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' comes twice")
+    return found
+
+
+def _hint(error: json.JSONDecodeError) -> str:
+    """What people who write JSON by hand get wrong most often."""
+    before, found = error.doc[: error.pos].rstrip(), error.doc[error.pos : error.pos + 1]
+    # From Python 3.13 on the place is that of the comma.
+    if (before.endswith(",") and found in ("}", "]")) or error.msg.startswith("Illegal trailing comma"):
+        return " (a comma behind the last entry: remove it)"
+    if found == "'":
+        return " (write double quotation marks)"
+    return ""

@@ -10,7 +10,7 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -34,6 +34,8 @@ _MISSING = frozenset(MISSING_WORDS) | {f"[{word}]" for word in MISSING_WORDS if 
 _BLOCK = 1 << 26
 _ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, pa.ArrowCapacityError)
 _SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
+# How a workbook begins: .xlsx and .ods are ZIP archives, .xls is an OLE compound file.
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 
 
 class TableError(ValueError):
@@ -44,9 +46,25 @@ class TableNote(UserWarning):
     """What was recognised in a table rather than stated by the user, and what was left out of it."""
 
 
+class TableDoubt(UserWarning):
+    """What is read as it stands and is probably not meant so: a person should look at it."""
+
+
 def say(text: str) -> None:
     """Tell the user what was recognised: a warning of the category `TableNote`."""
     warnings.warn(text, TableNote, stacklevel=3)
+
+
+def doubt(text: str) -> None:
+    """Tell the user what looks wrong: a warning of the category `TableDoubt`."""
+    warnings.warn(text, TableDoubt, stacklevel=3)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Names for a message: the first ones, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
 
 
 def is_missing(text: str | None) -> bool:
@@ -61,18 +79,33 @@ def missing_spellings() -> list[str]:
 
 
 def open_plain(path: Path) -> IO[bytes]:
-    """A file for reading bytes, unpacked within bounds if it is gzip, whatever its name."""
+    """A file for reading bytes, unpacked within bounds if it is gzip, whatever its name.
+
+    Raises TableError for a workbook, which is no text under any name.
+    """
     with open(path, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", open_packed(path) if packed else open(path, "rb"))
+        begins = raw.read(8)
+    _check_workbook(begins, path.name)
+    return cast("IO[bytes]", open_packed(path) if begins.startswith(b"\x1f\x8b") else open(path, "rb"))
 
 
 def read_plain(path: Path) -> bytes:
-    """The bytes of a file, unpacked if it is gzip. Raises TableError."""
+    """The bytes of a text file, unpacked if it is gzip. Raises TableError."""
     try:
-        return unpacked(path)
+        content = unpacked(path)
     except (OSError, EOFError, zlib.error) as error:
         raise TableError(_unreadable(error)) from error
+    _check_workbook(content, path.name)
+    return content
+
+
+def _check_workbook(begins: bytes, name: str) -> None:
+    if begins.startswith(_WORKBOOKS):
+        wanted = "CSV UTF-8" if separator_of(Path(name)) == "," else "text with tabs, as UTF-8"
+        raise TableError(
+            "this is an Excel workbook (or another archive), whatever its name says; open it and save the sheet as "
+            f"{wanted}, under the same name"
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +145,8 @@ def read_head(path: Path, *, unique: bool = True) -> Head:
     try:
         with open_plain(path) as handle:
             for end, line in _lines(handle):
+                if header is None:
+                    _check_workbook(line, path.name)
                 text = _decoded(line)
                 if not text.strip():
                     continue
@@ -144,11 +179,14 @@ def read_head(path: Path, *, unique: bool = True) -> Head:
                 "its col.names=NA keeps the place): put 'patient' and a separator in front of the header"
             )
         raise TableError(_ragged(2 + len(comments), width, len(names)) + hint)
-    for number, name in enumerate(names[1:], start=2):
-        if not name:
-            raise TableError(f"column {number} has no name; give it one")
+    nameless = [number for number, name in enumerate(names[1:], start=2) if not name]
+    if nameless:
+        flat = "; if the table has several lines of header, leave one" if len(nameless) > 1 else ""
+        raise TableError(f"column {nameless[0]} has no name; give it one{flat}")
     if unique and len(set(names)) < len(names):
-        raise TableError(f"column '{next(n for n in names if names.count(n) > 1)}' comes twice; rename one")
+        twice = next(n for n in names if names.count(n) > 1)
+        date = " (a date, as Excel makes of the names of some genes: take them from the original file)"
+        raise TableError(f"column '{twice}' comes twice{date if date_of(twice) else ''}; rename one")
     return Head(tuple(names), separator, tuple(comments), start, width - len(names))
 
 
@@ -220,6 +258,45 @@ def read_text(path: Path, wanted: Sequence[str] | None = None, head: Head | None
     table = read_rows(path, head, {name: pa.string() for name in head.names}, wanted=wanted)
     cells = {name: [cell.strip() for cell in table[name].to_pylist()] for name in table.column_names}
     return pd.DataFrame(cells, columns=table.column_names, dtype=object)
+
+
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        ("jan january", "feb february", "mar march mrz märz", "apr april", "may mai", "jun june", "jul july",
+         "aug august", "sep sept september", "oct october okt", "nov november", "dec december dez"), start=1,
+    )
+    for name in names.split()
+}  # fmt: skip
+_DATES = (
+    re.compile(r"(?P<day>\d{1,2})[-./ ]+(?P<name>[a-zä]{3,9})\.?(?:[-./ ]+\d{2,4})?"),
+    re.compile(r"(?P<name>[a-zä]{3,9})[-./ ]+(?P<day>\d{1,2})(?:[-./ ]+\d{2,4})?"),
+    re.compile(r"\d{4}-(?P<month>\d{2})-(?P<day>\d{2})(?:[ t]00:00(?::00(?:\.0+)?)?)?"),
+    re.compile(r"(?P<month>\d{1,2})/(?P<day>\d{1,2})/\d{2,4}"),
+    re.compile(r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.\d{2,4}"),
+)
+
+
+def date_of(text: str) -> tuple[int, int] | None:
+    """Month and day of a name that reads as a date ('1-Mar', 'Sep-02', '2001-03-01'), None for any other."""
+    for pattern in _DATES:
+        found = pattern.fullmatch(text.strip().lower())
+        if found is None:
+            continue
+        parts = found.groupdict()
+        month, day = _MONTHS.get(parts.get("name") or "", int(parts.get("month") or 0)), int(parts["day"])
+        if 1 <= month <= 12 and 1 <= day <= 31:
+            return month, day
+    return None
+
+
+def counts_rows(cells: Sequence[object]) -> bool:
+    """Whether cells are the numbers of their rows, from 0 or 1 on, as an index that was written with the table."""
+    try:
+        numbers = [float(str(cell)) for cell in cells]
+    except ValueError:
+        return False
+    return len(numbers) > 1 and numbers[0] in (0, 1) and numbers == [numbers[0] + row for row in range(len(numbers))]
 
 
 def first_bad_number(path: Path, head: Head, label: str) -> tuple[str, str, str] | None:
@@ -327,6 +404,8 @@ def _decoded(line: bytes) -> str:
 
 
 def _cells(line: str, separator: str) -> list[str]:
+    if '"' not in line:
+        return line.split(separator)
     types = {f"f{number}": pa.string() for number in range(line.count(separator) + 1)}
     raw = line.encode() + b"\n"
     try:

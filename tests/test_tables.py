@@ -105,6 +105,10 @@ def test_what_python_writes_comes_back(tmp_path: Path, names: list[str], data: s
         ("a.tsv", "patient\t\tb\nP1\t5\t6\n", "column 2 has no name"),
         ("a.tsv", "patient\ta\ta\nP1\t5\t6\n", "column 'a' comes twice"),
         ("a.tsv", "#only\n#these\n", "nothing but lines that begin with '#'"),
+        ("a.tsv", b"PK\x03\x04\x14\x00", "this is an Excel workbook.*save the sheet as text with tabs, as UTF-8"),
+        ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\x00", "this is an Excel workbook.*save the sheet as CSV UTF-8"),
+        ("a.tsv.gz", gzip.compress(b"PK\x03\x04\x14\x00", mtime=0), "this is an Excel workbook"),
+        ("a.tsv", "patient\t\t\tb\nP1\t5\t6\t7\n", "column 2 has no name; .*several lines of header, leave one"),
         ("a.tsv", "", "it is empty"),
         ("a.tsv", "\n\n", "it is empty"),
         ("a.tsv", '"patient\ta\nP1\t1\n', "a quotation mark is left open"),
@@ -162,7 +166,7 @@ def test_marks_inside_a_cell_and_closed_ones_are_text(tmp_path: Path) -> None:
 def test_samples_and_resolutions_have_no_open_quotation_marks(tmp_path: Path) -> None:
     samples = _write(tmp_path, 'sample,is_ffpe,note\nP1,yes,"see\nP2,yes,x"\n', "samples.csv")
     with pytest.raises(CurationError, match=r"samples\.csv.*row 2, column 3: a quotation mark is left open"):
-        SampleNotes().add_samples(samples)
+        SampleNotes().add(samples)
     mpp = _write(tmp_path, 'slide,mpp,note\na.svs,0.5,"see\nb.svs,0.25,x"\n', "mpp.csv")
     with pytest.raises(ValueError, match=r"mpp\.csv: row 2, column note: a quotation mark is left open"):
         load_mpp_table(mpp)

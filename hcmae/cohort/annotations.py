@@ -10,13 +10,13 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hcmae.cohort.evidence import Annotation, CurationError
-from hcmae.tables import TableError, is_missing, open_cell, open_quotation, read_plain, separator_of
+from hcmae.tables import TableError, doubt, is_missing, open_cell, open_quotation, read_plain, separator_of
 
 NOTICES = "annotations.txt"
 # A notice is a line or two.
@@ -27,6 +27,8 @@ _YES, _NO = {"true", "yes", "1", "1.0", "y"}, {"false", "no", "0", "0.0", "n"}
 # Withdrawn by who wrote it.
 _VOID = {"rescinded"}
 _SPLIT = " | "
+# So many rows about nobody get a word on whom they may mean.
+_HINTS = 5
 
 
 def preservation(method: Any, is_ffpe: Any = None) -> str:
@@ -36,8 +38,11 @@ def preservation(method: Any, is_ffpe: Any = None) -> str:
     """
     flag = str(is_ffpe).strip().lower() if is_ffpe is not None else ""
     text = _clean(method) if isinstance(method, str) else ""
-    if flag in _YES or "ffpe" in text.lower() or "formalin" in text.lower() or "paraffin" in text.lower():
+    denied = re.search(r"\bnon?t?[- ]*(?:ffpe|formalin|paraffin)|\bno ffpe\b", text.lower()) is not None
+    if flag in _YES or (not denied and re.search("ffpe|formalin|paraffin", text.lower())):
         return FFPE
+    if denied:
+        return NOT_FFPE
     if not is_missing(text):
         return text
     return NOT_FFPE if flag in _NO else ""
@@ -68,13 +73,21 @@ def parsed(cell: str) -> tuple[Annotation, ...]:
 
 def read_notices(path: Path) -> tuple[Annotation, ...]:
     """The notices of an ``annotations.txt``. Raises CurationError for a file that is no such table."""
-    return tuple(found for row in _rows(path) if (found := annotation(row)) is not None)
+    header, rows = _rows(path)
+    if header and "category" not in header:
+        raise CurationError(f"{path}: neither notices nor a column 'category' among {header[:8]}; correct or remove it")
+    return tuple(found for _, row in rows if (found := annotation(row)) is not None)
 
 
 def matching(annotations: Iterable[Annotation], names: Iterable[str]) -> list[Annotation]:
-    """Those whose category or classification is one of ``names``, in either case."""
+    """Those whose category or classification is one of ``names``, in either case or in other words (`notice_kind`)."""
     wanted = {name.strip().lower() for name in names}
-    return [a for a in annotations if {a.category.lower(), a.classification.lower()} & wanted]
+    kinds = {kind for name in wanted if (kind := notice_kind(name))}
+
+    def said(text: str) -> bool:
+        return text.lower() in wanted or notice_kind(text) in kinds
+
+    return [a for a in annotations if said(a.category) or said(a.classification)]
 
 
 def described(annotations: Iterable[Annotation]) -> str:
@@ -82,20 +95,116 @@ def described(annotations: Iterable[Annotation]) -> str:
     return ", ".join(sorted({a.category or a.classification for a in annotations}))
 
 
+# ---------------------------------------------------------------- notices in other words
+
+# What "Item flagged DNU" and "Redaction" are called by people, wherever it stands in a text.
+_WORDS = {
+    "item flagged dnu": re.compile(
+        r"\bdnu\b|\bdonotuse\b|\b(?:do|does|must|should|shall|can|may)(?: ?not|n'?t) (?:be )?use[d]?\b"
+        r"|\bcannot be used\b|\bnot (?:to be used|for use|usable)\b|\bunusable\b"
+    ),
+    "redaction": re.compile(
+        r"\bredact(?:ed|ions?)?\b|\bwithdr(?:ew|awn) (?:(?:his|her|their|the|informed) )*consent\b"
+        r"|\bconsent (?:(?:was|is|has been) )?(?:withdrawn|revoked)\b|\bwithdrawal of (?:informed )?consent\b"
+        r"|^(?:(?:item|data|file|slide|sample|aliquot|case|patient|subject)s? (?:(?:was|were|is|has been) )?)?"
+        r"withdrawn\b|\bretracted\b"
+    ),
+}
+_DENIED = re.compile(r"\b(?:not|no|never|without|isn'?t|wasn'?t) (?:(?:a|been|be|flagged|as) )*$")
+
+
+def notice_kind(text: str) -> str:
+    """'item flagged dnu' or 'redaction' where a text says so in whichever words ('Do Not Use', 'withdrawn'), else ''.
+
+    "Not redacted" and "no redaction" say nothing of the kind.
+    """
+    plain = " ".join(re.sub(r"[^a-z0-9']+", " ", text.lower().replace("\u2019", "'")).split())
+    for kind, words in _WORDS.items():
+        if any(_DENIED.search(plain[: found.start()]) is None for found in words.finditer(plain)):
+            return kind
+    return ""
+
+
 # ---------------------------------------------------------------- what a user says
+
+# Codes of sample types as the GDC has them, by its names and by words of other tables.
+_SAMPLE_TYPES = {
+    "01": ("primary tumor", "primary solid tumor", "primary", "primary cancer"),
+    "02": ("recurrent tumor", "recurrent solid tumor", "recurrent", "recurrence", "relapse"),
+    "03": ("primary blood derived cancer peripheral blood",),
+    "04": ("recurrent blood derived cancer bone marrow",),
+    "05": ("additional new primary",),
+    "06": ("metastatic", "metastasis", "metastatic tumor"),
+    "07": ("additional metastatic",),
+    "08": ("human tumor original cells",),
+    "09": ("primary blood derived cancer bone marrow",),
+    "10": ("blood derived normal", "blood", "normal blood", "germline"),
+    "11": ("solid tissue normal", "normal", "normal tissue", "adjacent normal", "adjacent normal tissue",
+           "tumor adjacent normal", "normal adjacent", "normal adjacent tissue", "nat", "non tumor", "healthy"),
+    "12": ("buccal cell normal",),
+    "13": ("ebv immortalized normal",),
+    "14": ("bone marrow normal",),
+    "20": ("control analyte", "control", "cell line control"),
+    "40": ("recurrent blood derived cancer peripheral blood",),
+    "50": ("cell lines", "cell line"),
+    "60": ("primary xenograft tissue", "xenograft"),
+    "61": ("cell line derived xenograft tissue",),
+}  # fmt: skip
+_TYPE_OF = {word: code for code, words in _SAMPLE_TYPES.items() for word in words}
+# A tumour, and no more is said: taken like a sample of which nothing is said.
+_TUMOUR = {"tumor", "cancer", "malignant", "carcinoma"}
+# Methods that are known, none of them FFPE.
+_METHODS = re.compile(r"\b(?:frozen|freez\w*|oct|cryo\w*|fresh|rnalater|paxgene|edta|nitrogen|ethanol|not ffpe)\b")
+
+
+def sample_type(text: str) -> str | None:
+    """Code of a sample type ('11' for 'Solid Tissue Normal'), '' for nothing or just 'tumour'; None if not readable."""
+    if is_missing(text):
+        return ""
+    plain = " ".join(re.sub(r"[^a-z0-9]+", " ", text.lower().replace("tumour", "tumor")).split())
+    if plain in _TUMOUR:
+        return ""
+    code = plain.removesuffix(" 0").zfill(2)
+    return code if code in _SAMPLE_TYPES else _TYPE_OF.get(plain)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One thing that a row says: of whom, what it is about, the value, and where."""
+
+    name: str
+    value: str
+    where: str
 
 
 class SampleNotes:
-    """Preservation and notices by patient or barcode; what is said of a sample holds for its aliquots too."""
+    """Sample types, preservation and notices by patient or barcode; what is said of a sample holds for its aliquots."""
 
     def __init__(self) -> None:
+        self._types: dict[str, _Said] = {}
         self._preservation: dict[str, str] = {}
         self._notices: dict[str, list[Annotation]] = {}
+        self._rows: list[_Said] = []
 
     def preservation(self, sample: str) -> str:
         """How a sample was preserved; the longest name that it begins with counts."""
         names = [name for name in _beginnings(sample) if name in self._preservation]
         return self._preservation[names[0]] if names else ""
+
+    def sample_type(self, sample: str) -> str:
+        """Code of a sample's type as the tables state it, '' where they do not.
+
+        Raises CurationError where a barcode says another one.
+        """
+        said = next((self._types[name] for name in _beginnings(sample) if name in self._types), None)
+        if said is None:
+            return ""
+        code = _type_code(_plain(sample))
+        if code and code != said.value:
+            raise CurationError(
+                f"{said.where}: sample {sample} is of type {code} by its barcode and {said.value} here; correct it"
+            )
+        return said.value
 
     def annotations(self, patient: str, sample: str) -> tuple[Annotation, ...]:
         """All notices about a sample, and about its patient: what stands under a patient's name is of the case."""
@@ -103,37 +212,155 @@ class SampleNotes:
         own = [a for name in _beginnings(sample) if name != person for a in self._notices.get(name, ())]
         return (*own, *(replace(a, entity="case") for a in self._notices.get(person, ())))
 
-    def add_samples(self, path: Path) -> None:
-        """Take over a table with a column of samples, and preservation_method or is_ffpe. Raises CurationError."""
-        for row in _rows(path):
-            name = _name(row, _SAMPLE_COLUMNS, path)
-            said = preservation(
-                next((row[c] for c in ("preservation_method", "preservation") if row.get(c)), None), row.get("is_ffpe")
+    def add(self, path: Path) -> None:
+        """Take over a table with a column of samples, barcodes or patients, and what it says of them: ``sample_type``,
+        ``preservation_method`` or ``is_ffpe``, ``category`` and ``classification``, and notices in any other column.
+
+        Warns of values that cannot be read. Raises CurationError for a table that says nothing of the kind, for rows
+        that contradict each other, and for a row with a notice and without a name.
+        """
+        header, rows = _rows(path)
+        column = next((c for c in _NAME_COLUMNS if c in header), None)
+        if column is None:
+            raise CurationError(f"{path}: none of the columns {', '.join(_NAME_COLUMNS)} is there; name one 'sample'")
+        said = False
+        for number, row in rows:
+            name, where = _plain(row[column]), f"{path}: row {number}"
+            facts = {
+                "sample type": self._add_type(name, row, where),
+                "preservation": self._add_preservation(name, row, where),
+                "notice": self._add_notices(name, row, where),
+            }
+            told = ", ".join(f"{what} '{value}'" for what, value in facts.items() if value)
+            said = said or bool(told)
+            if told and not name:
+                raise CurationError(f"{where}: {told}, but column '{column}' is empty; say of whom it is")
+            if name:
+                self._rows.append(_Said(name, told or _first(row, column), where))
+        if rows and not said and not set(header) & _TELLING_COLUMNS:
+            raise CurationError(
+                f"{path}: neither notices (a column 'category', or words such as 'do not use') nor preservation (a "
+                f"column 'preservation_method' or 'is_ffpe') nor 'sample_type' among {header[:8]}; correct or remove it"
             )
-            if name and said:
-                before = self._preservation.setdefault(name, said)
-                if (before == FFPE) != (said == FFPE):
-                    raise CurationError(
-                        f"{path}: sample {name} is {before} in one row and {said} in another; correct it"
-                    )
 
-    def add_notices(self, path: Path) -> None:
-        """Take over a table with a column of barcodes or patients, category, classification. Raises CurationError."""
-        for row in _rows(path):
-            name, found = _name(row, _ENTITY_COLUMNS, path), annotation(row)
-            if name and found is not None:
-                self._notices.setdefault(name, []).append(found)
+    def unmatched(self, patients: Iterable[str], samples: Iterable[str]) -> list[str]:
+        """One line for every row that is about nobody: neither about one of the patients nor one of the samples."""
+        known = {_plain(patient) for patient in patients}
+        known |= {name for sample in samples for name in _beginnings(sample)}
+        lines: list[str] = []
+        for row in self._rows:
+            # Other samples of a patient who is known are none of the cohort's tables.
+            if row.name in known or (row.name.startswith("TCGA-") and row.name[:12] in known):
+                continue
+            # Of many such rows the first ones are read.
+            near = _near(row.name, known) if len(lines) < _HINTS else ""
+            hint = f" (did you mean '{near}'?)" if near else ""
+            lines.append(f"{row.where}: '{row.name}' ({row.value}) is no patient and no sample of the tables{hint}")
+        return lines
+
+    def _add_type(self, name: str, row: Mapping[str, str], where: str) -> str:
+        found: list[tuple[str, str]] = []
+        for column in (c for c in _TYPE_COLUMNS if row.get(c)):
+            code = sample_type(row[column])
+            if code is None:
+                doubt(
+                    f"{where}, '{name}': {column} '{row[column]}' is no sample type that is known (Primary Tumor, "
+                    "Solid Tissue Normal, Metastatic ..., or 01, 11, 06); the sample is taken as if it said nothing"
+                )
+            elif code:
+                found.append((code, row[column]))
+        if not found or not name:
+            return found[0][1] if found else ""
+        code, text = found[0]
+        other = next((said for said in found if (said[0] < "10") != (code < "10")), None)
+        if other is not None:
+            raise CurationError(f"{where}: sample {name} is '{text}' and '{other[1]}' in one row; correct it")
+        before = self._types.setdefault(name, _Said(name, code, where))
+        if before.value != code:
+            raise CurationError(
+                f"{where}: sample {name} is of type {code} here and {before.value} in {before.where}; correct it"
+            )
+        return text
+
+    def _add_preservation(self, name: str, row: Mapping[str, str], where: str) -> str:
+        method = next((row[c] for c in _METHOD_COLUMNS if row.get(c)), "")
+        flag = row.get("is_ffpe", "").lower()
+        if flag and flag not in _YES | _NO and not is_missing(flag):
+            if method and not is_missing(method):
+                doubt(f"{where}, '{name}': is_ffpe '{row['is_ffpe']}' is neither yes nor no; '{method}' counts")
+            else:
+                method = row["is_ffpe"]
+            flag = ""
+        said = preservation(method or None, flag or None)
+        if said not in ("", FFPE, NOT_FFPE) and not _METHODS.search(said.lower()):
+            doubt(
+                f"{where}, '{name}': preservation '{said}' is no method that is known (FFPE, Frozen, OCT ...); the "
+                "sample is taken as one that is not of FFPE tissue"
+            )
+        if said == FFPE and (flag in _NO or (flag in _YES and method and preservation(method) != FFPE)):
+            doubt(f"{where}, '{name}': preservation '{method}' and is_ffpe '{row['is_ffpe']}' disagree; taken as FFPE")
+        if name and said:
+            before = self._preservation.setdefault(name, said)
+            if (before == FFPE) != (said == FFPE):
+                raise CurationError(f"{where}: sample {name} is {before} in one row and {said} in another; correct it")
+        return said
+
+    def _add_notices(self, name: str, row: Mapping[str, str], where: str) -> str:
+        if row.get("status", "").lower() in _VOID:
+            return ""
+        found = annotation(row)
+        notices = [] if found is None else [found]
+        if not any(notice_kind(a.category) or notice_kind(a.classification) for a in notices):
+            notices += _in_other_columns(name, row, where)
+        if name and notices:
+            self._notices.setdefault(name, []).extend(notices)
+        return described(notices)
 
 
-_SAMPLE_COLUMNS = ("sample_submitter_id", "sample", "sample_id", "barcode", "aliquot", "patient", "case_submitter_id")
-_ENTITY_COLUMNS = ("entity_submitter_id", "barcode", "sample", "sample_id", "patient", "case_submitter_id")
+_NAME_COLUMNS = (
+    "entity_submitter_id", "sample_submitter_id", "sample", "sample_id", "barcode", "aliquot", "aliquot_id",
+    "aliquot_submitter_id", "slide", "slide_id", "patient", "patient_id", "case_submitter_id", "case_id", "case",
+)  # fmt: skip
+_TYPE_COLUMNS = ("sample_type", "tissue_type", "tumor_descriptor", "tumor_or_normal")
+_METHOD_COLUMNS = ("preservation_method", "preservation")
+_TELLING_COLUMNS = {"category", "classification", "is_ffpe", *_METHOD_COLUMNS, *_TYPE_COLUMNS}
 
 
-def _name(row: Mapping[str, str], columns: Sequence[str], path: Path) -> str:
-    column = next((c for c in columns if c in row), None)
-    if column is None:
-        raise CurationError(f"{path}: none of the columns {', '.join(columns)} is there; name one 'sample'")
-    return _plain(row.get(column, ""))
+def _in_other_columns(name: str, row: Mapping[str, str], where: str) -> list[Annotation]:
+    """Notices that stand outside category and classification: as words of a remark, or as a column of yes and no."""
+    entity = row.get("entity_type", "").lower()
+    for column, cell in row.items():
+        if column in _NAME_COLUMNS or is_missing(cell):
+            continue
+        if notice_kind(column.replace("_", " ")):
+            if cell.lower() in _YES or notice_kind(cell):
+                return [Annotation(entity, "", _clean(column.replace("_", " ")))]
+            if cell.lower() not in _NO:
+                doubt(f"{where}, '{name}': {column} '{cell[:60]}' is neither yes nor no; taken as no notice")
+        elif notice_kind(cell):
+            return [Annotation(entity, "", _clean(cell)[:120])]
+    return []
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """The known name that one differs from in its capital letters only, or begins with; '' where there is none."""
+    begun = ""
+    for other in known:
+        if other.casefold() == name.casefold():
+            return other
+        if name.startswith(other) and len(other) > len(begun) and not name[len(other)].isalnum():
+            begun = other
+    return begun
+
+
+def _first(row: Mapping[str, str], column: str) -> str:
+    """The first thing that a row says beside its name."""
+    return next((f"{name} '{cell[:40]}'" for name, cell in row.items() if name != column and cell), "nothing")
+
+
+def _type_code(name: str) -> str:
+    found = re.match(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}-([0-9]{2})", name)
+    return found[1] if found else ""
 
 
 def _plain(name: str) -> str:
@@ -153,8 +380,11 @@ def _beginnings(sample: str) -> list[str]:
     return found
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a small tab-separated (.csv: comma-separated) table, columns in lower case with underscores."""
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Names of columns in lower case with underscores, and the rows with their numbers, of a small table.
+
+    Tab-separated, .csv: comma-separated. Raises CurationError for a file that cannot be read.
+    """
     try:
         if path.stat().st_size > (MOST_BYTES if path.name == NOTICES else 64 * MOST_BYTES):
             raise CurationError(f"{path}: far larger than such a table is; look at what it holds")
@@ -167,20 +397,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
             reader = csv.reader(io.StringIO(text))
         else:
             reader = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-        rows = [row for row in reader if row]
+        rows = [(reader.line_num, [cell.strip().strip('"') for cell in row]) for row in reader if row]
     except (OSError, TableError, csv.Error) as error:
         raise CurationError(f"{path}: cannot be read ({error}); correct or remove it") from error
     if not rows:
-        return []
-    header = ["_".join(name.strip().lower().replace("_", " ").split()) for name in rows[0]]
-    if "category" not in header and not set(header) & {"is_ffpe", "preservation_method", "preservation"}:
-        raise CurationError(
-            f"{path}: neither notices (a column 'category') nor preservation (a column 'preservation_method' or "
-            f"'is_ffpe') among {header[:8]}; correct or remove it"
-        )
+        return [], []
+    header = ["_".join(re.sub(r"[\W_]+", " ", name.lower()).split()) for name in rows[0][1]]
     # A note may hold tabs and line ends: what is too much is cut, what is missing is empty.
     empty = dict.fromkeys(header, "")
-    return [empty | dict(zip(header, (cell.strip().strip('"') for cell in row), strict=False)) for row in rows[1:]]
+    return header, [(number, empty | dict(zip(header, row, strict=False))) for number, row in rows[1:]]
 
 
 def _clean(value: Any) -> str:

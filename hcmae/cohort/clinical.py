@@ -8,28 +8,32 @@ empty lists mean the same.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hcmae.cohort.barcodes import named_patient, patient_id
+from hcmae.cohort.cells import age_bound, event_of, plain_number, sex_of
+from hcmae.cohort.follow_up import STATED, look_at_times
 from hcmae.cohort.layouts import (
     NAMES,
+    PATIENT_NAMES,
     WANTED,
     ColumnError,
     Layout,
-    check_times,
+    TimeColumn,
     find_column,
     normalised,
+    on_its_side,
     recognise_layout,
     time_columns,
 )
+from hcmae.cohort.twins import OUTCOME, Comparison, Found, doubts_of, twins
 from hcmae.packed import parse_json
-from hcmae.tables import TableError, is_missing, read_head, read_text, say
+from hcmae.tables import TableError, doubt, is_missing, read_head, read_text, say
 from hcmae.units import TIME_UNITS
 
 DAYS_PER_MONTH = TIME_UNITS["months"]
@@ -64,7 +68,8 @@ class Outcome:
 
     ``time`` is days from diagnosis to death or to the last day seen alive, None where no such day is known; ``event``
     is 1 for a death, 0 for a patient last seen alive, None where the vital status is unknown. ``reason`` says why one
-    of them is None; ``note`` is a remark on a contradiction that did not prevent reading.
+    of them is None; ``note`` is a remark on a contradiction that did not prevent reading, ``contradiction`` what two
+    columns of a table say of the outcome that cannot both be true (time or event is None then).
     """
 
     patient: str
@@ -76,6 +81,7 @@ class Outcome:
     grade: str | None
     reason: str = ""
     note: str = ""
+    contradiction: str = ""
 
 
 def read_outcome(hit: Any) -> Outcome:
@@ -187,7 +193,7 @@ def parse_clinical_json(content: bytes, where: str) -> dict[str, Outcome]:
         hits = parse_json(content)
     except ValueError as error:
         raise ClinicalError(
-            f"{where}: not valid JSON ({error}); delete it and fetch the clinical data again"
+            f"{where}: not valid JSON, {error}; fetch the clinical data again, or correct it there if it was edited"
         ) from error
     try:
         return read_hits(hits)
@@ -197,14 +203,6 @@ def parse_clinical_json(content: bytes, where: str) -> dict[str, Outcome]:
 
 # ---------------------------------------------------------------- tables of other makers
 
-_DEAD = {"1", "1.0", "dead", "deceased", "true", "yes", "event", "uncensored"}
-_ALIVE = {"0", "0.0", "alive", "living", "false", "no", "censored"}
-_MALE, _FEMALE = {"m", "male", "man"}, {"f", "female", "woman"}
-# "over 89", as records are made anonymous: the number is the least age it can be.
-_AGE_BOUND = re.compile(
-    r"(?:(?:>=?|≥|over|above)\s*(\d{2,3})|(\d{2,3})\s*(?:\+|(?:years? )?or (?:older|over|above|more)))"
-)
-
 
 @dataclass(frozen=True)
 class ClinicalTable:
@@ -212,13 +210,14 @@ class ClinicalTable:
 
     ``outcomes`` by patient; ``slides``: those that a patient's rows name, in their order, an empty list where none, and
     no patient at all without a column of slides; ``layout``: the maker's, if it was recognised; ``notes``: one line for
-    everything that was recognised rather than stated, or left out.
+    everything that was recognised rather than stated, or left out; ``doubts``: what is probably not meant so.
     """
 
     outcomes: dict[str, Outcome]
     slides: dict[str, list[str]]
     layout: Layout
     notes: list[str]
+    doubts: list[str] = field(default_factory=list)
 
 
 def read_clinical_table(
@@ -232,6 +231,8 @@ def read_clinical_table(
     table = read_clinical(path, mapping)
     for note in table.notes:
         say(note)
+    for line in table.doubts:
+        doubt(line)
     return table.outcomes, table.slides
 
 
@@ -243,30 +244,42 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
     slide, age (years), sex, stage, grade. Usual names and six layouts are recognised (:mod:`hcmae.cohort.layouts`);
     ``mapping``, the section "clinical" of columns.json, names columns outright and states the unit of time. Rows of one
     patient are merged where they agree. What is optional never refuses a table: an age or sex that cannot be read is
-    left out and noted.
+    left out and noted. Columns that say the same thing are compared (:mod:`hcmae.cohort.twins`): a patient whose time
+    or event they contradict has none and a ``contradiction``, other values that differ are left out.
 
     Raises ClinicalError naming file, patient and column.
     """
     path = Path(path)
     frame, comments = _read(path)
     columns = [str(name) for name in frame.columns]
+    first = [str(cell) for cell in frame.iloc[:, 0]] if len(columns) else []
     try:
         layout = recognise_layout(columns, comments, frame)
         reader = _Rows(path, columns, dict(mapping or {}), layout)
     except ColumnError as error:
-        raise ClinicalError(f"{path}: {error}") from None
+        raise ClinicalError(f"{path}: {error}{on_its_side(first)}") from None
     rows: dict[str, list[dict[str, str]]] = {}
-    for cells in frame.iloc[2 if layout.name == "Biotab" else 0 :].to_numpy().tolist():
+    skipped = 2 if layout.name == "Biotab" else 0
+    for number, cells in enumerate(frame.iloc[skipped:].to_numpy().tolist()):
         row = dict(zip(columns, cells, strict=True))
         name = row[str(reader.column["patient"])]
         patient = "" if is_missing(name) else named_patient(name)
-        if not patient:
-            raise ClinicalError(f"{path}: a row without patient: {str(row)[:80]}; fill it in or remove it")
+        header = (
+            number == 0 and len(frame) > 1 + skipped and (not patient or normalised(name) in ("id", *PATIENT_NAMES))
+        )
+        if not patient or header:
+            also = ", which may be a second line of header" if header else ""
+            raise ClinicalError(f"{path}: a row without patient{also}: {str(row)[:80]}; fill it in or remove it")
         rows.setdefault(patient, []).append(row)
-    reader.check_unit(rows)
+    try:
+        reader.look_at(rows)
+    except ColumnError as error:
+        for note in reader.layout_notes():
+            say(note)  # it may explain why the times or events were read as they were
+        raise ClinicalError(f"{path}: {error}") from None
     outcomes = {patient: reader.outcome(patient, found) for patient, found in rows.items()}
     slides = reader.slides(rows)
-    return ClinicalTable(outcomes, slides, layout, reader.table_notes(rows))
+    return ClinicalTable(outcomes, slides, layout, reader.table_notes(rows), reader.doubts)
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -298,6 +311,10 @@ class _Rows:
         self.kind = find_column(columns, ("classification_of_tumor",))
         self.primary = find_column(columns, ("diagnosis_is_primary_disease",))
         self.codes: set[str] = set()
+        self.columns = columns
+        self.doubts: list[str] = []
+        self.marks: dict[str, list[float]] = {}  # column -> numbers that stand for "unknown"
+        self.twins: list[Comparison] = []
         self._check(columns)
 
     def _check(self, columns: list[str]) -> None:
@@ -342,10 +359,26 @@ class _Rows:
     def outcome(self, patient: str, rows: Sequence[Mapping[str, str]]) -> Outcome:
         """One patient's outcome from all of his rows. Raises ClinicalError where they disagree."""
         notes: list[str] = []
+        odd = {twin.what: twin for twin in self.twins if patient in twin.differ}
         age = self._age(rows, notes)
         sex = self._sex(rows, notes)
         read = (self._by_status if self.by_status else self._by_time)(patient, rows)
-        return replace(read, age=age, sex=sex, note="; ".join(filter(None, [read.note, *notes])))
+        notes += [f"{what} left out: {odd[what].told(patient)}" for what in odd if what not in OUTCOME]
+        read = replace(
+            read,
+            age=None if "age" in odd else age,
+            sex=None if "sex" in odd else sex,
+            stage=None if "stage" in odd else read.stage,
+            grade=None if "grade" in odd else read.grade,
+            note="; ".join(filter(None, [read.note, *notes])),
+        )
+        told = "; ".join(odd[what].told(patient) for what in OUTCOME if what in odd)
+        if not told:
+            return read
+        return replace(
+            read, contradiction=told, reason=told,
+            time=None if "survival time" in odd else read.time, event=None if "event" in odd else read.event,
+        )  # fmt: skip
 
     def _by_time(self, patient: str, rows: Sequence[Mapping[str, str]]) -> Outcome:
         days = self._agreed(patient, "survival time", [self._days(patient, row) for row in rows])
@@ -371,8 +404,7 @@ class _Rows:
             return None if column is None or is_missing(row[column]) else row[column]
 
         def number(row: Mapping[str, str], wanted: str) -> float | None:
-            column = self.column[wanted]
-            return _number(cell(row, column), patient, f"column {column} of {self.path}")
+            return self._number(patient, row, str(self.column[wanted]))
 
         status = self._agreed(patient, "event", [self._event(patient, row) for row in rows])
         death = self._agreed(patient, "day of death", [number(row, "days_to_death") for row in rows])
@@ -401,38 +433,45 @@ class _Rows:
 
     def _days(self, patient: str, row: Mapping[str, str]) -> float | None:
         for time in self.times:
-            if not is_missing(row[time.column]):
-                value = _number(row[time.column], patient, f"column {time.column} of {self.path}")
-                return None if value is None else value * TIME_UNITS[time.unit]
+            value = self._number(patient, row, time.column)
+            if value is not None:
+                return value * TIME_UNITS[time.unit]
         return None
+
+    def _number(self, patient: str, row: Mapping[str, str], column: str) -> float | None:
+        """A number of a column, None where it is missing or a mark for that."""
+        value = _number(row[column], patient, f"column {column} of {self.path}")
+        return None if value in self.marks.get(column, ()) else value
 
     def _event(self, patient: str, row: Mapping[str, str]) -> int | None:
         wanted = "event" if self.column["event"] is not None else "censored"
         column = self.column[wanted]
         if column is None or is_missing(row[column]):
             return None
-        text = row[column]
-        code, _, word = text.lower().rpartition(":")
-        value = word.strip()
-        if value not in _DEAD | _ALIVE or (code and (code.strip() in _DEAD) != (value in _DEAD)):
-            raise ClinicalError(f"{self.path}: patient {patient}: event '{text}' is neither 0/alive nor 1/dead")
-        if wanted == "censored" and value in ("censored", "event", "uncensored"):
-            return int(value != "censored")
-        return int((value in _DEAD) == (wanted == "event"))
+        event = event_of(row[column], censored=wanted == "censored")
+        if event is None:
+            one = "a death" if wanted == "event" else "censored"
+            raise ClinicalError(
+                f"{self.path}: patient {patient}: event '{row[column]}' is neither 0/alive nor 1/dead; in column "
+                f"'{column}' 1 stands for {one} and 0 for the opposite, and dead, deceased, alive, living, true, "
+                "false, yes, no, event and censored are understood: write one of them (where 1 is alive and 2 is dead, "
+                "subtract 1)"
+            )
+        return event
 
     def _age(self, rows: Sequence[Mapping[str, str]], notes: list[str]) -> float | None:
         found = self.texts(rows, "age")
         if not found:
             days = [row[self.age_in_days] for row in rows if self.age_in_days and not is_missing(row[self.age_in_days])]
-            found = [f"{_plain_number(text) / 365.25}" for text in days[:1]]
+            found = [f"{plain_number(text) / 365.25}" for text in days[:1]]
         if not found:
             return None
         text = found[0]
-        bound = _AGE_BOUND.fullmatch(text.lower())
+        bound = age_bound(text)
         if bound is not None:
-            notes.append(f"age '{text}' is a bound; taken as {bound[1] or bound[2]}")
-            return float(bound[1] or bound[2])
-        age = _plain_number(text)
+            notes.append(f"age '{text}' is a bound; taken as {bound:g}")
+            return bound
+        age = plain_number(text)
         if 0 <= age <= 130:
             return age
         notes.append(f"age '{text}' is no age in years; left out")
@@ -442,48 +481,54 @@ class _Rows:
         found = self.texts(rows, "sex")
         if not found:
             return None
-        text = found[0].lower()
         stated = {code.strip().lower(): sex for code, sex in self.mapping.get("sex_values", {}).items()}
-        plain = text.removesuffix(".0")
-        if text in stated or plain in stated:
-            return str(stated.get(text, stated.get(plain)))
-        name = normalised(self.column["sex"] or "").removeprefix("is_")
-        if name in ("female", "male") and plain in ("0", "1", "false", "true", "no", "yes"):
-            other = {"female": "male", "male": "female"}[name]
-            return name if plain in ("1", "true", "yes") else other
-        if sex_word(text) is not None:
-            return sex_word(text)
-        if not math.isnan(_plain_number(text)):
-            self.codes.add(plain)
+        sex = sex_of(found[0], self.column["sex"] or "", stated)
+        if sex is None:
+            self.codes.add(found[0].lower().removesuffix(".0"))
             notes.append(f"sex '{found[0]}' is a number without a meaning; left out")
-            return None
-        return text
+        return sex
 
-    def check_unit(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
-        """Raise ClinicalError where the times cannot be in their unit, or nobody says which it is."""
-        for time in self.times:
-            cells = {
+    def look_at(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        """Set marks for "unknown" among the times apart; see whether the others can be in their unit, and whether
+        columns that say the same agree.
+
+        Raises ColumnError where times cannot be in their unit, or nobody says which it is, and where most outcomes
+        disagree.
+        """
+        timed = self.times or [
+            TimeColumn(column, "days", True, f"as the name of the column '{column}' says")
+            for wanted in ("days_to_death", "days_to_last")
+            if (column := self.column[wanted]) is not None
+        ]
+        cells = {
+            time.column: {
                 patient: number
                 for patient, found in rows.items()
                 for row in found
-                if not math.isnan(number := _plain_number(row[time.column]))
+                if not math.isnan(number := plain_number(row[time.column]))
             }
-            try:
-                check_times(cells, time)
-            except ColumnError as error:
-                raise ClinicalError(f"{self.path}: {error}") from None
+            for time in timed
+        }
+        self.marks, doubts = look_at_times(timed, cells, apart=bool(self.times))
+        found = Found(self.columns, self.column, self.times, self.layout, self.mapping, self.marks)
+        self.twins = twins(found, rows)
+        self.doubts = [f"{self.path.name}: {line}" for line in (*doubts, *doubts_of(self.twins))]
+
+    def layout_notes(self) -> list[str]:
+        """Whose layout was recognised, in a line; no line for a plain table."""
+        layout = self.layout
+        return [f"{self.path.name}: recognised as a table of {layout.name} ({layout.reason})"] if layout.name else []
 
     def table_notes(self, rows: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
         """What was recognised or left out, one line each."""
-        name, notes = self.path.name, []
-        if self.layout.name:
-            notes.append(f"{name}: recognised as a table of {self.layout.name} ({self.layout.reason})")
+        name, notes = self.path.name, self.layout_notes()
         for time in self.times:
-            if time.reason != "stated in columns.json" and time.column not in ("time_days", "months", "years"):
+            if time.reason != STATED and time.column not in ("time_days", "months", "years"):
                 notes.append(f"{name}: survival time in {time.unit} from column '{time.column}', {time.reason}")
         if self.by_status:
             death, last = self.column["days_to_death"], self.column["days_to_last"]
             notes.append(f"{name}: survival time in days from columns '{death}' of the dead and '{last}' of others")
+        notes += [f"{name}: {twin.line()}" for twin in self.twins if not twin.differ]
         several = [patient for patient, found in rows.items() if len(found) > 1]
         if several:
             notes.append(f"{name}: {len(several)} patients have several rows that agree ({several[0]} first); merged")
@@ -494,35 +539,6 @@ class _Rows:
                 'out; state it in columns.json, {"clinical": {"sex_values": {"1": "male", "2": "female"}}}'
             )
         return notes
-
-
-def _plain_number(text: str) -> float:
-    """A number as written, NaN for anything else."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def sex_word(text: str) -> str | None:
-    """'male' or 'female' for the usual words and letters, None for anything else."""
-    word = text.strip().lower()
-    return "male" if word in _MALE else "female" if word in _FEMALE else None
-
-
-_STAGE = re.compile(r"(0|IV|I{1,3}|[1-4])(?:\.0)?\s*(?:[ABCD][0-9]?)?")
-_ROMAN = {"I": 1.0, "II": 2.0, "III": 3.0, "IV": 4.0}
-
-
-def stage_number(stage: str | None) -> float:
-    """1 to 4 for AJCC stages ('Stage IIIA' is 3, so are '3' and '3A'), 0 for stage 0, NaN for anything else.
-
-    'Stage X', 'Stage IS', 'I/II NOS' and 'Indeterminate' are something else: no stage, rather than stage 1.
-    """
-    found = _STAGE.fullmatch((stage or "").strip().upper().removeprefix("STAGE").strip())
-    if found is None:
-        return math.nan
-    return _ROMAN.get(found[1]) or float(found[1])
 
 
 def _mapping(value: Any, patient: str, field: str) -> dict[str, Any]:

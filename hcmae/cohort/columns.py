@@ -10,7 +10,7 @@ from typing import Any
 from hcmae.cohort.evidence import CurationError
 from hcmae.cohort.layouts import WANTED
 from hcmae.config import MODALITIES
-from hcmae.files import read_json
+from hcmae.packed import parse_json
 from hcmae.units import TIME_UNITS, unit_named
 
 _CLINICAL = (*WANTED, "time_unit", "sex_values")
@@ -28,9 +28,11 @@ def read_columns(root: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        mapping = read_json(path)
+        mapping = parse_json(path.read_bytes(), unique=True)
+    except OSError as error:
+        raise CurationError(f"{path}: cannot be read ({error.strerror}); correct or remove it") from error
     except ValueError as error:
-        raise CurationError(str(error)) from error
+        raise CurationError(f"{path}: not valid JSON, {error}; correct it there") from error
     known = ("files", "clinical", "units", *MODALITIES)
     if not isinstance(mapping, dict) or not all(isinstance(value, dict) for value in mapping.values()):
         raise CurationError(f"{path}: expected an object with some of the keys {sorted(known)}, each an object")

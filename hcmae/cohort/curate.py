@@ -6,6 +6,7 @@ is chosen: a slide at random with the seed, an aliquot by the barcode rules of :
 
 from __future__ import annotations
 
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from hcmae.cohort.lock import lock_evidence, read_lock
 from hcmae.cohort.slide_names import without_suffix
 from hcmae.config import MODALITIES
 from hcmae.manifest import Inclusion, Manifest
+from hcmae.tables import counts_rows
 
 ANALYTE = {"rna": "RNA", "mirna": "RNA", "methylation": "DNA"}
 SOURCES = ("synthetic", "gdc", "local")
@@ -157,6 +159,8 @@ def _rules(
     outcomes = evidence.outcomes
 
     yield "clinical record", lambda p: "" if p in outcomes else "has files, but no clinical record"
+    if any(outcome.contradiction for outcome in outcomes.values()):
+        yield "columns agree", lambda p: outcomes[p].contradiction
     yield "known vital status", lambda p: "" if outcomes[p].event is not None else outcomes[p].reason
     yield "known survival time", lambda p: "" if outcomes[p].time is not None else outcomes[p].reason
 
@@ -252,7 +256,9 @@ def _omics_filters(evidence: Evidence, inclusion: Inclusion, modality: str) -> l
     """The rules for a patient's files of one modality; what no file carries is not asked for."""
 
     def of_type(c: Candidate) -> bool:
-        return not evidence.need_barcode if c.barcode is None else c.barcode.sample_type in inclusion.sample_types
+        if c.barcode is None and not c.stated_type:
+            return not evidence.need_barcode
+        return c.sample_type in inclusion.sample_types
 
     def no_type(patient: str, had: Sequence[Candidate]) -> str:
         return f"{modality} of sample type {_types(had)} only" if had else f"no {modality} data"
@@ -319,7 +325,10 @@ def slide_rules(inclusion: Inclusion) -> list[tuple[str, Keep]]:
             "diagnostic slide" if diagnostic else "slide",
             lambda c: not diagnostic or c.barcode is None or c.barcode.slide_kind == DIAGNOSTIC,
         ),
-        (f"slide of sample type {', '.join(types)}", lambda c: c.barcode is None or c.barcode.sample_type in types),
+        (
+            f"slide of sample type {', '.join(types)}",
+            lambda c: (c.barcode is None and not c.stated_type) or c.sample_type in types,
+        ),
     ]
     if inclusion.min_slide_bytes:
         megabytes = inclusion.min_slide_bytes / 1e6
@@ -390,7 +399,7 @@ def other_readings(
 
 
 def _types(candidates: Iterable[Candidate]) -> str:
-    return ", ".join(sorted({(c.barcode.sample_type if c.barcode else None) or "unknown" for c in candidates}))
+    return ", ".join(sorted({c.sample_type or "unknown" for c in candidates}))
 
 
 def _note_choice(
@@ -487,13 +496,36 @@ def _nobody_left(where: str, evidence: Evidence, flow: pd.DataFrame, modalities:
         for b in names[i + 1 :]:
             if sets[a] and sets[b] and not sets[a] & sets[b]:
                 return (
-                    f"{where}: {a} and {b} share no patient (for example {min(sets[a])} and {min(sets[b])}); "
-                    "write the patients' names in the same way in both"
+                    f"{where}: {a} and {b} share no patient (for example {min(sets[a])} and {min(sets[b])})"
+                    f"{_how_names_differ(a, sets[a], b, sets[b])}; write the patients' names in the same way in both"
                 )
     return (
         f"{where}: no patient is left after the rule '{worst['rule']}' "
         f"({worst['before']} before it); see the flow:\n{flow.to_string(index=False)}"
     )
+
+
+def _how_names_differ(a: str, one: set[str], b: str, other: set[str]) -> str:
+    """In words what keeps the names of two tables apart, '' where it is not plain."""
+    names: dict[str, set[str]] = {a: one, b: other}
+    for name, found in names.items():
+        by_length: list[str] = sorted(sorted(found), key=len)
+        if counts_rows(by_length):
+            return f": those of {name} count the rows, as an index that was written with the table"
+        if all(re.fullmatch(r"[(\[].*,.*[)\]]", text) for text in found):
+            return f": those of {name} are of several levels in one, as where an index of pandas was made flat"
+    folded = [{text.casefold() for text in found} for found in (one, other)]
+    if folded[0] & folded[1]:
+        return ": they differ in capital letters"
+    bare = [{re.sub(r"(?<!\d)0+(?=\d)|[\W_]+", "", text) for text in found} - {""} for found in folded]
+    if bare[0] & bare[1]:
+        return ": they differ in marks between the letters, or in leading zeros"
+    for name, short, long in ((b, folded[0], folded[1]), (a, folded[1], folded[0])):
+        parts = {text for found in long for text in re.split(r"[^0-9a-z]+", found)}
+        begun = {found[: match.start()] for found in long for match in re.finditer(r"[^0-9a-z]", found)}
+        if short & (parts | begun):
+            return f": those of {name} hold more than the patient's name, as where levels of a table were made one"
+    return ""
 
 
 __all__ = [

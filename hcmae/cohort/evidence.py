@@ -41,6 +41,7 @@ class Candidate:
 
     ``name``: of a slide's store, unique among all slides of the folder ('': the file name without suffix). ``how``: how
     a slide was found to be this patient's. ``preservation``: of the tissue, 'FFPE' or what else is said; '' is unknown.
+    ``stated_type``: code of the sample's type where a table of samples says it, '' where none does.
     """
 
     path: str
@@ -51,6 +52,12 @@ class Candidate:
     how: str = ""
     preservation: str = ""
     annotations: tuple[Annotation, ...] = ()
+    stated_type: str = ""
+
+    @property
+    def sample_type(self) -> str:
+        """By the barcode, else as stated; '' where nothing says it."""
+        return (self.barcode.sample_type if self.barcode is not None else None) or self.stated_type
 
 
 @dataclass

@@ -1,7 +1,11 @@
-"""What must not be among the features of an omics table: the outcome that they are to predict."""
+"""What must not be among the features of an omics table: the outcome that they are to predict, and numbers of rows.
+
+Also names of genes that a spreadsheet has made dates of.
+"""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
 from hcmae.cohort.layouts import normalised
+from hcmae.tables import date_of
 from hcmae.units import TIME_UNITS
 
 # Endpoints of survival studies as clinical tables write them, in the form of `layouts.normalised`. What is
@@ -35,6 +40,59 @@ SAME_ORDER = 0.9995
 def outcome_names(names: Iterable[str]) -> list[str]:
     """Those of the names that are of an outcome's columns, as clinical tables write them."""
     return [name for name in names if normalised(name) in OUTCOME_NAMES]
+
+
+# Names of an index that was written with a table; what has none of these is one only where it counts its rows.
+_INDEX = re.compile(r"unnamed(?:_\d+)*(?:_level_\d+)?|level_\d+")
+_COUNTERS = frozenset(
+    ("index", "idx", "id", "row", "rows", "row_id", "rowid", "row_number", "row_names", "rownames", "nr", "no",
+     "number", "n", "x", "x1", "v1", "1")
+)  # fmt: skip
+# So many rows are counted by no measurement.
+_MANY = 10
+
+
+def index_names(names: Iterable[str]) -> list[str]:
+    """Those of the names that an index gets when a table is written: '', 'Unnamed: 0', 'level_0'."""
+    return [name for name in names if not name.strip() or _INDEX.fullmatch(normalised(name))]
+
+
+def row_counters(names: Sequence[str], matrix: ArrayLike, first: str | None = None) -> list[str]:
+    """Columns that count the rows from 0 or 1 on, and so are no features.
+
+    matrix: [rows, columns] in the order of ``names``. Under a name such as 'index', in the ``first`` column of the file
+    (three rows or more) or among ten rows or more under any name.
+    """
+    values = np.asarray(matrix)
+    rows = len(values)
+    if rows < 2:
+        return []
+    steps = np.arange(rows, dtype=np.float64)[:, None]
+    with np.errstate(invalid="ignore"):
+        counting = ((values - steps) == values[:1]).all(axis=0) & np.isin(values[0], (0, 1))
+    return [
+        name
+        for name, counts in zip(names, counting, strict=True)
+        if counts and (normalised(name) in _COUNTERS or rows >= _MANY or (name == first and rows >= 3))
+    ]
+
+
+# Genes whose names Excel takes for dates, by month: as they were and as they are called today.
+_GENES = {
+    2: "FEB{0}", 3: "MARCH{0} (now MARCHF{0}) or MARC{0} (now MTARC{0})", 4: "APR{0}", 9: "SEPT{0} (now SEPTIN{0})",
+    10: "OCT{0}", 11: "NOV{0}", 12: "DEC{0} (now DELEC{0})",
+}  # fmt: skip
+
+
+def dated_genes(names: Iterable[str]) -> list[str]:
+    """For each name that reads as a date, that name and the genes that Excel makes such a date of."""
+    found = []
+    for name in names:
+        if (date := date_of(name)) is not None:
+            month, day = date
+            genes = _GENES.get(month)
+            found.append(f"'{name}'" + (f" from {genes.format(day)}" if genes else ""))
+    return found
 
 
 def outcome_values(names: Sequence[str], matrix: ArrayLike, time: ArrayLike, event: ArrayLike) -> list[str]:

@@ -6,14 +6,11 @@ Names are compared in lower case, with everything but letters and digits as one 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-
-from hcmae.units import TIME_UNITS
 
 # A barcode comes before other names: of several columns it is what the other tables have.
 PATIENT_NAMES = (
@@ -92,6 +89,18 @@ def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return None
 
 
+def on_its_side(first: Sequence[str]) -> str:
+    """What to do where the ``first`` column of a table holds what should be names of columns; '' where it does not."""
+    known = {name for names in NAMES.values() for name in names} | {"time_days", "os_time", "os_months", *_BARE_TIMES}
+    found = [cell for cell in first if normalised(cell) in known]
+    if len(found) < 2:
+        return ""
+    return (
+        f"; the first column holds {', '.join(found[:4])}: the table lies on its side, with patients in columns; "
+        "transpose it, one row per patient"
+    )
+
+
 # ---------------------------------------------------------------- layouts
 
 
@@ -161,13 +170,22 @@ def time_columns(columns: Sequence[str], mapping: dict[str, str], layout: Layout
         column = find_column(columns, names)
         if column is not None:
             found.append(_timed(column, None, layout))
-    bare = None if found else find_column(columns, _BARE_TIMES)
+    same = [column for column in found if column.unit == stated]
+    # The unit that is stated is that of a column with it in its name, else of one whose name says none.
+    bare = None if (same if stated is not None else found) else find_column(columns, _BARE_TIMES)
     if bare is not None:
         found = [_timed(bare, None, layout)]
     if stated is not None and found:
-        same = [column for column in found if column.unit == stated]
         return [_timed((same or found)[0].column, stated, layout)]
     return found
+
+
+def all_time_columns(columns: Sequence[str], layout: Layout) -> list[TimeColumn]:
+    """Every column whose name is one of a survival time, whichever of them counts."""
+    words = {form for forms in _UNIT_WORDS.values() for form in forms}
+    named = {f"time_{word}" for word in words} | words
+    named |= {form for stem in _TIME_STEMS for word in words for form in (f"{stem}_{word}", f"{stem}_in_{word}")}
+    return [_timed(column, None, layout) for column in columns if normalised(column) in named | set(_BARE_TIMES)]
 
 
 def _timed(column: str, stated: str | None, layout: Layout) -> TimeColumn:
@@ -179,38 +197,3 @@ def _timed(column: str, stated: str | None, layout: Layout) -> TimeColumn:
             return TimeColumn(column, unit, True, f"as the name of the column '{column}' says")
     reason = f"as in tables of {layout.name}" if layout.name else "because the name says no other unit"
     return TimeColumn(column, "days", False, reason)
-
-
-# Nobody is followed for longer, in days.
-_LONGEST = 120 * 365.25
-# A cohort whose longest follow-up is below this many days is followed for about a year, or its unit is another.
-_DOUBTFUL = 400.0
-# So many patients make a longest follow-up that tells something.
-_TELLING = 20
-
-
-def check_times(times: dict[str, float], column: TimeColumn) -> None:
-    """Raise ColumnError where times, by patient in the unit of the column, cannot be in that unit.
-
-    A column without a unit in its name is taken for days only where its values look like days: the longest 400 or more,
-    or all whole numbers of fewer than 20 patients.
-    """
-    known = {patient: value for patient, value in times.items() if math.isfinite(value)}
-    if not known:
-        return
-    patient, longest = max(known.items(), key=lambda item: item[1])
-    if longest * TIME_UNITS[column.unit] > _LONGEST:
-        raise ColumnError(
-            f"patient {patient}: column '{column.column}' is {longest:g}, in {column.unit} more than a life "
-            f"({column.reason}); state the unit in columns.json, "
-            '{"clinical": {"time_unit": "days"}}, or correct the value'
-        )
-    fractional = next((p for p, value in known.items() if value != round(value)), None)
-    if column.known or longest >= _DOUBTFUL or (fractional is None and len(known) < _TELLING):
-        return
-    odd = "" if fractional is None else f" and patient {fractional} has {known[fractional]:g}"
-    raise ColumnError(
-        f"the unit of column '{column.column}' is unclear: its name says none, the longest time is {longest:g} "
-        f"(patient {patient}){odd}, as in a table in months; state it in columns.json, "
-        '{"clinical": {"time_unit": "months"}} (or days, years), or name the column time_days or months'
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hcmae.cohort.evidence import (
 from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
 from hcmae.content import files_below, slide_bytes
-from hcmae.tables import TableError, read_head, read_text
+from hcmae.tables import TableError, counts_rows, doubt, is_missing, listed, read_head, read_text
 
 
 def local_mapping(root: Path) -> dict[str, Any]:
@@ -46,7 +46,9 @@ def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
     exact = [p for p in found if p.name.lower().split(".")[0] == what]
     found = exact or found
     if not found:
-        raise CurationError(f"{root}: no table for {what}; put {what}.tsv there or name it in columns.json")
+        books = _named_like(root, what, (".xlsx", ".xls", ".ods", ".xlsm"))
+        book = f" ({books[0].name} is a workbook: save its sheet as text, {what}.tsv or {what}.csv)" if books else ""
+        raise CurationError(f"{root}: no table for {what}{book}; put {what}.tsv there or name it in columns.json")
     if len(found) > 1:
         raise CurationError(
             f"{root}: {found[0].name} and {found[1].name} could both be {what}; name one in columns.json"
@@ -54,9 +56,11 @@ def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
     return found[0]
 
 
-def _named_like(root: Path, what: str) -> list[Path]:
+_SUFFIXES = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
+
+
+def _named_like(root: Path, what: str, suffixes: tuple[str, ...] = _SUFFIXES) -> list[Path]:
     """Tables whose names begin with a word, in either case, packed or not."""
-    suffixes = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
     return sorted(
         path
         for path in (root.iterdir() if root.is_dir() else ())
@@ -88,22 +92,28 @@ def sample_name(cell: str) -> str:
     return composed(cell.strip().strip('"'))
 
 
-def table_samples(path: Path, named: str | None = None) -> dict[str, list[str]]:
+def table_samples(path: Path, named: str | None = None, patients: Collection[str] = ()) -> dict[str, list[str]]:
     """Patients of a user's table and what they are called there, in its order, without reading the values.
 
-    A patient has one row, or rows of several samples, told apart by TCGA barcodes that say the sample's type. Raises
-    CurationError for a table without patient column, with an empty patient, or with one that comes twice.
+    A patient has one row, or rows of several samples, told apart by TCGA barcodes that say the sample's type.
+    ``patients``: those of the clinical table, by which a table that lies on its side is recognised. Raises
+    CurationError for such a table and one without patient column, with an empty patient, or with one that comes twice.
     """
     try:
         head = read_head(path)
-        column = head.names[patient_column(head.names, path, named)]
+        across = [name for name in head.names if name and patient_id(sample_name(name)) in patients]
+        column = head.names[_label_column(head.names, path, named, across)]
         cells = read_text(path, [column], head)[column]
     except TableError as error:
         raise CurationError(f"{path}: {error}") from error
+    if len(across) > 1 and not any(patient_id(sample_name(cell)) in patients for cell in cells):
+        raise _on_its_side(path, across)
+    check_labels(path, column, list(cells))
     found: dict[str, list[str]] = {}
     for number, cell in enumerate(cells, start=2 + len(head.comments)):
-        if not cell:
-            raise CurationError(f"{path}: line {number} has no patient; fill it in or remove it")
+        if is_missing(cell) or (number == 2 + len(head.comments) and normalised(cell) in PATIENT_NAMES):
+            also = ", a second line of header too" if number == 2 + len(head.comments) else ""
+            raise CurationError(f"{path}: line {number} has no patient; fill it in or remove it{also}")
         sample = sample_name(cell)
         found.setdefault(patient_id(sample), []).append(sample)
     for patient, samples in found.items():
@@ -113,6 +123,31 @@ def table_samples(path: Path, named: str | None = None) -> dict[str, list[str]]:
                 f"{path}: patient {patient} comes twice; keep one row per patient, or one per sample under its barcode"
             )
     return found
+
+
+def _label_column(header: Sequence[str], path: Path, named: str | None, across: Sequence[str]) -> int:
+    try:
+        return patient_column(header, path, named)
+    except CurationError:
+        if named is None and len(across) > 1:
+            raise _on_its_side(path, across) from None
+        raise
+
+
+def _on_its_side(path: Path, across: Sequence[str]) -> CurationError:
+    return CurationError(
+        f"{path}: its header holds patients ({listed(across, 3)}), its rows do not: the table lies on its side; "
+        "transpose the table, one row per patient"
+    )
+
+
+def check_labels(path: Path, column: str, cells: Sequence[str]) -> None:
+    """Raise CurationError where a column that was taken for the patients' by its place only counts the rows."""
+    if normalised(column) in ("", "index", "unnamed_0") and counts_rows(cells):
+        raise CurationError(
+            f"{path}: no patient column, and the first one ('{column}') counts the rows from {cells[0]} on, as an "
+            "index that was written with the table; name the column of patients 'patient', also if this is it"
+        )
 
 
 def sample_barcode(sample: str) -> Barcode | None:
@@ -130,7 +165,7 @@ def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evide
     candidates: dict[str, dict[str, list[Candidate]]] = {}
     for modality in modalities:
         path = local_file(root, modality, mapping)
-        found = table_samples(path, mapping.get(modality, {}).get("patient"))
+        found = table_samples(path, mapping.get(modality, {}).get("patient"), outcomes)
         size = path.stat().st_size
 
         candidates[modality] = {
@@ -138,6 +173,7 @@ def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evide
                 Candidate(
                     str(path.absolute()), sample, size, sample_barcode(sample),
                     preservation=notes.preservation(sample), annotations=notes.annotations(patient, sample),
+                    stated_type=notes.sample_type(sample),
                 )
                 for sample in samples
             ]
@@ -146,17 +182,28 @@ def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evide
     evidence = Evidence(outcomes, candidates)
     if slides:
         _add_slides(evidence, root / "slides", named, notes, str(table))
+    _say_unmatched(notes, evidence)
     return evidence
 
 
 def sample_notes(root: Path, mapping: Mapping[str, Any]) -> SampleNotes:
     """What ``samples.tsv`` and ``annotations.tsv`` of a user's folder say; nothing where they are not there."""
     notes = SampleNotes()
-    for what, add in (("samples", notes.add_samples), ("annotations", notes.add_notices)):
+    for what in ("samples", "annotations"):
         path = remark_file(root, what, mapping)
         if path is not None:
-            add(path)
+            notes.add(path)
     return notes
+
+
+def _say_unmatched(notes: SampleNotes, evidence: Evidence) -> None:
+    """Warn of rows of ``samples.tsv`` and ``annotations.tsv`` about nobody: a name may be written otherwise."""
+    found = [c for own in evidence.candidates.values() for some in own.values() for c in some]
+    names = {c.sample for c in (*found, *evidence.unclaimed)}
+    names |= {str(c.barcode) for c in (*found, *evidence.unclaimed) if c.barcode is not None}
+    lines = notes.unmatched(evidence.patients, names)
+    if lines:
+        doubt(f"{listed(lines)}; such a row says nothing about the cohort: write the name as the tables do")
 
 
 def remark_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path | None:
@@ -206,8 +253,9 @@ def _add_slides(
         notices = notes.annotations(patient, str(code) if code else file.stem)
         path = file.path
         return Candidate(
-            str(path.absolute()), file.stem, slide_bytes(path), code, stores[file], how, annotations=notices
-        )
+            str(path.absolute()), file.stem, slide_bytes(path), code, stores[file], how, annotations=notices,
+            stated_type=notes.sample_type(str(code) if code else file.stem),
+        )  # fmt: skip
 
     evidence.candidates["slides"] = {
         patient: [candidate(file, how, patient) for file, how in found] for patient, found in claims.slides.items()

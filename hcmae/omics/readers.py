@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike
 
 from hcmae.cohort.barcodes import named_patient
 from hcmae.cohort.evidence import CurationError, open_text
-from hcmae.cohort.features import outcome_names, outcome_values
-from hcmae.cohort.local import local_mapping, patient_column, sample_name
+from hcmae.cohort.features import dated_genes, index_names, outcome_names, outcome_values, row_counters
+from hcmae.cohort.local import check_labels, local_mapping, patient_column, sample_name
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
 from hcmae.omics.gdc_files import (
@@ -34,7 +34,7 @@ from hcmae.omics.gdc_files import (
     read_star_counts,
 )
 from hcmae.omics.recognise import Recognition, UnitError, converted, recognise
-from hcmae.tables import TableError, first_bad_number, read_head, read_rows, say
+from hcmae.tables import TableError, doubt, first_bad_number, listed, read_head, read_rows, say
 from hcmae.units import unit_in_name
 
 if TYPE_CHECKING:
@@ -468,7 +468,8 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
         head = read_head(path)
         names = list(head.names)
         label = names[patient_column(names, path, patient)]
-        features = [name for name in names if name != label]
+        left_out = [name for name in index_names(names) if name != label]
+        features = [name for name in names if name != label and name not in left_out]
         outcome = outcome_names(features)
         if outcome:
             raise OmicsFormatError(
@@ -476,7 +477,8 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
                 "this table"
             )
         types = {label: pa.string(), **dict.fromkeys(features, pa.float32())}
-        table = read_rows(path, head, types, missing=MISSING)
+        table = read_rows(path, head, types, missing=MISSING, wanted=[n for n in names if n not in left_out])
+        check_labels(path, label, table[label].to_pylist())
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
     except TableError as error:
@@ -492,7 +494,23 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
         raise OmicsFormatError(
             f"{path}: patient {rows[row]}, column {features[column]} has an infinite value; correct that cell"
         )
-    return pd.DataFrame(values, index=pd.Index(rows, dtype=object), columns=features)
+    frame = pd.DataFrame(values, index=pd.Index(rows, dtype=object), columns=features)
+    counters = row_counters(features, values, names[0])
+    _say_of_names(path, [*left_out, *counters], features)
+    if len(counters) == len(features):
+        raise OmicsFormatError(f"{path}: no feature in the table, column '{counters[0]}' counts the rows")
+    return frame.drop(columns=counters) if counters else frame
+
+
+def _say_of_names(path: Path, left_out: Sequence[str], features: Sequence[str]) -> None:
+    if left_out:
+        say(f"{path}: column {_named(left_out)} is an index that was written with the table, no feature; left out")
+    dated = dated_genes(features)
+    if dated:
+        doubt(
+            f"{path}: {len(dated)} features are named like dates, as Excel makes of genes' names: {listed(dated)}; "
+            "take the names from the original file"
+        )
 
 
 def _bad_cell(path: Path, patient: str | None) -> str:

@@ -27,6 +27,10 @@ Kind = Literal["fault", "warning", "left out", "note"]
 _T = TypeVar("_T")
 # How many patients or files a finding names before it counts the rest.
 _NAMED = 5
+# Whom or what a message is about: a name in quotation marks, or one that no word of a sentence looks like.
+_SUBJECT = re.compile(
+    r"\b(patient|case|sample|feature|slide|column|line|row) (?:'([^']+)'|(?=[\w.:-]*[\dA-Z])([\w.:-]*\w))"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ RULES = (
     Rule("folder", "what lies beside the data under a name that is none of theirs", "warns"),
     Rule("columns.json", "a user's names of files and columns: valid JSON, known keys and units", "refuses"),
     Rule("clinical", "patient, time and event of every row: there, readable, the same in all rows of a patient; "
-         "layout, unit of time", "refuses"),
+         "layout, unit of time", "refuses; warns of times that are unlikely and of columns that disagree"),
+    Rule("samples", "samples.tsv and annotations.tsv: every value can be read, every row is about somebody",
+         "warns; refuses rows that contradict each other"),
     Rule("lock", "the list of fetched files: its columns, sizes, names, each file once", "refuses"),
     Rule("files", "size of every fetched file against the lock", "refuses a wrong size, leaves out what is not there"),
     Rule("rna", "patients, values and unit of the RNA table; of fetched files the first one", "refuses"),
@@ -55,6 +61,8 @@ RULES = (
     Rule("resolution", "whether a slide says its micrometres per pixel", "warns where it has to be assumed"),
     Rule("cohort", "whether the tables and slides are about the same patients, and anybody is left", "refuses"),
     Rule("clinical record", "a patient with files needs a clinical record", "leaves out and lists"),
+    Rule("columns agree", "two columns about one outcome, event and vital status or days and months, say the same",
+         "leaves out and lists"),
     Rule("known vital status", "neither alive nor dead is no observation", "leaves out and lists"),
     Rule("known survival time", "a death without its day, a follow-up without any, a day before the diagnosis",
          "leaves out and lists"),
@@ -93,8 +101,10 @@ class Finding:
         what, _, do = text.rpartition("; ")
         if not what or kind in ("note", "left out"):
             what, do = text, ""
-        about = re.search(r"\b(patient|case|sample|feature|slide|column|line|row) '?([\w.:-]*\w)", what)
-        return cls(kind, rule, str(file), what, do, " ".join(about.groups()) if about and kind != "note" else "")
+        about = _SUBJECT.search(what)
+        return cls(
+            kind, rule, str(file), what, do, f"{about[1]} {about[2] or about[3]}" if about and kind != "note" else ""
+        )
 
     def line(self) -> str:
         """For people."""
@@ -191,7 +201,7 @@ def _check_local(
 ) -> tuple[list[str], bool]:
     """The parts of a user's folder, each on its own; returns those that can go into a cohort."""
     from hcmae.cohort.clinical import read_clinical_table
-    from hcmae.cohort.local import local_file, local_mapping, local_slides, remark_file
+    from hcmae.cohort.local import local_file, local_mapping, local_slides, remark_file, sample_notes
 
     root = report.root
     mapping = report.tried("columns.json", root / "columns.json", lambda: local_mapping(root)) or {}
@@ -212,6 +222,7 @@ def _check_local(
     for what in ("samples", "annotations"):
         with report.watch("columns.json", root):
             tables.append(remark_file(root, what, mapping))
+    report.tried("samples", root, lambda: sample_notes(root, mapping))
     _check_rest(report, {path.name for path in tables if path is not None})
     folder = root / "slides"
     if slides is False or (slides is None and not folder.is_dir()):
@@ -251,7 +262,9 @@ def _check_local_table(
     from hcmae.cohort.local import table_samples
     from hcmae.omics.readers import read_local_rows, refuse_outcome, unit_of
 
-    patients = report.tried(modality, path, lambda: table_samples(path, mapping.get(modality, {}).get("patient")))
+    patients = report.tried(
+        modality, path, lambda: table_samples(path, mapping.get(modality, {}).get("patient"), outcomes)
+    )
     if patients is None:
         return False
     rows = report.tried(modality, path, lambda: read_local_rows(path, modality, report.root))

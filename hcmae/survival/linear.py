@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hcmae.cohort.clinical import sex_word, stage_number
+from hcmae.cohort.cells import sex_word, stage_number
 from hcmae.cohort.splits import inner_folds
 from hcmae.evaluation.metrics import concordance
 from hcmae.survival.fold import FoldInputs, FoldOutput

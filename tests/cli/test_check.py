@@ -102,6 +102,23 @@ def test_what_is_recognised_is_said(root: Path) -> None:
     assert any("recognised as a table of cBioPortal" in what for what in known("clinical"))
 
 
+def test_what_samples_and_clinical_tables_say_amiss_is_a_warning_with_row_and_value(root: Path) -> None:
+    (root / "samples.tsv").write_text("sample\tpreservation\nP001\tbag 7\nQ1\tFrozen\n")
+    text = (root / "clinical.tsv").read_text(encoding="utf-8")
+    rows = [f"{line}\t{'vital_status' if n == 0 else 'Alive' if line.endswith('0') else 'Dead'}" for n, line in
+            enumerate(text.splitlines())]  # fmt: skip
+    rows[2] = rows[2].replace("Dead", "Alive")
+    (root / "clinical.tsv").write_text("\n".join(rows) + "\n")
+    status, report = check(root)
+    assert status == 0
+    found = [(f["rule"], f["what"]) for f in report["findings"] if f["kind"] == "warning"]
+    assert any(rule == "samples" and "row 2, 'P001': preservation 'bag 7' is no method" in what for rule, what in found)
+    assert any("row 3: 'Q1' (preservation 'Frozen') is no patient" in what for _, what in found)
+    assert any(rule == "clinical" and "disagree on the event of 1 patient (P001: '1' and 'Alive')" in what
+               for rule, what in found)  # fmt: skip
+    assert by_rule(report, "left out").keys() == {"columns agree"}
+
+
 def test_the_outcome_among_the_features_is_a_fault(root: Path) -> None:
     clinical = pd.read_csv(root / "clinical.tsv", sep="\t")
     table = pd.read_csv(root / "rna.tsv", sep="\t")

@@ -21,6 +21,7 @@ from hcmae.cohort.barcodes import (
     parse_slide_name,
     patient_id,
 )
+from hcmae.cohort.cells import stage_number
 from hcmae.cohort.clinical import (
     ClinicalError,
     parse_clinical_json,
@@ -29,7 +30,6 @@ from hcmae.cohort.clinical import (
     read_clinical_table,
     read_hits,
     read_outcome,
-    stage_number,
 )
 
 UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -298,6 +298,16 @@ def test_ten_thousand_damaged_records() -> None:
             messages.append(str(error))
     assert 5000 < len(messages) < 10_000
     assert all(message.startswith("clinical.json: ") for message in messages)
+
+
+def test_a_clinical_json_with_a_mistake_is_named_by_its_place_and_one_with_a_mark_is_read() -> None:
+    text = json.dumps([_hit("Dead", 512)])
+    assert parse_clinical_json(b"\xef\xbb\xbf" + text.encode(), "clinical.json")["TCGA-AA-0001"].time == 512
+    with pytest.raises(
+        ClinicalError, match=rf"line 1, column {len(text) + 1}: .*a comma behind the last entry"
+    ) as told:
+        parse_clinical_json(f"{text[:-1]},]".encode(), "clinical.json")
+    assert "delete" not in str(told.value)
 
 
 def test_clinical_json_that_is_missing_or_doubled(tmp_path: Path) -> None:

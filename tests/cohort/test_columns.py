@@ -46,3 +46,32 @@ def test_what_it_may_not_say(said: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "columns.json").write_text(json.dumps(said))
     with pytest.raises(CurationError, match=rf"columns\.json: {message}"):
         read_columns(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{\n "units": {"rna": "tpm",}\n}',
+            "line 2, column 25: .*a comma behind the last entry: remove it.*correct it",
+        ),
+        ('{"files": {"rna": "x.tsv"},\n}', "line 2, column 1: .*a comma behind the last entry"),
+        ("{'units': {}}", "line 1, column 2: .*write double quotation marks"),
+        ('{"units": {} "files": {}}', "line 1, column 14: Expecting ',' delimiter; correct it there"),
+        ('{"units": {"rna": "tpm", "rna": "rpm"}}', "key 'rna' comes twice"),
+        ("", "line 1, column 1"),
+    ],
+)
+def test_a_mistake_is_named_by_its_place_and_nobody_is_told_to_delete_the_file(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "columns.json").write_text(text)
+    with pytest.raises(CurationError, match=rf"columns\.json: not valid JSON, {message}") as caught:
+        read_columns(tmp_path)
+    assert "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_as_editors_of_windows_write_it_is_read(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "columns.json").write_text('{"units": {"rna": "tpm"}}', encoding=encoding)
+    assert read_columns(tmp_path) == {"units": {"rna": "tpm"}}

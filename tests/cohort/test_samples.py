@@ -11,7 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hcmae.cohort.annotations import FFPE, NOT_FFPE, SampleNotes, parsed, preservation, read_notices, written
+from hcmae.cohort.annotations import (
+    FFPE,
+    NOT_FFPE,
+    SampleNotes,
+    matching,
+    notice_kind,
+    parsed,
+    preservation,
+    read_notices,
+    sample_type,
+    written,
+)
 from hcmae.cohort.curate import HeavyLossWarning, UnknownPreservationWarning, apply_rules, curate
 from hcmae.cohort.evidence import Annotation, CurationError
 from hcmae.cohort.features import outcome_names, outcome_values
@@ -22,6 +33,7 @@ from hcmae.content import Contents
 from hcmae.manifest import Inclusion, Manifest, load_manifest
 from hcmae.omics.kept import read_normals
 from hcmae.omics.readers import OmicsFormatError, read_omics
+from hcmae.tables import TableDoubt
 from tests.cohort.test_curate import P, _evidence, _outcome
 
 Q = [f"TCGA-ZZ-A{i:03d}" for i in range(8)]
@@ -204,10 +216,170 @@ def test_the_notices_of_real_bundles(shared_data: Path) -> None:
 def test_what_is_said_of_a_sample_holds_for_its_aliquots(tmp_path: Path) -> None:
     (tmp_path / "samples.csv").write_text(f'sample,is_ffpe\n{Q[0]}-01,yes\n"{Q[0]}-01B",no\nP1,yes\n')
     notes = SampleNotes()
-    notes.add_samples(tmp_path / "samples.csv")
+    notes.add(tmp_path / "samples.csv")
     assert notes.preservation(f"{Q[0]}-01A-11R-A100-07") == FFPE
     assert notes.preservation(f"{Q[0].lower()}-01b-11R") == NOT_FFPE
     assert [notes.preservation(name) for name in (Q[0], f"{Q[0]}-11A", "P1", "P10")] == ["", "", FFPE, ""]
+
+
+# --- notices in other words, and what nobody can read ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        *[(text, "item flagged dnu") for text in (
+            "do not use", "DNU", "Do Not Use", "DO_NOT_USE!", "item flagged DNU", "don\u2019t use", "must not be used",
+            "sample is DNU (mix-up)", "not to be used", "cannot be used", "unusable",
+        )],
+        *[(text, "redaction") for text in (
+            "Redaction", "redacted", "withdrawn", "Withdrawn.", "sample withdrawn", "patient withdrew consent",
+            "Subject withdrew consent", "consent withdrawn", "consent was revoked", "case has been withdrawn",
+        )],
+        *[(text, "") for text in (
+            "", "use", "ok", "not redacted", "no redaction", "has not been withdrawn", "not flagged as DNU",
+            "patient withdrew from physiotherapy", "Prior malignancy", "general", "unredacted", "dnumber",
+        )],
+    ],
+)  # fmt: skip
+def test_notices_in_other_words_are_one_rule(text: str, kind: str) -> None:
+    assert notice_kind(text) == kind
+    found = matching([Annotation("aliquot", "", text)], ["Redaction", "Item flagged DNU"])
+    assert bool(found) == bool(kind)
+    # Who takes redacted data leaves out what is not to be used all the same.
+    assert bool(matching([Annotation("aliquot", "", text)], ["DNU"])) == (kind == "item flagged dnu")
+
+
+@pytest.mark.parametrize("file", ["samples.tsv", "annotations.tsv"])
+def test_a_notice_is_seen_in_either_table_and_in_whichever_column(
+    file: str, tmp_path: Path, manifest: Manifest
+) -> None:
+    root = tables(tmp_path / "LIHC", {p: i for i, p in enumerate(Q)})
+    rows = [
+        f"{Q[0]}\tDNU\t\t", f"{Q[1]}\tGeneral\tdo not use\t", f"{Q[2]}\tGeneral\tnot redacted\tno",
+        f"{Q[3]}\t\t\tyes", f"{Q[4]}\tRedacted\t\tno", f"{Q[5]}\tPrior malignancy\tfine\tno",
+    ]  # fmt: skip
+    (root / file).write_text("\n".join(["sample\tcategory\tremark\tItem flagged DNU", *rows]) + "\n")
+    table, lost = curated(root, manifest)
+    assert lost == {
+        Q[0]: "the patient is flagged: DNU", Q[1]: "the patient is flagged: do not use",
+        Q[3]: "the patient is flagged: item flagged dnu", Q[4]: "the patient is flagged: Redacted",
+    }  # fmt: skip
+    assert table.loc[Q[5], "note"] == "annotated: Prior malignancy"
+
+
+def test_a_table_of_remarks_alone_is_read_where_it_holds_a_notice(tmp_path: Path) -> None:
+    path = tmp_path / "samples.tsv"
+    path.write_text("sample\tcomment\nP1\tDo not use\nP2\tfine\n")
+    notes = SampleNotes()
+    notes.add(path)
+    assert [a.category for a in notes.annotations("P1", "P1")] == ["Do not use"]
+    assert notes.annotations("P2", "P2") == ()
+    path.write_text("sample\tcomment\nP1\tgood\nP2\tfine\n")
+    with pytest.raises(CurationError, match="neither notices"):
+        SampleNotes().add(path)
+    path.write_text("sample\tcomment\n\tDo not use\n")
+    with pytest.raises(CurationError, match="row 2: notice 'Do not use', but column 'sample' is empty; say of whom"):
+        SampleNotes().add(path)
+
+
+def test_rows_about_nobody_are_said_with_row_and_value(tmp_path: Path, manifest: Manifest) -> None:
+    root = tables(tmp_path / "LIHC", {p: i for i, p in enumerate(Q)})
+    rows = [f"{Q[0]}-11A\tFrozen", "TCGA-YY-0000\tFFPE", f"{Q[1]}\tFrozen", "p7\tFFPE"]
+    (root / "samples.tsv").write_text("\n".join(["sample\tpreservation", *rows]) + "\n")
+    with pytest.warns(TableDoubt) as told:
+        curated(root, manifest)
+    text = next(str(w.message) for w in told if issubclass(w.category, TableDoubt))
+    assert "samples.tsv: row 3: 'TCGA-YY-0000' (preservation 'FFPE') is no patient and no sample of the tables" in text
+    assert "row 5: 'p7' (preservation 'FFPE')" in text
+    assert "row 2" not in text
+    assert "row 4" not in text
+
+
+def test_a_name_that_is_nearly_right_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "samples.tsv").write_text("sample\tis_ffpe\np1\tno\nP1_T\tno\nP10\tno\n")
+    notes = SampleNotes()
+    notes.add(tmp_path / "samples.tsv")
+    assert [line.rpartition("(")[2] for line in notes.unmatched(["P1"], [])] == [
+        "did you mean 'P1'?)", "did you mean 'P1'?)",
+        "preservation 'not FFPE') is no patient and no sample of the tables",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "message"),
+    [
+        ("preservation", "bag 7", "preservation 'bag 7' is no method that is known.*not of FFPE tissue"),
+        ("is_ffpe", "maybe", "preservation 'maybe' is no method"),
+        ("sample_type", "left lobe", "sample_type 'left lobe' is no sample type that is known"),
+        ("preservation\tis_ffpe", "Frozen\tyes", "preservation 'Frozen' and is_ffpe 'yes' disagree; taken as FFPE"),
+        ("preservation\tis_ffpe", "Frozen\tperhaps", "is_ffpe 'perhaps' is neither yes nor no; 'Frozen' counts"),
+        ("category\tDNU", "General\tperhaps", "dnu 'perhaps' is neither yes nor no; taken as no notice"),
+    ],
+)
+def test_values_that_cannot_be_read_are_said_with_row_and_value(
+    header: str, cells: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.tsv"
+    path.write_text(f"sample\t{header}\nP1\t{cells}\n")
+    with pytest.warns(TableDoubt, match=rf"samples\.tsv: row 2, 'P1': {message}"):
+        SampleNotes().add(path)
+
+
+@pytest.mark.parametrize("words", [("FFPE", "Frozen"), ("OCT", "snap frozen"), ("not FFPE", "Unknown"), ("Fresh", "")])
+def test_values_that_can_be_read_need_no_word(words: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "samples.tsv"
+    path.write_text(f"sample\tpreservation\tsample_type\nP1\t{words[0]}\tPrimary Tumor\nP2\t{words[1]}\tTumour\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        notes = SampleNotes()
+        notes.add(path)
+    assert notes.preservation("P1") == words[0]
+    assert [notes.sample_type(name) for name in ("P1", "P2", "P3")] == ["01", "", ""]
+
+
+def test_a_stated_sample_type_is_asked_like_that_of_a_barcode(tmp_path: Path, manifest: Manifest) -> None:
+    root = tables(tmp_path / "LIHC", {f"H{i}": i for i in range(4)})
+    rows = [f"H{i}\t{300 + i}\t1" for i in range(4)]
+    (root / "clinical.tsv").write_text("\n".join(["patient\ttime_days\tevent", *rows]) + "\n")
+    (root / "samples.tsv").write_text(
+        "sample\tSample Type\nH0\tPrimary Tumor\nH1\tSolid Tissue Normal\nH2\tmetastasis\n"
+    )
+    table, lost = curated(root, manifest)
+    assert list(table.index) == ["H0", "H3"]
+    assert lost == {"H1": "rna of sample type 11 only", "H2": "rna of sample type 06 only"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("P1\tPrimary Tumor\nP1\tMetastatic\n", "row 3: sample P1 is of type 06 here and 01 in .*row 2"),
+        (f"{Q[0]}-01A\tSolid Tissue Normal\n", f"sample {Q[0]}-01A is of type 01 by its barcode and 11 here"),
+    ],
+)
+def test_sample_types_that_contradict_each_other_are_refused(rows: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "samples.tsv"
+    path.write_text(f"sample\tsample_type\n{rows}")
+
+    def ask() -> None:
+        notes = SampleNotes()
+        notes.add(path)
+        notes.sample_type(f"{Q[0]}-01A")
+
+    with pytest.raises(CurationError, match=message):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Primary Tumor", "01"), ("primary tumour", "01"), ("Solid Tissue Normal", "11"), ("1", "01"), ("11", "11"),
+        ("06", "06"), ("Blood Derived Normal", "10"), ("Tumor", ""), ("", ""), ("Not Reported", ""), ("99", None),
+        ("Adjacent normal", "11"), ("1.0", "01"), ("what", None),
+    ],
+)  # fmt: skip
+def test_words_for_sample_types(text: str, code: str | None) -> None:
+    assert sample_type(text) == code
 
 
 # --- the outcome among the features ---------------------------------------------------------------------------------
