@@ -47,6 +47,18 @@ class HeavyLossWarning(UserWarning):
     """A rule leaves out more than a quarter of those before it."""
 
 
+class SlideOwnerWarning(UserWarning):
+    """A slide is one patient's by the clinical table and bears another's name."""
+
+
+class NobodyLeftError(CurationError):
+    """No patient is left. ``exclusions`` and ``flow`` are those of :class:`Cohort`."""
+
+    def __init__(self, message: str, exclusions: pd.DataFrame, flow: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.exclusions, self.flow = exclusions, flow
+
+
 @dataclass(frozen=True)
 class Cohort:
     """The outcome of curation.
@@ -81,24 +93,42 @@ def curate(
     synthetic slides are small, so their least size is not asked.
 
     Raises CurationError (or ClinicalError) for missing or contradictory raw data, where no patient is left, and where
-    two patients would share a slide or the name of its store.
+    two patients would share a slide, by its name or by its bytes, or the name of its store. Warns where a slide bears
+    the name of another patient than the clinical table gives it to.
     """
     root = Path(root)
     modalities = tuple(m for m in MODALITIES if m in modalities) if check_modalities(modalities) else ()
-    inclusion = manifest.inclusion
-    if source == "synthetic":
-        inclusion = inclusion.model_copy(update={"min_slide_bytes": 0})
+    inclusion = inclusion_of(manifest, source)
     if source == "local":
         evidence = local_evidence(root, modalities, slides)
-    elif source in SOURCES:
-        evidence = lock_evidence(manifest, root, modalities, slides)
     else:
-        raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
+        evidence = lock_evidence(manifest, root, modalities, slides)
+    if evidence.faults:
+        raise CurationError(_all_faults(evidence.faults))
+    for doubt in evidence.doubts:
+        warnings.warn(doubt, SlideOwnerWarning, stacklevel=2)
     if source == "gdc" and inclusion.ffpe_aliquots == "exclude":
         _warn_of_unknown_preservation(evidence, modalities, str(root))
     cohort = apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
     _check_slides(cohort.table, str(root))
     return cohort
+
+
+def inclusion_of(manifest: Manifest, source: str) -> Inclusion:
+    """The rules of a manifest for a source. Raises CurationError for an unknown source."""
+    if source not in SOURCES:
+        raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
+    if source == "synthetic":
+        return manifest.inclusion.model_copy(update={"min_slide_bytes": 0})
+    return manifest.inclusion
+
+
+def _all_faults(faults: Sequence[str], most: int = 10) -> str:
+    """One line per fault; the first alone where there is no other."""
+    if len(faults) == 1:
+        return faults[0]
+    more = [f"and {len(faults) - most} more, which hcmae check lists"] if len(faults) > most else []
+    return "\n".join([f"{len(faults)} faults:", *faults[:most], *more])
 
 
 def apply_rules(
@@ -112,7 +142,7 @@ def apply_rules(
 ) -> Cohort:
     """The rules themselves, on evidence already read. Warns where a rule leaves out more than a quarter.
 
-    Raises CurationError where nobody is left.
+    Raises NobodyLeftError where nobody is left.
     """
     chosen: dict[str, dict[str, Candidate]] = {name: {} for name in (*modalities, "slides")}
     choices: list[dict[str, Any]] = []
@@ -135,7 +165,7 @@ def apply_rules(
     frame = pd.DataFrame(flow, columns=["rule", "before", "excluded", "after"])
     losses = pd.DataFrame(exclusions, columns=["patient", "rule", "reason"])
     if not remaining:
-        raise CurationError(_nobody_left(where, evidence, frame, modalities, slides))
+        raise NobodyLeftError(_nobody_left(where, evidence, frame, modalities, slides), losses, frame)
     _warn_of_heavy_losses(frame, where)
     table = pd.DataFrame(
         [_row(evidence.outcomes[p], chosen, modalities, slides, evidence.notes.get(p, ())) for p in remaining],
@@ -502,6 +532,7 @@ __all__ = [
     "Cohort",
     "CurationError",
     "Evidence",
+    "NobodyLeftError",
     "apply_rules",
     "choose_file",
     "curate",

@@ -37,7 +37,7 @@ def test_a_cancer_of_ones_own_is_curated_from_the_command_line(tmp_path: Path) -
     write_tables(home / "data" / "local" / "HCC2", [f"P{number}" for number in range(8)])
     (home / "data" / "local" / "HCC2" / "slides").mkdir()
     for number in range(8):
-        (home / "data" / "local" / "HCC2" / "slides" / f"P{number}.svs").write_bytes(b"not read by curation")
+        (home / "data" / "local" / "HCC2" / "slides" / f"P{number}.svs").write_bytes(b"slide %d" % number)
     options = [
         "--cancer", "HCC2", "--source", "local", "--manifest-dir", str(home / "manifests"),
         "--data-dir", str(home / "data"), "--run-dir", str(home / "runs"),

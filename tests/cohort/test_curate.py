@@ -217,7 +217,7 @@ def _own(folder: Path) -> Path:
         (folder / f"{name}.tsv").write_text("patient\ta\tb\n" + "".join(row.format(i) for i in range(6)))
     (folder / "slides").mkdir(exist_ok=True)
     for i in range(6):
-        (folder / "slides" / f"P{i}_HE.svs").write_bytes(b"x" * 100)
+        (folder / "slides" / f"P{i}_HE.svs").write_bytes(b"%d" % i * 100)
     return folder
 
 
