@@ -98,7 +98,8 @@ def curate(
     """
     root = Path(root)
     modalities = tuple(m for m in MODALITIES if m in modalities) if check_modalities(modalities) else ()
-    inclusion = inclusion_of(manifest, source)
+    if source not in SOURCES:
+        raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
     if source == "local":
         evidence = local_evidence(root, modalities, slides)
     else:
@@ -107,20 +108,29 @@ def curate(
         raise CurationError(_all_faults(evidence.faults))
     for doubt in evidence.doubts:
         warnings.warn(doubt, SlideOwnerWarning, stacklevel=2)
+    return judged(evidence, manifest, source, root, seed=seed, modalities=modalities, slides=slides)
+
+
+def judged(
+    evidence: Evidence,
+    manifest: Manifest,
+    source: str,
+    root: str | Path,
+    *,
+    seed: int,
+    modalities: Sequence[str],
+    slides: bool,
+) -> Cohort:
+    """The cohort of evidence that has been read from ``root``; see :func:`curate`. Evidence with faults is let pass."""
+    inclusion = manifest.inclusion
+    if source == "synthetic":
+        inclusion = inclusion.model_copy(update={"min_slide_bytes": 0})
     if source == "gdc" and inclusion.ffpe_aliquots == "exclude":
         _warn_of_unknown_preservation(evidence, modalities, str(root))
     cohort = apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
-    _check_slides(cohort.table, str(root))
+    if not evidence.faults:
+        _check_slides(cohort.table, str(root))
     return cohort
-
-
-def inclusion_of(manifest: Manifest, source: str) -> Inclusion:
-    """The rules of a manifest for a source. Raises CurationError for an unknown source."""
-    if source not in SOURCES:
-        raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
-    if source == "synthetic":
-        return manifest.inclusion.model_copy(update={"min_slide_bytes": 0})
-    return manifest.inclusion
 
 
 def _all_faults(faults: Sequence[str], most: int = 10) -> str:

@@ -195,11 +195,8 @@ def local_slides(folder: Path) -> list[Path]:
 
 def _shown(folder: Path) -> list[Path]:
     """Files below a folder, sorted, without what is hidden."""
-    found = (path for path in files_below(folder) if path.is_relative_to(folder))
     return sorted(
-        path
-        for path in files_below(folder)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        path for path in files_below(folder) if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 

@@ -20,11 +20,8 @@ from pathlib import Path, PureWindowsPath
 from hcmae.cohort.barcodes import BarcodeError, composed, parse_slide_name, patient_id
 from hcmae.cohort.evidence import SLIDE_SUFFIXES
 from hcmae.content import same_slides
+from hcmae.tables import is_missing
 
-# What stands in the column of slides where there is nothing to say.
-NO_NAME = frozenset(
-    ("", "na", "n/a", "#n/a", "nan", "none", "null", "missing", "unknown", "not available", "[not available]")
-).union(("--", "'--", "-", "."))
 # File systems allow 255 bytes, and stores put a few of their own around the name.
 LONGEST_NAME = 180
 # How many files a message names before it counts the rest.
@@ -132,15 +129,15 @@ def claim_slides(
     column of slides; a name that means 'missing' says nothing. ``where``: the table, for messages. ``broken``: links
     that lead nowhere; ``unread``: files without the suffix of a slide; both by their paths below the folder.
 
-    A fault is: a name that fits two files, a file that is claimed by two patients, two patients' files with the same
-    bytes, a barcode that says the slide is somebody else's. A doubt is: a file whose name begins with another patient's.
+    A fault is a name that fits two files, a file that is claimed by two patients, two patients' files with the same
+    bytes, or a barcode that says the slide is somebody else's. A doubt is a name that begins with another patient's.
     """
     known = sorted(set(patients))
     find, owner = _finder(files), _owners(known)
     ledger = _Ledger(where)
     strange = _Strange(unread, owner)
     cells = {
-        patient: list(dict.fromkeys(c for c in named.get(patient, ()) if composed(c).lower() not in NO_NAME))
+        patient: list(dict.fromkeys(c for c in named.get(patient, ()) if not is_missing(composed(c))))
         for patient in known
     }
     for patient, names in cells.items():
@@ -350,7 +347,8 @@ class _Ledger:
         if code and patient.startswith("TCGA-") and patient_id(code) != patient:
             self.fault(
                 patient, file,
-                f"patient {patient}: slide {file.relative} is one of {patient_id(code)} by its barcode; correct the table",
+                f"patient {patient}: slide {file.relative} is one of {patient_id(code)} by its barcode; correct the "
+                "table",
             )  # fmt: skip
         elif owner and owner != patient:
             self._strangers.append((patient, file, owner))
