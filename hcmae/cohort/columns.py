@@ -88,7 +88,7 @@ def _unusable(section: str, key: str, value: Any) -> str:
             return f"units.{key}: {error}"
     if key == "time_unit" and value not in TIME_UNITS:
         return f"clinical.time_unit is '{value}'; choose one of {', '.join(TIME_UNITS)}"
-    if key == "sex_values":
+    if isinstance(value, dict):
         for code, sex in value.items():
             if sex not in ("male", "female"):
                 return f"clinical.sex_values: '{code}' is {sex!r}; choose male or female"

@@ -182,8 +182,8 @@ def claim_slides(
         if patient and not cells[patient]:
             ledger.lose(patient, f"{link} is a link that leads nowhere")
     for patient in known:
-        if patient not in ledger.claims.slides and patient not in ledger.claims.lost and (own := strange.of(patient)):
-            ledger.lose(patient, own)
+        if patient not in ledger.claims.slides and patient not in ledger.claims.lost and (seen := strange.of(patient)):
+            ledger.lose(patient, seen)
     return ledger.closed(files)
 
 
