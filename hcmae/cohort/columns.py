@@ -38,7 +38,8 @@ def sound_columns(root: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         mapping = read_json(path)
     except (ValueError, OSError) as error:
-        return {}, [str(error)]
+        # What is kept may be deleted when it is damaged; this file is the user's own.
+        return {}, [f"{str(error).rpartition('; ')[0] or error}; correct it, or remove it"]
     known = ("files", "clinical", "units", *MODALITIES)
     if not isinstance(mapping, dict):
         return {}, [f"{path}: expected an object with some of the keys {sorted(known)}, each an object"]

@@ -188,7 +188,8 @@ def local_slides(folder: Path) -> list[Path]:
         names = [path.relative_to(folder).as_posix() for path in _shown(folder)]
         others = f", only {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ", and nothing else"
         raise CurationError(
-            f"{folder}: no slide with one of the suffixes {', '.join(SLIDE_SUFFIXES)}{others}; put the slides there"
+            f"{folder}: no slide with one of the suffixes {', '.join(SLIDE_SUFFIXES)}{others}; "
+            "put the slides there, unpacked"
         )
     return files
 

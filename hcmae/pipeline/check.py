@@ -42,6 +42,9 @@ class Rule:
     does: str
 
 
+# What to do where the message of a rule does not say it.
+_OTHERWISE = {"slides": "see whether a viewer opens it; if not, copy or export it again"}
+
 # In the order in which they are made. The page "What is checked" prints this table.
 RULES = (
     Rule("folder", "whether there are raw data at all; links to nothing", "refuses"),
@@ -108,8 +111,9 @@ class Finding:
                 file, text = place, rest
                 break
         what, _, do = text.rpartition("; ")
-        if not what or kind in ("note", "left out"):
-            what, do = text, ""
+        # A semicolon within brackets parts reasons, not what is wrong from what to do.
+        if not what or kind in ("note", "left out") or what.count("(") > what.count(")"):
+            what, do = text, _OTHERWISE.get(rule, "") if kind == "fault" else ""
         about = re.search(r"\b(patient|case|sample|feature|slide|column|line|row) '?([\w.:-]*\w)", what)
         return cls(kind, rule, str(file), what, do, " ".join(about.groups()) if about and kind != "note" else "")
 
@@ -234,10 +238,12 @@ def check_data(
     unknown = sorted(set(modalities or ()) - set(MODALITIES))
     if unknown:
         raise ConfigError(f"unknown modality '{unknown[0]}': choose among {', '.join(MODALITIES)}")
-    report = Report(Path(root), manifest.cancer, list(told))
+    report = Report(Path(root), manifest.cancer)
     if not report.root.is_dir():
-        report.add("fault", "folder", root, "there is no such folder; put the data there, or fetch them")
+        what = "not a folder; give the folder that it lies in" if report.root.exists() else "there is no such folder"
+        report.add("fault", "folder", root, what if ";" in what else f"{what}; put the data there, or fetch them")
         return report
+    report.findings += told
     check = _check_local if source == "local" else _check_fetched
     parts = check(report, manifest, modalities, slides)
     _check_cohort(report, manifest, source, parts, seed)
@@ -302,12 +308,29 @@ def _check_rest(report: Report, read: set[str]) -> None:
             report.add("fault", "folder", path, "a link to nothing; mount the share that it points to, or remove it")
         elif path.name == "slides" and not path.is_dir():
             report.add("fault", "folder", path, "not a folder; put the slides into a folder of this name")
-        elif path.name not in read | known and not path.name.startswith("."):
-            report.add(
-                "warning", "other files", path,
-                "not looked at: its name is none that is known; rename it, or name it in columns.json, if it is part "
-                "of the data",
-            )  # fmt: skip
+        elif path.name not in read | known and not path.name.startswith((".", "~$")):
+            report.add("warning", "other files", path, f"not looked at: {_meant(path, read)}")
+
+
+def _meant(path: Path, read: set[str]) -> str:
+    """Why nobody reads what lies in a folder, and what to do if it is part of the data."""
+    name = path.name.lower()
+    if path.is_dir():
+        if any(child.name.lower().startswith("clinical") for child in path.iterdir()):
+            return "a folder with a clinical table of its own; check that folder"
+        return "no folder of this name is known; if it holds the slides, name it 'slides'"
+    if name == "columns.json":
+        return "its name is written otherwise; name it 'columns.json'"
+    if name.endswith((".xlsx", ".xls", ".ods")):
+        return "a spreadsheet; save it as .tsv or .csv"
+    word = next((word for word in ("clinical", *MODALITIES, "sample", "annotation") if name.startswith(word)), "")
+    word += "s" if word in ("sample", "annotation") else ""
+    taken = next((other for other in sorted(read) if word and other.lower().startswith(word)), "")
+    if taken:
+        return f"{taken} is read for {word}; name this one in columns.json if it is the right one"
+    if word:
+        return f"its name begins like that of {word}; name one file '{word}.tsv', or name it in columns.json"
+    return "its name is none that is known; rename it, or name it in columns.json, if it is part of the data"
 
 
 def modalities_there(root: Path, mapping: Mapping[str, Any]) -> list[str]:
@@ -472,7 +495,10 @@ def _check_cohort(report: Report, manifest: Manifest, source: str, parts: _Parts
             cohort = judged(evidence, manifest, source, root, seed=seed, modalities=modalities, slides=slides)
         except NobodyLeftError as error:
             _list_losses(report, error.exclusions)
-            raise
+            # The flow, which the message shows, is what was listed just now.
+            told, flow, _ = str(error).partition("; see the flow")
+            report.add("fault", "cohort", root, f"{told}; see above who is left out, and why" if flow else told)
+            return
         _list_losses(report, cohort.exclusions)
         report.add("note", "cohort", root, _account(cohort, parts, bool(evidence.faults)))
 

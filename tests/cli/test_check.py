@@ -89,6 +89,25 @@ def test_what_nobody_reads_is_said(root: Path) -> None:
     assert any("FFPE" in found["what"] for found in report["findings"]), "a table in other case is read"
 
 
+def test_what_could_be_meant_is_said(root: Path) -> None:
+    (root / "rna.tsv").rename(root / "RNAseq.tsv")
+    (root / "methylation (1).tsv").write_text("patient\tcg1\n")
+    for name in ("mirna.xlsx", "Columns.json", "sample.tsv", "~$mirna.xlsx", "notes.md"):
+        (root / name).write_text("{}")
+    (root / "LIHC").mkdir()
+    (root / "LIHC" / "clinical.tsv").write_text("")
+    found = [found for found in check(root)[1]["findings"] if found["rule"] == "other files"]
+    assert {Path(one["file"]).name: one["do"] for one in found} == {
+        "RNAseq.tsv": "name one file 'rna.tsv', or name it in columns.json",
+        "methylation (1).tsv": "name this one in columns.json if it is the right one",
+        "mirna.xlsx": "save it as .tsv or .csv",
+        "Columns.json": "name it 'columns.json'",
+        "sample.tsv": "name one file 'samples.tsv', or name it in columns.json",
+        "notes.md": "rename it, or name it in columns.json, if it is part of the data",
+        "LIHC": "check that folder",
+    }
+
+
 def test_what_is_recognised_is_said(root: Path) -> None:
     def known(rule: str) -> list[str]:
         findings = check(root)[1]["findings"]
@@ -222,7 +241,8 @@ def test_a_broken_columns_json_hides_nothing_else(root: Path, tmp_path: Path) ->
     ]
     (root / "columns.json").write_text("{")
     report = check(root, "--no-slides")[1]
-    assert len(of_rule(report, "columns.json")) == 1
+    (broken,) = [found for found in report["findings"] if found["rule"] == "columns.json"]
+    assert (broken["what"][:14], broken["do"]) == ("not valid JSON", "correct it, or remove it")
     assert len(of_rule(report, "mirna")) == 1
     assert of_rule(report, "cohort", "note"), "methylation is sound"
 
@@ -240,7 +260,10 @@ def test_an_unreadable_clinical_table_leaves_the_tables_and_slides_to_be_checked
     write_files(root, "P000.svs")
     status, report = check(root)
     assert status == 1
-    assert {"clinical", "slides"} == {found["rule"] for found in report["findings"] if found["kind"] == "fault"}
+    faults = {found["rule"]: found for found in report["findings"] if found["kind"] == "fault"}
+    assert set(faults) == {"clinical", "slides"}
+    assert faults["slides"]["what"].startswith("not a slide that can be read (not a TIFF; ")
+    assert faults["slides"]["do"] == "see whether a viewer opens it; if not, copy or export it again"
     assert of_rule(report, "rna", "note")[0].startswith("8 patients")
     assert "not known yet" in of_rule(report, "cohort", "warning")[0]
 
