@@ -145,6 +145,11 @@ def test_no_slide_names_the_file_that_looks_like_one(
     assert "P10.png" not in reason
 
 
+def test_the_book_lists_what_is_read_as_a_slide() -> None:
+    text = (Path(__file__).parents[2] / "book" / "own_cohort.md").read_text(encoding="utf-8")
+    assert ", ".join(f"`{suffix}`" for suffix in SLIDE_SUFFIXES) in text
+
+
 def test_parts_of_a_slide_are_not_taken_for_one_that_cannot_be_read(tmp_path: Path) -> None:
     index = "[Virtual Microscope Specimen]\nImageFile=P2_0.jpg\n"
     root = folder(tmp_path / "LIHC", {"P1": None}, ["P1.mrxs", "P1/Data0000.dat", "P2_0.jpg", "P2.txt", ".P3.part"])
