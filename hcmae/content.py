@@ -11,8 +11,10 @@ import configparser
 import hashlib
 import json
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from hcmae.files import file_hash
@@ -21,6 +23,11 @@ from hcmae.files import file_hash
 # its hash is used but not remembered.
 RACY_NS = 2_000_000_000
 MEMORY_NAME = ".contents.jsonl"
+# As much of each end of a file is compared before the whole of it.
+_END_BYTES = 1 << 20
+# Element (0020,000E) of a DICOM file, Series Instance UID, with its kind written out or implied.
+_SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)([0-9.]{1,64})", re.DOTALL)
+_HEAD_BYTES = 1 << 16
 
 
 class Contents:
@@ -141,7 +148,9 @@ def content_id(values: object) -> str:
 def slide_parts(path: str | Path) -> list[Path]:
     """All files that a slide consists of, itself first: MIRAX's folder, what a VMS index names, a DICOM series.
 
-    A missing part is not listed; a slide that is missing altogether is listed alone.
+    A missing part is not listed; a slide that is missing altogether is listed alone. The files of a DICOM series are
+    those beside each other that say the same Series Instance UID, as OpenSlide has it; where the slide's own file says
+    none, all of the folder.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -151,13 +160,75 @@ def slide_parts(path: str | Path) -> list[Path]:
     elif suffix in (".vms", ".vmu"):
         found = [path.parent / name for name in _index_files(path)]
     elif suffix == ".dcm":
-        found = [other for other in path.parent.iterdir() if other.suffix.lower() == ".dcm"] if path.exists() else []
+        found = _same_series(path) if path.exists() else []
     return [path, *sorted({part for part in found if part.is_file() and part != path})]
 
 
 def slide_bytes(path: str | Path) -> int:
     """Size of a slide with all its parts, in bytes. Raises OSError where it is missing."""
     return sum(part.stat().st_size for part in slide_parts(path))
+
+
+def same_slides(paths: Sequence[str | Path], whole: Callable[[Path], str] | None = None) -> list[list[Path]]:
+    """Groups of slides that hold the same bytes under different names, in the order given; hard links count too.
+
+    Only slides of one size are looked at, first both ends of their files, then, where those agree, all of them.
+    Slides that share their files (two names of one DICOM series) and empty ones are no copies. ``whole``: hash of one
+    file, such as ``Contents().file``. Raises OSError where one is missing.
+    """
+    hashed = whole or Contents().file
+    parts = {Path(path): slide_parts(path) for path in paths}
+    groups = [list(parts)]
+
+    def sizes(path: Path) -> Hashable:
+        found = tuple(sorted(part.stat().st_size for part in parts[path]))
+        return found if sum(found) else path
+
+    def ends(path: Path) -> Hashable:
+        return tuple(sorted(_ends_hash(part) for part in parts[path]))
+
+    def contents(path: Path) -> Hashable:
+        return tuple(sorted(hashed(part) for part in parts[path]))
+
+    for look in (sizes, ends, contents):
+        split: list[list[Path]] = []
+        for group in groups:
+            alike: dict[Hashable, list[Path]] = {}
+            for path in group:
+                alike.setdefault(look(path), []).append(path)
+            split += [own for own in alike.values() if len({frozenset(parts[path]) for path in own}) > 1]
+        groups = split
+    return groups
+
+
+def _ends_hash(path: Path) -> str:
+    """Hash of a file's size and of its first and last bytes."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as handle:
+        digest.update(handle.read(_END_BYTES))
+        handle.seek(max(size - _END_BYTES, 0))
+        digest.update(handle.read(_END_BYTES))
+    return digest.hexdigest()
+
+
+def _same_series(path: Path) -> list[Path]:
+    """The DICOM files of a folder that are of the series of one of them."""
+    beside = [other for other in path.parent.iterdir() if other.suffix.lower() == ".dcm" and other.is_file()]
+    series = {other: _series_of(str(other), other.stat().st_size, other.stat().st_mtime_ns) for other in beside}
+    own = series.get(path, "")
+    return [other for other in beside if not own or series[other] == own]
+
+
+@lru_cache(maxsize=1 << 16)
+def _series_of(path: str, size: int, mtime_ns: int) -> str:
+    """Series Instance UID of a DICOM file; '' where its head says none. Size and time are those of the file read."""
+    try:
+        with open(path, "rb") as handle:
+            found = _SERIES.search(handle.read(_HEAD_BYTES))
+    except OSError:
+        return ""
+    return found.group(1).decode() if found else ""
 
 
 def files_below(folder: str | Path) -> Iterator[Path]:

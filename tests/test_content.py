@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hcmae import content
-from hcmae.content import Contents, files_below, slide_bytes, slide_parts
+from hcmae.content import Contents, files_below, same_slides, slide_bytes, slide_parts
 
 
 def write(path: Path, text: str, *, age: float = 60.0) -> Path:
@@ -124,6 +124,58 @@ def test_slides_of_several_files(tmp_path: Path) -> None:
     before = contents.slide(mirax)
     write(data, "PIXELS", age=30)
     assert contents.slide(mirax) != before, "the pixels lie in the folder beside the index"
+
+
+def dicom(path: Path, series: str, pixels: str, *, implied: bool = False) -> Path:
+    """The head of a DICOM file as far as its series, and something for its pixels."""
+    uid = series.encode() + b"\0" * (len(series) % 2)
+    size = len(uid).to_bytes(4, "little") if implied else b"UI" + len(uid).to_bytes(2, "little")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(128) + b"DICM" + b"\x20\x00\x0e\x00" + size + uid + pixels.encode())
+    return path
+
+
+def test_a_dicom_slide_is_the_files_of_its_series(tmp_path: Path) -> None:
+    """Two slides in one folder are two; each is as large as its own files, and changes with each of them alone."""
+    first = [dicom(tmp_path / f"P1_{level}.dcm", "1.2.826.1", "a" * level) for level in (1, 2)]
+    second = [dicom(tmp_path / f"P2_{level}.dcm", "1.2.826.12", "b" * level, implied=True) for level in (1, 2, 3)]
+    (tmp_path / "DICOMDIR").write_bytes(b"x")
+    assert slide_parts(first[1]) == [first[1], first[0]]
+    assert slide_parts(second[0]) == second
+    assert slide_bytes(first[0]) == sum(path.stat().st_size for path in first)
+    before = [Contents().slide(path) for path in (first[0], second[0])]
+    dicom(second[2], "1.2.826.12", "c" * 3, implied=True)
+    after = [Contents().slide(path) for path in (first[0], second[0])]
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    dicom(second[2], "1.2.826.1", "c" * 3)
+    assert slide_parts(first[0]) == [*first, second[2]]
+
+
+def test_a_dicom_file_without_a_series_is_all_of_its_folder(tmp_path: Path) -> None:
+    first, other = write(tmp_path / "1.dcm", "no head"), dicom(tmp_path / "2.dcm", "1.2.3", "x")
+    assert slide_parts(first) == [first, other]
+    assert slide_parts(other) == [other]
+
+
+def test_slides_with_the_same_bytes_are_found_by_reading_no_others(tmp_path: Path, reads: list[str]) -> None:
+    ends = "x" * (1 << 20)
+    texts = {
+        "a.svs": f"{ends}1{ends}", "copy of a.svs": f"{ends}1{ends}", "middle.svs": f"{ends}2{ends}",
+        "end.svs": f"{ends}1{ends[1:]}y", "other size.svs": "1", "empty.svs": "", "empty too.svs": "",
+    }  # fmt: skip
+    paths = [write(tmp_path / name, text) for name, text in texts.items()]
+    assert same_slides(paths) == [paths[:2]]
+    assert sorted(reads) == ["a.svs", "copy of a.svs", "middle.svs"]
+
+
+def test_copies_in_several_files_are_found_and_a_series_is_no_copy_of_itself(tmp_path: Path) -> None:
+    mirax = [write(tmp_path / f"{name}.mrxs", "index") for name in "abc"]
+    for name, text in zip("abc", ("pixels", "pixels", "PIXELS"), strict=True):
+        write(tmp_path / name / "Data0000.dat", text)
+        write(tmp_path / name / "Slidedat.ini", "[GENERAL]")
+    assert same_slides(mirax) == [mirax[:2]]
+    series = [write(tmp_path / "d" / f"{number}.dcm", "one") for number in (1, 2)]
+    assert same_slides(series) == []
 
 
 def test_files_behind_links_are_found_once(tmp_path: Path) -> None:

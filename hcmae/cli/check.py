@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from hcmae.manifest import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -37,13 +34,13 @@ def check_command(
     manifest_dir: Annotated[Path | None, typer.Option(help="Folder of manifests, for a cancer of your own.")] = None,
 ) -> None:
     """Run all checks of a folder of raw data and compute nothing; exit status 1 where there are faults."""
-    from hcmae.pipeline.check import check_data
+    from hcmae.pipeline.check import check_data, rules_for
     from hcmae.pipeline.place import listed_modalities
 
     folder = folder or data_dir / source / (cancer or "LIHC")
-    manifest = _manifest(cancer, folder, manifest_dir)
+    manifest, told = rules_for(folder, cancer, manifest_dir)
     wanted = None if modalities is None else listed_modalities(modalities)
-    report = check_data(manifest, source, folder, modalities=wanted, slides=slides, seed=seed)
+    report = check_data(manifest, source, folder, modalities=wanted, slides=slides, seed=seed, told=told)
     if as_json:
         print(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
     else:
@@ -51,12 +48,3 @@ def check_command(
             print(finding.line())
         print(f"{folder}: {len(report.faults)} fault(s), by the rules of manifest {report.manifest}")
     raise typer.Exit(1 if report.faults else 0)
-
-
-def _manifest(cancer: str | None, folder: Path, manifest_dir: Path | None) -> Manifest:
-    from hcmae.manifest import load_manifest, manifest_names
-
-    name = cancer or folder.resolve().name
-    if cancer is None and name not in manifest_names(manifest_dir):
-        name = "LIHC"
-    return load_manifest(name, manifest_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +22,76 @@ def read_columns(root: Path) -> dict[str, Any]:
     {"files": {"rna": file}, "clinical": {"patient": column, ..., "time_unit": "months", "sex_values": {"1": "male"}},
     "rna": {"patient": column}, "units": {"rna": "tpm"}}
 
-    Raises CurationError naming the key that is unknown or whose value cannot be used.
+    Raises CurationError naming each key that is unknown or whose value cannot be used.
     """
-    path = root / "columns.json"
-    if not path.exists():
-        return {}
-    try:
-        mapping = parse_json(path.read_bytes(), unique=True)
-    except OSError as error:
-        raise CurationError(f"{path}: cannot be read ({error.strerror}); correct or remove it") from error
-    except ValueError as error:
-        raise CurationError(f"{path}: not valid JSON, {error}; correct it there") from error
-    known = ("files", "clinical", "units", *MODALITIES)
-    if not isinstance(mapping, dict) or not all(isinstance(value, dict) for value in mapping.values()):
-        raise CurationError(f"{path}: expected an object with some of the keys {sorted(known)}, each an object")
-    _check_keys(path, "", mapping, known)
-    _check_keys(path, "files.", mapping.get("files", {}), ("clinical", *MODALITIES, "samples", "annotations"))
-    _check_keys(path, "clinical.", mapping.get("clinical", {}), _CLINICAL)
-    _check_keys(path, "units.", mapping.get("units", {}), MODALITIES)
-    for modality in MODALITIES:
-        _check_keys(path, f"{modality}.", mapping.get(modality, {}), ("patient",))
-    for section, values in mapping.items():
-        for key, value in values.items():
-            if not isinstance(value, dict if key == "sex_values" else str):
-                raise CurationError(
-                    f"{path}: {section}.{key} is {value!r}; expected "
-                    + ('an object such as {"1": "male", "2": "female"}' if key == "sex_values" else "text")
-                )
-    _check_values(path, mapping)
+    mapping, faults = sound_columns(root)
+    if faults:
+        raise CurationError("\n".join(faults))
     return mapping
 
 
-def _check_keys(path: Path, section: str, found: Iterable[str], known: Iterable[str]) -> None:
-    choices = list(known)
-    for key in found:
-        if key not in choices:
-            near = difflib.get_close_matches(key, choices, 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise CurationError(f"{path}: unknown key '{section}{key}'{hint}; expected some of {', '.join(choices)}")
+def sound_columns(root: Path) -> tuple[dict[str, Any], list[str]]:
+    """What can be used of ``columns.json``, and what is wrong with the rest, one message each."""
+    path = root / "columns.json"
+    if not path.exists():
+        return {}, []
+    try:
+        mapping = parse_json(path.read_bytes(), unique=True)
+    except OSError as error:
+        return {}, [f"{path}: cannot be read ({error.strerror}); correct it, or remove it"]
+    except ValueError as error:
+        return {}, [f"{path}: not valid JSON, {error}; correct it there"]
+    known = ("files", "clinical", "units", *MODALITIES)
+    if not isinstance(mapping, dict):
+        return {}, [f"{path}: expected an object with some of the keys {sorted(known)}, each an object"]
+    keys: dict[str, Sequence[str]] = {
+        "files": ("clinical", *MODALITIES, "samples", "annotations"),
+        "clinical": _CLINICAL,
+        "units": MODALITIES,
+        **dict.fromkeys(MODALITIES, ("patient",)),
+    }
+    sound: dict[str, Any] = {}
+    faults: list[str] = []
+    for section, values in mapping.items():
+        if fault := _unknown(section, known):
+            faults.append(f"{path}: {fault}")
+        elif not isinstance(values, dict):
+            faults.append(f"{path}: {section} is {values!r}; expected an object")
+        else:
+            sound[section] = {}
+            for key, value in values.items():
+                fault = _unknown(f"{section}.{key}", keys[section], key) or _unusable(section, key, value)
+                if fault:
+                    faults.append(f"{path}: {fault}")
+                else:
+                    sound[section][key] = value
+    return sound, faults
 
 
-def _check_values(path: Path, mapping: dict[str, Any]) -> None:
-    for modality, unit in mapping.get("units", {}).items():
+def _unknown(named: str, known: Sequence[str], key: str | None = None) -> str:
+    """What is wrong with a key; '' for one that is known."""
+    key = named if key is None else key
+    if key in known:
+        return ""
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return f"unknown key '{named}'{hint}; expected some of {', '.join(known)}"
+
+
+def _unusable(section: str, key: str, value: Any) -> str:
+    """What is wrong with a value; '' for one that can be used."""
+    if not isinstance(value, dict if key == "sex_values" else str):
+        form = 'an object such as {"1": "male", "2": "female"}' if key == "sex_values" else "text"
+        return f"{section}.{key} is {value!r}; expected {form}"
+    if section == "units":
         try:
-            unit_named(unit, modality)
+            unit_named(value, key)
         except ValueError as error:
-            raise CurationError(f"{path}: units.{modality}: {error}") from None
-    clinical = mapping.get("clinical", {})
-    unit = clinical.get("time_unit", "days")
-    if unit not in TIME_UNITS:
-        raise CurationError(f"{path}: clinical.time_unit is '{unit}'; choose one of {', '.join(TIME_UNITS)}")
-    for code, sex in clinical.get("sex_values", {}).items():
-        if sex not in ("male", "female"):
-            raise CurationError(f"{path}: clinical.sex_values: '{code}' is {sex!r}; choose male or female")
+            return f"units.{key}: {error}"
+    if key == "time_unit" and value not in TIME_UNITS:
+        return f"clinical.time_unit is '{value}'; choose one of {', '.join(TIME_UNITS)}"
+    if isinstance(value, dict):
+        for code, sex in value.items():
+            if sex not in ("male", "female"):
+                return f"clinical.sex_values: '{code}' is {sex!r}; choose male or female"
+    return ""

@@ -49,6 +49,18 @@ class HeavyLossWarning(UserWarning):
     """A rule leaves out more than a quarter of those before it."""
 
 
+class SlideOwnerWarning(UserWarning):
+    """A slide is one patient's by the clinical table and bears another's name."""
+
+
+class NobodyLeftError(CurationError):
+    """No patient is left. ``exclusions`` and ``flow`` are those of :class:`Cohort`."""
+
+    def __init__(self, message: str, exclusions: pd.DataFrame, flow: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.exclusions, self.flow = exclusions, flow
+
+
 @dataclass(frozen=True)
 class Cohort:
     """The outcome of curation.
@@ -83,24 +95,52 @@ def curate(
     synthetic slides are small, so their least size is not asked.
 
     Raises CurationError (or ClinicalError) for missing or contradictory raw data, where no patient is left, and where
-    two patients would share a slide or the name of its store.
+    two patients would share a slide, by its name or by its bytes, or the name of its store. Warns where a slide bears
+    the name of another patient than the clinical table gives it to.
     """
     root = Path(root)
     modalities = tuple(m for m in MODALITIES if m in modalities) if check_modalities(modalities) else ()
+    if source not in SOURCES:
+        raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
+    if source == "local":
+        evidence = local_evidence(root, modalities, slides)
+    else:
+        evidence = lock_evidence(manifest, root, modalities, slides)
+    if evidence.faults:
+        raise CurationError(_all_faults(evidence.faults))
+    for doubt in evidence.doubts:
+        warnings.warn(doubt, SlideOwnerWarning, stacklevel=2)
+    return judged(evidence, manifest, source, root, seed=seed, modalities=modalities, slides=slides)
+
+
+def judged(
+    evidence: Evidence,
+    manifest: Manifest,
+    source: str,
+    root: str | Path,
+    *,
+    seed: int,
+    modalities: Sequence[str],
+    slides: bool,
+) -> Cohort:
+    """The cohort of evidence that has been read from ``root``; see :func:`curate`. Evidence with faults is let pass."""
     inclusion = manifest.inclusion
     if source == "synthetic":
         inclusion = inclusion.model_copy(update={"min_slide_bytes": 0})
-    if source == "local":
-        evidence = local_evidence(root, modalities, slides)
-    elif source in SOURCES:
-        evidence = lock_evidence(manifest, root, modalities, slides)
-    else:
-        raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
     if source == "gdc" and inclusion.ffpe_aliquots == "exclude":
         _warn_of_unknown_preservation(evidence, modalities, str(root))
     cohort = apply_rules(evidence, inclusion, seed=seed, modalities=modalities, slides=slides, where=str(root))
-    _check_slides(cohort.table, str(root))
+    if not evidence.faults:
+        _check_slides(cohort.table, str(root))
     return cohort
+
+
+def _all_faults(faults: Sequence[str], most: int = 10) -> str:
+    """One line per fault; the first alone where there is no other."""
+    if len(faults) == 1:
+        return faults[0]
+    more = [f"and {len(faults) - most} more, which hcmae check lists"] if len(faults) > most else []
+    return "\n".join([f"{len(faults)} faults:", *faults[:most], *more])
 
 
 def apply_rules(
@@ -114,7 +154,7 @@ def apply_rules(
 ) -> Cohort:
     """The rules themselves, on evidence already read. Warns where a rule leaves out more than a quarter.
 
-    Raises CurationError where nobody is left.
+    Raises NobodyLeftError where nobody is left.
     """
     chosen: dict[str, dict[str, Candidate]] = {name: {} for name in (*modalities, "slides")}
     choices: list[dict[str, Any]] = []
@@ -137,7 +177,7 @@ def apply_rules(
     frame = pd.DataFrame(flow, columns=["rule", "before", "excluded", "after"])
     losses = pd.DataFrame(exclusions, columns=["patient", "rule", "reason"])
     if not remaining:
-        raise CurationError(_nobody_left(where, evidence, frame, modalities, slides))
+        raise NobodyLeftError(_nobody_left(where, evidence, frame, modalities, slides), losses, frame)
     _warn_of_heavy_losses(frame, where)
     table = pd.DataFrame(
         [_row(evidence.outcomes[p], chosen, modalities, slides, evidence.notes.get(p, ())) for p in remaining],
@@ -534,6 +574,7 @@ __all__ = [
     "Cohort",
     "CurationError",
     "Evidence",
+    "NobodyLeftError",
     "apply_rules",
     "choose_file",
     "curate",

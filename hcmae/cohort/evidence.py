@@ -68,10 +68,13 @@ class Evidence:
     candidates: dict[str, dict[str, list[Candidate]]]  # modality or 'slides' -> patient -> candidates
     # TCGA's files without a barcode could be normal tissue; a user's own have none and are taken as they are.
     need_barcode: bool = False
-    # Of slides: patient -> why there is none, patient -> remarks on what there is, and slides of nobody.
+    # Of slides: patient -> why there is none, patient -> remarks on what there is, slides of nobody, what has to be
+    # decided before there is a cohort, and what should be looked at.
     lost: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     unclaimed: list[Candidate] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def patients(self) -> list[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from hcmae.cohort.annotations import NOTICES
 from hcmae.cohort.evidence import CurationError
-from hcmae.cohort.local import local_file, local_mapping, local_slides, remark_file
+from hcmae.cohort.local import broken_links, local_file, local_mapping, local_slides, remark_file, unread_files
 from hcmae.cohort.lock import from_xena, read_lock, xena_header, xena_matrix
 from hcmae.config import MODALITIES
-from hcmae.content import Contents, content_id, slide_bytes
+from hcmae.content import Contents, content_id, same_slides, slide_bytes
 from hcmae.manifest import Manifest
 
 # Stands for what is not there, or cannot be used: curation says what is wrong with it.
@@ -28,8 +28,9 @@ def curate_inputs(
 ) -> dict[str, str]:
     """What curation reads -> hash of it; 'missing' where it is not there or cannot be used.
 
-    The content of tables, records, notices and locks; of slides, which are not read, the names and sizes; of the files
-    of a lock which of them are there; of a Xena matrix the header. Takes what :func:`hcmae.cohort.curate.curate` takes.
+    The content of tables, records, notices and locks; of a user's slides the names and sizes, which of them hold the
+    same bytes, and the names of what lies beside them; of the files of a lock which of them are there; of a Xena matrix
+    the header. Takes what :func:`hcmae.cohort.curate.curate` takes.
     """
     root = Path(root)
     chosen = [m for m in MODALITIES if m in modalities]
@@ -53,6 +54,29 @@ def _local_inputs(root: Path, modalities: Sequence[str], slides: bool, contents:
                 {path.relative_to(root).as_posix(): slide_bytes(path) for path in local_slides(root / "slides")}
             )
         )
+        found |= _beside_slides(root / "slides", contents)
+    return found
+
+
+def _beside_slides(folder: Path, contents: Contents) -> dict[str, str]:
+    """What is said of slides that are not there, and which are copies; an entry only where there is any."""
+
+    def copies() -> list[list[str]]:
+        groups = same_slides(local_slides(folder), contents.file)
+        return [[path.relative_to(folder).as_posix() for path in group] for group in groups]
+
+    looks: dict[str, Callable[[], Sequence[object]]] = {
+        "copies among slides": copies,
+        "links to nothing": lambda: broken_links(folder),
+        "not read below slides": lambda: unread_files(folder),
+    }
+    found = {}
+    for name, look in looks.items():
+        try:
+            if there := look():
+                found[name] = content_id(there)
+        except (CurationError, OSError):
+            continue  # the slides themselves are said to be missing
     return found
 
 

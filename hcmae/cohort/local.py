@@ -21,7 +21,7 @@ from hcmae.cohort.evidence import (
 )
 from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
-from hcmae.content import files_below, slide_bytes
+from hcmae.content import files_below, slide_bytes, slide_parts
 from hcmae.tables import TableError, counts_rows, doubt, is_missing, listed, read_head, read_text
 
 
@@ -156,12 +156,22 @@ def sample_barcode(sample: str) -> Barcode | None:
     return code if code is not None and code.sample_type is not None else None
 
 
-def local_evidence(root: Path, modalities: Sequence[str], slides: bool) -> Evidence:
-    """What a user's tables and slides say. Raises CurationError, ClinicalError."""
-    mapping = local_mapping(root)
+def local_evidence(
+    root: Path,
+    modalities: Sequence[str],
+    slides: bool,
+    *,
+    mapping: Mapping[str, Any] | None = None,
+    notes: SampleNotes | None = None,
+) -> Evidence:
+    """What a user's tables and slides say. Raises CurationError, ClinicalError.
+
+    ``mapping`` and ``notes`` stand for ``columns.json`` and the tables of remarks, where a caller has read them.
+    """
+    mapping = local_mapping(root) if mapping is None else mapping
     table = local_file(root, "clinical", mapping)
     outcomes, named = clinical.read_clinical_table(table, mapping.get("clinical"))
-    notes = sample_notes(root, mapping)
+    notes = sample_notes(root, mapping) if notes is None else notes
     candidates: dict[str, dict[str, list[Candidate]]] = {}
     for modality in modalities:
         path = local_file(root, modality, mapping)
@@ -220,18 +230,33 @@ def local_slides(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise CurationError(f"{folder} is missing: put the slides there, or curate with slides=False")
-    files = sorted(
-        path
-        for path in files_below(folder)
-        if path.suffix.lower() in SLIDE_SUFFIXES
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    files = [path for path in _shown(folder) if path.suffix.lower() in SLIDE_SUFFIXES]
     if not files:
-        raise CurationError(f"{folder}: no slide with one of the suffixes {', '.join(SLIDE_SUFFIXES)}")
+        names = [path.relative_to(folder).as_posix() for path in _shown(folder)]
+        others = f", only {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ", and nothing else"
+        raise CurationError(
+            f"{folder}: no slide with one of the suffixes {', '.join(SLIDE_SUFFIXES)}{others}; "
+            "put the slides there, unpacked"
+        )
     return files
 
 
-def _broken_links(folder: Path) -> list[str]:
+def _shown(folder: Path) -> list[Path]:
+    """Files below a folder, sorted, without what is hidden."""
+    return sorted(
+        path for path in files_below(folder) if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def unread_files(folder: Path) -> list[str]:
+    """Files below ``slides/`` that are neither slides nor parts of one, by their paths below it."""
+    shown = _shown(folder)
+    parts = {part for path in shown if path.suffix.lower() in (".mrxs", ".vms") for part in slide_parts(path)}
+    rest = [path for path in shown if path.suffix.lower() not in SLIDE_SUFFIXES and path not in parts]
+    return [path.relative_to(folder).as_posix() for path in rest]
+
+
+def broken_links(folder: Path) -> list[str]:
     """Slides that are links to where nothing lies, a share that is not there for example, by their paths."""
     found = []
     for place, _, names in os.walk(folder):
@@ -245,7 +270,7 @@ def _add_slides(
 ) -> None:
     """Slides by patient, as :mod:`hcmae.cohort.slide_names` finds them, and what has to be said of them."""
     files = slide_files(folder, local_slides(folder), evidence.outcomes)
-    claims = claim_slides(files, evidence.outcomes, named, table, _broken_links(folder))
+    claims = claim_slides(files, evidence.outcomes, named, table, broken_links(folder), unread_files(folder))
     stores = dict(zip(files, store_names([file.relative for file in files]), strict=True))
 
     def candidate(file: SlideFile, how: str, patient: str = "") -> Candidate:
@@ -262,3 +287,4 @@ def _add_slides(
     }
     evidence.unclaimed = [candidate(file, "taken for no patient") for file in claims.unclaimed]
     evidence.lost, evidence.notes = claims.lost, claims.notes
+    evidence.faults, evidence.doubts = claims.faults, claims.doubts

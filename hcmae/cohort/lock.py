@@ -94,7 +94,24 @@ def lock_evidence(manifest: Manifest, root: Path, modalities: Sequence[str], sli
             )
     for modality in matrices:
         candidates[modality] = _xena_candidates(root, manifest, modality)
-    return Evidence(clinical.read_clinical_json(root / "clinical.json"), candidates, need_barcode=True)
+    evidence = Evidence(clinical.read_clinical_json(root / "clinical.json"), candidates, need_barcode=True)
+    if "slides" in wanted:
+        evidence.faults = _same_bytes(lock[lock["modality"] == "slides"], root / "files.tsv")
+    return evidence
+
+
+def _same_bytes(slides: pd.DataFrame, path: Path) -> list[str]:
+    """Slides of a lock that are two cases' by their md5."""
+    faults = []
+    known = slides[slides["md5"].str.fullmatch("[0-9a-fA-F]{32}") & (slides["size"] > 0)]
+    for _, copies in known.groupby([known["md5"].str.lower(), "size"], sort=False):
+        if copies["case"].nunique() > 1:
+            named = ", ".join(f"{file_id} (case {case})" for file_id, case in copies[["id", "case"]].to_numpy()[:5])
+            faults.append(
+                f"{path}: slides {named} hold the same bytes, by their md5; a slide is one patient's: take the wrong "
+                "one out of the lock"
+            )
+    return faults
 
 
 def notices_beside(folder: Path) -> tuple[Annotation, ...]:

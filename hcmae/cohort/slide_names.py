@@ -3,7 +3,8 @@
 A clinical table that names a slide is believed: by the path below ``slides/`` first, with or without suffix, then by
 the last part of that path, then without regard to case, then by a barcode or a beginning that ends at a boundary. A
 patient for whom the table names none gets the files whose names begin with the patient's. What fits two files, or two
-patients, is an error and never a choice. Names are compared in Unicode's composed form (NFC).
+patients, is a fault and never a choice; so is a copy of one patient's slide under the name of another's. All faults are
+collected, so that one does not hide the next. Names are compared in Unicode's composed form (NFC).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
 from hcmae.cohort.barcodes import BarcodeError, composed, parse_slide_name, patient_id
-from hcmae.cohort.evidence import SLIDE_SUFFIXES, CurationError
+from hcmae.cohort.evidence import SLIDE_SUFFIXES
+from hcmae.content import same_slides
+from hcmae.tables import is_missing
 
-# What stands in the column of slides where there is nothing to say.
-NO_NAME = frozenset(
-    ("", "na", "n/a", "#n/a", "nan", "none", "null", "missing", "unknown", "not available", "[not available]")
-).union(("--", "'--", "-", "."))
 # File systems allow 255 bytes, and stores put a few of their own around the name.
 LONGEST_NAME = 180
+# How many files a message names before it counts the rest.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,17 @@ class Claims:
     """Slides by patient, and what has to be said about them.
 
     ``slides``: patient -> [(file, how it was found)]; ``lost``: patient -> why there is none; ``notes``: patient ->
-    remarks on what was taken; ``unclaimed``: files of nobody in the table.
+    remarks on what was taken; ``unclaimed``: files of nobody in the table. ``faults``: what the user has to decide
+    before there is a cohort; patients whom a fault is about stand in ``slides`` with what could be theirs. ``doubts``:
+    what should be looked at.
     """
 
     slides: dict[str, list[tuple[SlideFile, str]]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     unclaimed: list[SlideFile] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def without_suffix(name: str) -> str:
@@ -116,33 +121,41 @@ def claim_slides(
     named: Mapping[str, Sequence[str]],
     where: str,
     broken: Sequence[str] = (),
+    unread: Sequence[str] = (),
 ) -> Claims:
     """Who owns which slide.
 
     ``named``: patient -> names of slides in the clinical table, with an entry for every patient where the table has a
-    column of slides; a name that means 'missing' says nothing. ``where``: the table, for errors. ``broken``: links that
-    lead nowhere, by their paths below the folder. Raises CurationError where a name fits two files, a file is claimed
-    by two patients, or a barcode says that the slide is somebody else's.
+    column of slides; a name that means 'missing' says nothing. ``where``: the table, for messages. ``broken``: links
+    that lead nowhere; ``unread``: files without the suffix of a slide; both by their paths below the folder.
+
+    A fault is a name that fits two files, a file that is claimed by two patients, two patients' files with the same
+    bytes, or a barcode that says the slide is somebody else's. A doubt is a name that begins with another patient's.
     """
     known = sorted(set(patients))
     find, owner = _finder(files), _owners(known)
     ledger = _Ledger(where)
+    strange = _Strange(unread, owner)
     cells = {
-        patient: list(dict.fromkeys(c for c in named.get(patient, ()) if composed(c).lower() not in NO_NAME))
+        patient: list(dict.fromkeys(c for c in named.get(patient, ()) if not is_missing(composed(c))))
         for patient in known
     }
     for patient, names in cells.items():
         for name in names:
             hits, how = find(name)
             if len(hits) > 1:
-                raise CurationError(
-                    f"{where}: patient {patient}: slide '{name}' could be {hits[0].relative} or {hits[1].relative}; "
-                    "write the path below slides/ in that column"
-                )
+                could = " or ".join(file.relative for file in hits[:_NAMED]) + (" ..." if len(hits) > _NAMED else "")
+                ledger.fault(
+                    patient, hits[0],
+                    f"patient {patient}: slide '{name}' could be {could}; write the path below slides/ in that column",
+                )  # fmt: skip
+                continue
             if not hits:
                 gone = any(_tidy(name) in (*_tails(link), *_tails(without_suffix(link))) for link in broken)
                 what = "which is a link that leads nowhere" if gone else "which is not below slides/"
                 ledger.lose(patient, f"the clinical table names '{name}', {what}")
+                if like := strange.like(name):
+                    ledger.lose(patient, like)
                 continue
             ledger.claim(hits[0], patient, how)
             ledger.compare(hits[0], patient, owner(hits[0].stem))
@@ -168,6 +181,9 @@ def claim_slides(
         patient = owner(without_suffix(link.rpartition("/")[2]))
         if patient and not cells[patient]:
             ledger.lose(patient, f"{link} is a link that leads nowhere")
+    for patient in known:
+        if patient not in ledger.claims.slides and patient not in ledger.claims.lost and (seen := strange.of(patient)):
+            ledger.lose(patient, seen)
     return ledger.closed(files)
 
 
@@ -294,31 +310,34 @@ def _owners(patients: Iterable[str]) -> Callable[[str], str]:
 
 
 class _Ledger:
-    """Claims as they are made: a file is one patient's, under whichever of its names."""
+    """Claims as they are made: a file is one patient's, under whichever of its names and copies."""
 
     def __init__(self, where: str) -> None:
         self.where = where
         self.claims = Claims()
         self.taken: dict[SlideFile, str] = {}
         self._inodes: dict[tuple[int, int], SlideFile] = {}
+        # Patient, slide, and the other patient with whose name that slide begins.
+        self._strangers: list[tuple[str, SlideFile, str]] = []
 
     def claim(self, file: SlideFile, patient: str, how: str) -> None:
-        stat = file.path.stat()
-        twin = self._inodes.setdefault((stat.st_dev, stat.st_ino), file)
+        twin = self._inodes.setdefault(_inode(file), file)
         other = self.taken.get(twin)
         if other is None:
             self.taken[file] = patient
             self.claims.slides.setdefault(patient, []).append((file, how))
         elif other != patient and twin == file:
-            raise CurationError(
-                f"{self.where}: slide {file.relative} is named for patients {other} and {patient}; a slide is one "
-                "patient's: correct one of them"
-            )
+            self.fault(
+                patient, file,
+                f"slide {file.relative} is named for patients {other} and {patient}; a slide is one patient's: correct "
+                "one of them",
+            )  # fmt: skip
         elif other != patient:
-            raise CurationError(
-                f"{self.where}: {twin.relative} (patient {other}) and {file.relative} (patient {patient}) are one file "
-                "under two names; a slide is one patient's: remove one of the links"
-            )
+            self.fault(
+                patient, file,
+                f"{twin.relative} (patient {other}) and {file.relative} (patient {patient}) are one file under two "
+                "names; a slide is one patient's: remove one of the links",
+            )  # fmt: skip
         else:
             self.taken[file] = patient
 
@@ -326,15 +345,24 @@ class _Ledger:
         """What the table says against whose name the file bears."""
         code = _barcode(file.name)
         if code and patient.startswith("TCGA-") and patient_id(code) != patient:
-            raise CurationError(
-                f"{self.where}: patient {patient}: slide {file.relative} is one of {patient_id(code)} by its barcode; "
-                "correct the table"
-            )
-        if owner and owner != patient:
+            self.fault(
+                patient, file,
+                f"patient {patient}: slide {file.relative} is one of {patient_id(code)} by its barcode; correct the "
+                "table",
+            )  # fmt: skip
+        elif owner and owner != patient:
+            self._strangers.append((patient, file, owner))
             self.note(
                 patient,
                 f"slide {file.relative} is this patient's by the clinical table; its name begins with that of {owner}",
             )
+
+    def fault(self, patient: str, file: SlideFile, text: str) -> None:
+        """What the user has to decide; until then the file could be the patient's, so that other rules are asked."""
+        self.claims.faults.append(f"{self.where}: {text}")
+        mine = self.claims.slides.setdefault(patient, [])
+        if all(other != file for other, _ in mine):
+            mine.append((file, "to be decided"))
 
     def note(self, patient: str, text: str) -> None:
         self.claims.notes.setdefault(patient, []).append(text)
@@ -346,10 +374,72 @@ class _Ledger:
     def closed(self, files: Sequence[SlideFile]) -> Claims:
         """The claims; what a patient with another slide has lost becomes a note."""
         claims = self.claims
+        self._find_copies()
+        self._tell_strangers()
         for patient in [patient for patient in claims.lost if patient in claims.slides]:
             self.note(patient, claims.lost.pop(patient))
         claims.unclaimed = [file for file in files if file not in self.taken]
         return claims
+
+    def _find_copies(self) -> None:
+        """Slides of two patients with the same bytes."""
+        by_path = {file.path: file for file in self.taken if self._inodes.get(_inode(file)) == file}
+        for copies in same_slides(list(by_path)):
+            same = [by_path[path] for path in copies]
+            if len({self.taken[file] for file in same}) > 1:
+                told = [f"{file.relative} (patient {self.taken[file]})" for file in same]
+                more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+                self.claims.faults.append(
+                    f"{self.where}: {', '.join(told[:_NAMED])}{more} hold the same bytes; a slide is one patient's: "
+                    "find out whose it is, and remove the other copy"
+                )
+
+    def _tell_strangers(self) -> None:
+        """One doubt for all whose slide begins with another patient's name: rows that were shifted or swapped."""
+        found = self._strangers
+        if not found:
+            return
+        some = ", ".join(f"{patient} has {file.relative}" for patient, file, _ in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        pairs = {(patient, owner) for patient, _, owner in found}
+        swapped = any((owner, patient) in pairs for patient, owner in pairs)
+        what = "rows look swapped" if swapped else "rows may be swapped"
+        self.claims.doubts.append(
+            f"{self.where}: {len(found)} slide(s) given to one patient begin with the name of another: {some}{more}; "
+            f"{what}: compare the column of slides with its source"
+        )
+
+
+class _Strange:
+    """Files below slides/ that are not read, because their suffix is no slide's."""
+
+    def __init__(self, unread: Sequence[str], owner: Callable[[str], str]) -> None:
+        files = [SlideFile(Path(name), composed(name)) for name in unread]
+        self._find = _finder(files)
+        self._of: dict[str, list[str]] = {}
+        for file in files:
+            self._of.setdefault(owner(file.stem), []).append(file.relative)
+
+    def like(self, cell: str) -> str:
+        """What looks like a slide that the table names; '' where nothing does."""
+        hits = self._find(cell)[0] or self._find(without_suffix(_tidy(cell)))[0]
+        return self._told([file.relative for file in hits])
+
+    def of(self, patient: str) -> str:
+        """What begins with a patient's name; '' where nothing does."""
+        return self._told(self._of.get(patient, []))
+
+    @staticmethod
+    def _told(names: Sequence[str]) -> str:
+        if not names:
+            return ""
+        some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        return f"{some} is not read, for want of a slide's suffix ({', '.join(SLIDE_SUFFIXES)})"
+
+
+def _inode(file: SlideFile) -> tuple[int, int]:
+    stat = file.path.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _relative(path: Path, folder: Path) -> str:

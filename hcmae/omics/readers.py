@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -402,20 +402,25 @@ def read_units(path: Path, modality: str, root: Path) -> tuple[pd.DataFrame, Rec
     return rows, unit_of(rows, path, modality, root)
 
 
-def read_local_rows(path: Path, modality: str, root: Path) -> pd.DataFrame:
+def read_local_rows(path: Path, modality: str, root: Path, mapping: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """All rows of a user's table under the names of its patient column, which may be samples' barcodes.
 
-    Raises OmicsFormatError for a table that cannot be read.
+    ``mapping`` stands for columns.json where a caller has read it. Raises OmicsFormatError for a table that cannot be
+    read.
     """
-    return _read_rows(path, _mapping(root).get(modality, {}).get("patient"))
+    mapping = _mapping(root) if mapping is None else mapping
+    return _read_rows(path, mapping.get(modality, {}).get("patient"))
 
 
-def unit_of(rows: pd.DataFrame, path: Path, modality: str, root: Path) -> Recognition:
-    """What the numbers of a user's table are: stated in columns.json, or recognised and why.
+def unit_of(
+    rows: pd.DataFrame, path: Path, modality: str, root: Path, mapping: Mapping[str, Any] | None = None
+) -> Recognition:
+    """What the numbers of a user's table are: stated in columns.json (or ``mapping``), or recognised and why.
 
     Raises OmicsFormatError for values that fit no unit or not the stated one.
     """
-    stated = _mapping(root).get("units", {}).get(modality)
+    mapping = _mapping(root) if mapping is None else mapping
+    stated = mapping.get("units", {}).get(modality)
     try:
         return recognise(
             rows.to_numpy(),

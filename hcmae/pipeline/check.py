@@ -6,6 +6,7 @@ next. No network is run and no pixel is decoded; of slides the headers are read.
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pandas as pd
 
 from hcmae.config import MODALITIES, ConfigError
-from hcmae.manifest import Manifest
+from hcmae.manifest import Manifest, default_manifest_dir, load_manifest, manifest_names
 from hcmae.tables import TableNote
 
 if TYPE_CHECKING:
+    from hcmae.cohort.annotations import SampleNotes
     from hcmae.cohort.clinical import Outcome
+    from hcmae.cohort.curate import Cohort
+    from hcmae.cohort.evidence import Evidence
 
 Kind = Literal["fault", "warning", "left out", "note"]
 _T = TypeVar("_T")
@@ -42,15 +46,20 @@ class Rule:
     does: str
 
 
+# What to do where the message of a rule does not say it.
+_OTHERWISE = {"slides": "see whether a viewer opens it; if not, copy or export it again"}
+
 # In the order in which they are made. The page "What is checked" prints this table.
 RULES = (
     Rule("folder", "whether there are raw data at all; links to nothing", "refuses"),
-    Rule("folder", "what lies beside the data under a name that is none of theirs", "warns"),
+    Rule("manifest", "the rules of inclusion: a manifest of the folder's name, or of --cancer, that can be read",
+         "refuses one that cannot be read, warns where LIHC's rules stand in"),
     Rule("columns.json", "a user's names of files and columns: valid JSON, known keys and units", "refuses"),
+    Rule("other files", "what lies beside the data under a name that is none of theirs", "warns"),
     Rule("clinical", "patient, time and event of every row: there, readable, the same in all rows of a patient; "
          "layout, unit of time", "refuses; warns of times that are unlikely and of columns that disagree"),
-    Rule("samples", "samples.tsv and annotations.tsv: every value can be read, every row is about somebody",
-         "warns; refuses rows that contradict each other"),
+    Rule("remarks", "samples.tsv and annotations.tsv, of fetched files annotations.txt: every value can be read, every "
+         "row is about somebody", "warns; refuses rows that contradict each other"),
     Rule("lock", "the list of fetched files: its columns, sizes, names, each file once", "refuses"),
     Rule("files", "size of every fetched file against the lock", "refuses a wrong size, leaves out what is not there"),
     Rule("rna", "patients, values and unit of the RNA table; of fetched files the first one", "refuses"),
@@ -59,7 +68,13 @@ RULES = (
          "refuses"),
     Rule("slides", "header, pyramid and length of every slide", "refuses a slide that cannot be opened"),
     Rule("resolution", "whether a slide says its micrometres per pixel", "warns where it has to be assumed"),
-    Rule("cohort", "whether the tables and slides are about the same patients, and anybody is left", "refuses"),
+    Rule("beside the slides", "what lies below slides/ and is not read: no slide's suffix, a link to nothing", "warns"),
+    Rule("owner of a slide", "one slide, one patient: a name that fits two files, a file named for two patients, two "
+         "patients' files with the same bytes, another patient's barcode", "refuses"),
+    Rule("name of a slide", "whether a slide bears the name of another patient than the table gives it to: rows that "
+         "were swapped", "warns"),
+    Rule("cohort", "whether the tables and slides are about the same patients, and anybody is left; whether one rule "
+         "leaves out more than a quarter", "refuses where nobody is left, warns of heavy losses"),
     Rule("clinical record", "a patient with files needs a clinical record", "leaves out and lists"),
     Rule("columns agree", "two columns about one outcome, event and vital status or days and months, say the same",
          "leaves out and lists"),
@@ -79,7 +94,10 @@ RULES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: ``rule`` names it, ``subject`` is the patient, feature, slide or line it is about."""
+    """What one check found: ``rule`` names it, ``subject`` is the patient, feature, slide or line it is about.
+
+    ``patients``: all whom a rule leaves out, with the reason of each.
+    """
 
     kind: Kind
     rule: str
@@ -87,6 +105,7 @@ class Finding:
     what: str
     do: str = ""
     subject: str = ""
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, kind: Kind, rule: str, file: str | Path, message: str) -> Finding:
@@ -99,8 +118,9 @@ class Finding:
                 file, text = place, rest
                 break
         what, _, do = text.rpartition("; ")
-        if not what or kind in ("note", "left out"):
-            what, do = text, ""
+        # A semicolon within brackets parts reasons, not what is wrong from what to do.
+        if not what or kind in ("note", "left out") or what.count("(") > what.count(")"):
+            what, do = text, _OTHERWISE.get(rule, "") if kind == "fault" else ""
         about = _SUBJECT.search(what)
         return cls(
             kind, rule, str(file), what, do, f"{about[1]} {about[2] or about[3]}" if about and kind != "note" else ""
@@ -165,6 +185,46 @@ class Report:
         }
 
 
+@dataclass
+class _Parts:
+    """What can go into a cohort: sound tables, slides, and what was read of a user's names and remarks."""
+
+    modalities: list[str] = field(default_factory=list)
+    slides: bool = False
+    # Whether outcomes, and the lock where there is one, could be read.
+    readable: bool = False
+    mapping: dict[str, Any] = field(default_factory=dict)
+    notes: SampleNotes | None = None
+
+
+def rules_for(
+    root: str | Path, cancer: str | None = None, directory: str | Path | None = None
+) -> tuple[Manifest, list[Finding]]:
+    """The manifest by whose rules a folder is judged, and what has to be said about it.
+
+    It is that of ``cancer``, else the one that the folder is named after; where there is none, or it cannot be read,
+    LIHC's stands in, and that is a finding. Raises ConfigError for an unknown ``cancer``, and where LIHC has none.
+    """
+    name = cancer or Path(root).resolve().name
+    name = "LIHC" if name == "NULL" else name
+    folder = default_manifest_dir() if directory is None else Path(directory)
+    path, known = folder / f"{name}.yaml", manifest_names(folder)
+    if name in known:
+        try:
+            return load_manifest(name, folder), []
+        except ConfigError as error:
+            found = Finding.of("fault", "manifest", path, f"{error}; until then LIHC's rules are applied here")
+    elif cancer is not None:
+        raise ConfigError(f"unknown cancer '{cancer}': {folder} has {', '.join(sorted(known)) or 'no manifest at all'}")
+    else:
+        near = difflib.get_close_matches(name.upper(), sorted(known), 1)
+        hint = f"did you mean --cancer {near[0]}?" if near else "name one with --cancer, or write one of your own"
+        text = f"no manifest has the name of this folder, so the rules of LIHC stand in; {hint}"
+        found = Finding.of("warning", "manifest", path, text)
+    own = "LIHC" in known and name != "LIHC"
+    return load_manifest("LIHC", folder if own else default_manifest_dir()), [found]
+
+
 def check_data(
     manifest: Manifest,
     source: str,
@@ -173,11 +233,13 @@ def check_data(
     modalities: Sequence[str] | None = None,
     slides: bool | None = None,
     seed: int = 0,
+    told: Sequence[Finding] = (),
 ) -> Report:
     """Every check of a folder of raw data; see ``RULES``. Computes nothing and writes nothing.
 
     modalities, slides: what the cohort must have. None: of a folder of one's own (source 'local') what lies there, of
-    fetched data (source 'gdc', Xena's matrices too, and 'synthetic') everything.
+    fetched data (source 'gdc', Xena's matrices too, and 'synthetic') everything. told: findings to begin with, such as
+    those of `rules_for`.
     Raises ConfigError for an unknown source or modality; whatever is wrong with the data is a finding.
     """
     if source not in ("synthetic", "gdc", "local"):
@@ -187,24 +249,27 @@ def check_data(
         raise ConfigError(f"unknown modality '{unknown[0]}': choose among {', '.join(MODALITIES)}")
     report = Report(Path(root), manifest.cancer)
     if not report.root.is_dir():
-        report.add("fault", "folder", root, "there is no such folder; put the data there, or fetch them")
+        what = "not a folder; give the folder that it lies in" if report.root.exists() else "there is no such folder"
+        report.add("fault", "folder", root, what if ";" in what else f"{what}; put the data there, or fetch them")
         return report
+    report.findings += told
     check = _check_local if source == "local" else _check_fetched
-    sound, sound_slides = check(report, manifest, modalities, slides)
-    if not any(finding.rule in ("clinical", "lock", "columns.json") for finding in report.faults):
-        _check_cohort(report, manifest, source, sound, sound_slides, seed)
+    parts = check(report, manifest, modalities, slides)
+    _check_cohort(report, manifest, source, parts, seed)
     return report
 
 
-def _check_local(
-    report: Report, manifest: Manifest, modalities: Sequence[str] | None, slides: bool | None
-) -> tuple[list[str], bool]:
-    """The parts of a user's folder, each on its own; returns those that can go into a cohort."""
+def _check_local(report: Report, manifest: Manifest, modalities: Sequence[str] | None, slides: bool | None) -> _Parts:
+    """The parts of a user's folder, each on its own: what is wrong with one does not hide the next."""
     from hcmae.cohort.clinical import read_clinical_table
-    from hcmae.cohort.local import local_file, local_mapping, local_slides, remark_file, sample_notes
+    from hcmae.cohort.columns import sound_columns
+    from hcmae.cohort.local import local_file, local_slides
 
     root = report.root
-    mapping = report.tried("columns.json", root / "columns.json", lambda: local_mapping(root)) or {}
+    mapping, faults = sound_columns(root)
+    for fault in faults:
+        report.add("fault", "columns.json", root / "columns.json", fault)
+    parts = _Parts(mapping=mapping)
     outcomes: dict[str, Outcome] = {}
     clinical = report.tried("clinical", root, lambda: local_file(root, "clinical", mapping))
     if clinical is not None:
@@ -212,24 +277,36 @@ def _check_local(
         with report.watch("clinical", clinical):
             outcomes, _ = read_clinical_table(clinical, mapping.get("clinical"))
             report.add("note", "clinical", clinical, f"{len(outcomes)} patients")
-    sound = []
+            parts.readable = True
     tables = [clinical]
     for modality in modalities_there(root, mapping) if modalities is None else modalities:
         path = report.tried(modality, root, lambda modality=modality: local_file(root, modality, mapping))  # type: ignore[misc]
         tables.append(path)
         if path is not None and _check_local_table(report, path, modality, mapping, outcomes):
-            sound.append(modality)
-    for what in ("samples", "annotations"):
-        with report.watch("columns.json", root):
-            tables.append(remark_file(root, what, mapping))
-    report.tried("samples", root, lambda: sample_notes(root, mapping))
-    _check_rest(report, {path.name for path in tables if path is not None})
+            parts.modalities.append(modality)
+    parts.notes, remarks = _check_remarks(report, mapping)
+    _check_rest(report, {path.name for path in (*tables, *remarks) if path is not None})
     folder = root / "slides"
-    if slides is False or (slides is None and not folder.is_dir()):
-        return sound, False
-    files = report.tried("slides", folder, lambda: local_slides(folder))
-    _check_slides(report, files or [])
-    return sound, files is not None
+    if slides is True or (slides is None and folder.is_dir()):
+        files = report.tried("slides", folder, lambda: local_slides(folder))
+        _check_slides(report, files or [])
+        parts.slides = files is not None
+    return parts
+
+
+def _check_remarks(report: Report, mapping: Mapping[str, Any]) -> tuple[SampleNotes, list[Path | None]]:
+    """What the tables of remarks say, as far as they can be read, and the tables."""
+    from hcmae.cohort.annotations import SampleNotes
+    from hcmae.cohort.local import remark_file
+
+    notes, root, paths = SampleNotes(), report.root, []
+    for what in ("samples", "annotations"):
+        path = report.tried("remarks", root, lambda what=what: remark_file(root, what, mapping))  # type: ignore[misc]
+        paths.append(path)
+        if path is not None:
+            with report.watch("remarks", path):
+                notes.add(path)
+    return notes, paths
 
 
 def _check_rest(report: Report, read: set[str]) -> None:
@@ -240,12 +317,29 @@ def _check_rest(report: Report, read: set[str]) -> None:
             report.add("fault", "folder", path, "a link to nothing; mount the share that it points to, or remove it")
         elif path.name == "slides" and not path.is_dir():
             report.add("fault", "folder", path, "not a folder; put the slides into a folder of this name")
-        elif path.name not in read | known and not path.name.startswith("."):
-            report.add(
-                "warning", "folder", path,
-                "not looked at: its name is none that is known; rename it, or name it in columns.json, if it is part "
-                "of the data",
-            )  # fmt: skip
+        elif path.name not in read | known and not path.name.startswith((".", "~$")):
+            report.add("warning", "other files", path, f"not looked at: {_meant(path, read)}")
+
+
+def _meant(path: Path, read: set[str]) -> str:
+    """Why nobody reads what lies in a folder, and what to do if it is part of the data."""
+    name = path.name.lower()
+    if path.is_dir():
+        if any(child.name.lower().startswith("clinical") for child in path.iterdir()):
+            return "a folder with a clinical table of its own; check that folder"
+        return "no folder of this name is known; if it holds the slides, name it 'slides'"
+    if name == "columns.json":
+        return "its name is written otherwise; name it 'columns.json'"
+    if name.endswith((".xlsx", ".xls", ".ods")):
+        return "a spreadsheet; save it as .tsv or .csv"
+    word = next((word for word in ("clinical", *MODALITIES, "sample", "annotation") if name.startswith(word)), "")
+    word += "s" if word in ("sample", "annotation") else ""
+    taken = next((other for other in sorted(read) if word and other.lower().startswith(word)), "")
+    if taken:
+        return f"{taken} is read for {word}; name this one in columns.json if it is the right one"
+    if word:
+        return f"its name begins like that of {word}; name one file '{word}.tsv', or name it in columns.json"
+    return "its name is none that is known; rename it, or name it in columns.json, if it is part of the data"
 
 
 def modalities_there(root: Path, mapping: Mapping[str, Any]) -> list[str]:
@@ -267,7 +361,7 @@ def _check_local_table(
     )
     if patients is None:
         return False
-    rows = report.tried(modality, path, lambda: read_local_rows(path, modality, report.root))
+    rows = report.tried(modality, path, lambda: read_local_rows(path, modality, report.root, mapping))
     if rows is None:
         return False
     known = {
@@ -281,7 +375,7 @@ def _check_local_table(
         time, event = zip(*known.values(), strict=True)
         with report.watch(modality, path):
             refuse_outcome(path, rows.loc[list(known)], time, event)
-    found = report.tried(modality, path, lambda: unit_of(rows, path, modality, report.root))
+    found = report.tried(modality, path, lambda: unit_of(rows, path, modality, report.root, mapping))
     if found is None or len(report.faults) > faults:
         return False
     samples = "" if len(rows) == len(patients) else f" in {len(rows)} samples"
@@ -290,9 +384,7 @@ def _check_local_table(
     return True
 
 
-def _check_fetched(
-    report: Report, manifest: Manifest, modalities: Sequence[str] | None, slides: bool | None
-) -> tuple[list[str], bool]:
+def _check_fetched(report: Report, manifest: Manifest, modalities: Sequence[str] | None, slides: bool | None) -> _Parts:
     """The lock, the clinical records, and of each modality what is there; returns what can go into a cohort."""
     from hcmae.cohort.clinical import read_clinical_json
     from hcmae.cohort.lock import from_xena, read_lock, xena_header, xena_matrix
@@ -312,14 +404,14 @@ def _check_fetched(
     asked = [m for m in (*([] if slides is False else ["slides"]), *wanted) if m not in matrices]
     lock = report.tried("lock", root / "files.tsv", lambda: read_lock(root / "files.tsv")) if asked else None
     if lock is None:
-        return sound, False
+        return _Parts(sound, False, records is not None and not asked)
     for name in asked:
         there = _check_sizes(report, lock, name)
         if name == "slides":
             _check_slides(report, there)
         elif there and _check_first(report, there[0], name):
             sound.append(name)
-    return [name for name in MODALITIES if name in sound], slides is not False
+    return _Parts([name for name in MODALITIES if name in sound], slides is not False, records is not None)
 
 
 def _check_sizes(report: Report, lock: pd.DataFrame, name: str) -> list[Path]:
@@ -377,34 +469,95 @@ def _check_slides(report: Report, files: Sequence[Path]) -> None:
         report.add("note", "slides", files[0].parent, f"{opened} of {len(files)} slides can be opened")
 
 
-def _check_cohort(
-    report: Report, manifest: Manifest, source: str, modalities: Sequence[str], slides: bool, seed: int
-) -> None:
-    """Who would be in the cohort, by the parts that are sound, and whom each rule leaves out."""
-    from hcmae.cohort.curate import curate
+def _check_cohort(report: Report, manifest: Manifest, source: str, parts: _Parts, seed: int) -> None:
+    """Whose each slide is, who would be in the cohort by the parts that are sound, and whom each rule leaves out."""
+    from hcmae.cohort.curate import NobodyLeftError, judged
+    from hcmae.cohort.local import local_evidence
+    from hcmae.cohort.lock import lock_evidence
 
-    if not modalities and not slides:
+    root, modalities, slides = report.root, parts.modalities, parts.slides
+    if not parts.readable:
         report.add(
-            "fault", "cohort", report.root, "neither a sound omics table nor slides; mend the faults above first"
-        )
+            "warning", "cohort", root,
+            "whose the slides are and who would be left out is not known yet; mend the faults above, then check again",
+        )  # fmt: skip
         return
-    cohort = report.tried(
-        "cohort", report.root,
-        lambda: curate(manifest, source, report.root, seed=seed, modalities=modalities, slides=slides),
-    )  # fmt: skip
-    if cohort is None:
+    if not parts.modalities and not parts.slides:
+        report.add("fault", "cohort", root, "neither a sound omics table nor slides; mend the faults above first")
         return
-    for rule, left in cohort.exclusions.groupby("rule", sort=False):
-        some = ", ".join(left["patient"].head(_NAMED)) + (
-            f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+    if source == "local":
+        evidence = report.tried(
+            "cohort",
+            root,
+            lambda: local_evidence(root, modalities, slides, mapping=parts.mapping, notes=parts.notes),
         )
-        report.add(
-            "left out", str(rule), report.root, f"{len(left)} patients ({some}), the first: {left['reason'].iloc[0]}"
-        )
+    else:
+        evidence = report.tried("cohort", root, lambda: lock_evidence(manifest, root, modalities, slides))
+    if evidence is None:
+        return
+    if source == "local" and parts.slides:
+        _check_beside_slides(report, evidence)
+    for fault in evidence.faults:
+        report.add("fault", "owner of a slide", root, fault)
+    for doubt in evidence.doubts:
+        report.add("warning", "name of a slide", root, doubt)
+    with report.watch("cohort", root):
+        try:
+            cohort = judged(evidence, manifest, source, root, seed=seed, modalities=modalities, slides=slides)
+        except NobodyLeftError as error:
+            _list_losses(report, error.exclusions)
+            # The flow, which the message shows, is what was listed just now.
+            told, flow, _ = str(error).partition("; see the flow")
+            report.add("fault", "cohort", root, f"{told}; see above who is left out, and why" if flow else told)
+            return
+        _list_losses(report, cohort.exclusions)
+        report.add("note", "cohort", root, _account(cohort, parts, bool(evidence.faults)))
+
+
+def _account(cohort: Cohort, parts: _Parts, undecided: bool) -> str:
     table = cohort.table
-    parts = [*modalities, *(["slides"] if slides else [])]
-    report.add(
-        "note", "cohort", report.root,
-        f"{len(table)} patients with {', '.join(parts)}; {int(table['event'].sum())} deaths, "
-        f"median follow-up {table['time'].median():.0f} days",
-    )  # fmt: skip
+    whom = ", ".join([*parts.modalities, *(["slides"] if parts.slides else [])])
+    return (
+        f"{len(table)} patients with {whom}; {int(table['event'].sum())} deaths, "
+        f"median follow-up {table['time'].median():.0f} days"
+        + ("; those whose slide has to be decided are counted" if undecided else "")
+    )
+
+
+def _check_beside_slides(report: Report, evidence: Evidence) -> None:
+    """Files below slides/ that are not read; a warning where a patient without a slide could have meant one."""
+    from hcmae.cohort.evidence import SLIDE_SUFFIXES
+    from hcmae.cohort.local import broken_links, unread_files
+
+    folder = report.root / "slides"
+    for link in broken_links(folder):
+        report.add(
+            "warning", "beside the slides", folder / link, "a link to nothing; mount the share that it points to"
+        )
+    rest = unread_files(folder)
+    if not rest:
+        return
+    reasons = " ".join((*evidence.lost.values(), *(note for notes in evidence.notes.values() for note in notes)))
+    meant = [name for name in rest if f"{name} is not read" in reasons or f"{name}, " in reasons]
+    named = ", ".join((meant or rest)[:_NAMED]) + (" ..." if len(meant or rest) > _NAMED else "")
+    text = f"{len(rest)} files are not read as slides ({named}); slides end in {', '.join(SLIDE_SUFFIXES)}"
+    report.add("warning" if meant else "note", "beside the slides", folder, text)
+
+
+def _list_losses(report: Report, exclusions: pd.DataFrame) -> None:
+    """One finding per rule, with all whom it leaves out and why."""
+    for rule, left in exclusions.groupby("rule", sort=False):
+        patients = {str(patient): str(reason) for patient, reason in left[["patient", "reason"]].to_numpy()}
+        by_reason: dict[str, list[str]] = {}
+        for patient, reason in patients.items():
+            by_reason.setdefault(reason, []).append(patient)
+        told = [f"{reason} ({_some(names)})" for reason, names in list(by_reason.items())[:_NAMED]]
+        if len(by_reason) > _NAMED:
+            rest = sum(len(names) for names in list(by_reason.values())[_NAMED:])
+            told.append(f"and {rest} more for other reasons, all of them in --json")
+        what = f"{len(patients)} patient{'s' if len(patients) > 1 else ''}: {', '.join(told)}"
+        report.findings.append(Finding("left out", str(rule), str(report.root), what, patients=patients))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

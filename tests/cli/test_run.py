@@ -13,11 +13,15 @@ from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
 from hcmae.cli.run import methods_asked
+from hcmae.cohort.curate import other_readings
 from hcmae.cohort.evidence import CurationError
 from hcmae.config import ConfigError, load_profile
 from hcmae.evaluation import tables
 from hcmae.pipeline import Run, lessons
 from hcmae.pipeline.road import STEPS, VERBS, steps_for
+from hcmae.survival.bags import PackedBags
+from hcmae.survival.data import SurvivalData
+from hcmae.survival.methods import METHODS
 from tests.support.local_cohort import OVERRIDES, write_manifest, write_tables
 
 
@@ -37,7 +41,7 @@ def test_a_cancer_of_ones_own_is_curated_from_the_command_line(tmp_path: Path) -
     write_tables(home / "data" / "local" / "HCC2", [f"P{number}" for number in range(8)])
     (home / "data" / "local" / "HCC2" / "slides").mkdir()
     for number in range(8):
-        (home / "data" / "local" / "HCC2" / "slides" / f"P{number}.svs").write_bytes(b"not read by curation")
+        (home / "data" / "local" / "HCC2" / "slides" / f"P{number}.svs").write_bytes(b"slide %d" % number)
     options = [
         "--cancer", "HCC2", "--source", "local", "--manifest-dir", str(home / "manifests"),
         "--data-dir", str(home / "data"), "--run-dir", str(home / "runs"),
@@ -97,6 +101,36 @@ def test_images_only_need_no_omics_and_neither_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="unknown modality 'proteins': choose among rna, mirna, methylation"):
         Run("LIHC", modalities="rna,proteins")
     assert Run("LIHC", modalities=("mirna", "rna")).modalities == ("rna", "mirna")
+
+
+def test_a_folder_of_images_alone_is_curated_and_shown(tmp_path: Path) -> None:
+    """Manifest, command and status with --modalities none; the lessons' main method is the image stream."""
+    root = tmp_path / "data" / "local" / "HCC2"
+    write_tables(root, [f"P{number}" for number in range(8)])
+    for name in ("rna", "mirna", "methylation"):
+        (root / f"{name}.tsv").unlink()
+    (root / "slides").mkdir()
+    for number in range(8):
+        (root / "slides" / f"P{number}.svs").write_bytes(b"slide %d" % number)
+    manifests = write_manifest(tmp_path / "manifests", "HCC2")
+    places = {"data_dir": tmp_path / "data", "run_dir": tmp_path / "runs", "manifest_dir": manifests}
+    options = ["--cancer", "HCC2", "--source", "local", "--modalities", "none"]
+    options += [word for name, place in places.items() for word in (f"--{name.replace('_', '-')}", str(place))]
+    done = CliRunner().invoke(typer_app, ["run", "curate", *options])
+    assert done.exit_code == 0, done.output
+    states = [line.split()[:2] for line in CliRunner().invoke(typer_app, ["status", *options]).stdout.splitlines()]
+    assert states[0] == ["curate", "done"]
+    assert "omics" not in [name for name, _ in states]
+    run = Run("HCC2", source="local", modalities="", **places)
+    assert run.modalities == ()
+    readings = other_readings(run.manifest, "local", run.root, seed=0, modalities=run.modalities, slides=run.slides)
+    assert readings["patients"].tolist() == [8, 8, 8]
+    bags = {name: PackedBags.from_list([np.ones((2, 4), np.float32)] * 8) for name in ("region", "positions")}
+    bags["thumbnail"] = PackedBags.from_list([np.zeros((2, 32, 32, 3), np.uint8)] * 8)
+    table = run.cohort().table
+    data = SurvivalData(list(table.index), table["time"].to_numpy(), table["event"].to_numpy(), bags)
+    assert lessons.main_method(data) == "hcmae_image"
+    assert not {"hcmae", "trans_mo", "coxnet_omics"} & set(lessons.possible(METHODS, data))
 
 
 def test_tables_beside_a_run_are_judged_by_the_manifest_of_their_folders_name(tmp_path: Path) -> None:

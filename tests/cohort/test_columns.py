@@ -39,7 +39,7 @@ def test_what_it_may_say(tmp_path: Path) -> None:
         ({"clinical": {"sex_values": "1=male"}}, r"clinical\.sex_values is '1=male'; expected an object"),
         ({"clinical": {"sex_values": {"1": "m"}}}, r"clinical\.sex_values: '1' is 'm'; choose male or female"),
         ([], "expected an object"),
-        ({"rna": "x"}, "expected an object"),
+        ({"rna": "x"}, "rna is 'x'; expected an object"),
     ],
 )
 def test_what_it_may_not_say(said: Any, message: str, tmp_path: Path) -> None:

@@ -205,6 +205,22 @@ def test_a_lock_whose_sample_belongs_to_somebody_else(tmp_path: Path, manifest: 
         curate(manifest, "gdc", tmp_path, seed=0, modalities=("rna",), slides=False)
 
 
+def test_a_lock_with_one_slide_for_two_cases(tmp_path: Path, manifest: Manifest) -> None:
+    """By their md5; an empty file, or a case with a slide twice, is no fault."""
+    rows = [("a", "AA-0001", "1", 9), ("b", "BB-0002", "1", 9), ("c", "BB-0002", "1", 9), ("d", "CC-0003", "2", 0),
+            ("e", "DD-0004", "2", 0), ("f", "EE-0005", "3", 7)]  # fmt: skip
+    lines = ["id\tfilename\tmd5\tsize\tstate\tsample\tcase\tmodality\trelease"]
+    for name, case, digit, size in rows:
+        slide = f"TCGA-{case}-01Z-00-DX1"
+        lines.append(f"{name}\t{slide}.svs\t{digit * 32}\t{size}\treleased\t{slide}\tTCGA-{case}\tslides\tr")
+    (tmp_path / "files.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "clinical.json").write_text("[]")
+    message = r"slides a \(case TCGA-AA-0001\), b \(case TCGA-BB-0002\), c \(case TCGA-BB-0002\) hold the same bytes"
+    with pytest.raises(CurationError, match=message) as caught:
+        curate(manifest, "gdc", tmp_path, seed=0, modalities=())
+    assert "CC-0003" not in str(caught.value)
+
+
 # ---------------------------------------------------------------- a user's folder
 
 
@@ -217,7 +233,7 @@ def _own(folder: Path) -> Path:
         (folder / f"{name}.tsv").write_text("patient\ta\tb\n" + "".join(row.format(i) for i in range(6)))
     (folder / "slides").mkdir(exist_ok=True)
     for i in range(6):
-        (folder / "slides" / f"P{i}_HE.svs").write_bytes(b"x" * 100)
+        (folder / "slides" / f"P{i}_HE.svs").write_bytes(b"%d" % i * 100)
     return folder
 
 

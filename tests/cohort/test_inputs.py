@@ -74,6 +74,12 @@ LOCAL: dict[str, tuple[Callable[[Path], object], str]] = {
     "a slide of another size": (lambda r: (r / "slides" / "P001.svs").write_bytes(b"more pixels of P001"), "slides"),
     "a slide that is gone": (lambda r: (r / "slides" / "P001.svs").unlink(), "slides"),
     "a table that is gone": (lambda r: (r / "mirna.tsv").unlink(), "mirna"),
+    "a slide that is a copy now": (
+        lambda r: (r / "slides" / f"{NAMES[1]}.svs").write_bytes((r / "slides" / f"{NAMES[0]}.svs").read_bytes()),
+        "copies among slides",
+    ),
+    "a file that is no slide": (lambda r: (r / "slides" / "P4.svs.part").write_bytes(b"x"), "not read below slides"),
+    "a link to nothing": (lambda r: (r / "slides" / "P4.svs").symlink_to(r / "gone"), "links to nothing"),
 }
 
 

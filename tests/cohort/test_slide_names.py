@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcmae.cohort.clinical import ClinicalError, read_clinical_table
-from hcmae.cohort.curate import Cohort, curate
+from hcmae.cohort.curate import Cohort, SlideOwnerWarning, curate
 from hcmae.cohort.evidence import SLIDE_SUFFIXES, CurationError
+from hcmae.cohort.local import unread_files
 from hcmae.cohort.slide_names import SlideFile, boundaries, claim_slides, slide_files, store_names, without_suffix
 from hcmae.manifest import Manifest, load_manifest
 from hcmae.omics.readers import read_omics
@@ -89,7 +91,73 @@ def test_a_slide_named_for_two_patients_is_an_error(tmp_path: Path, manifest: Ma
         curated(root, manifest)
 
 
-@pytest.mark.parametrize("word", ["NA", "n/a", "None", "", "nan"])
+def test_all_faults_are_said_at_once(tmp_path: Path, manifest: Manifest) -> None:
+    named = {"P1": "1.svs", "P2": "2.svs", "P3": "north/1.svs", "P4": "north/1.svs", "P5": "a.svs"}
+    root = folder(tmp_path / "LIHC", named, [*NORTH_SOUTH, "a.svs"])
+    with pytest.raises(CurationError) as caught:
+        curated(root, manifest)
+    head, *lines = str(caught.value).splitlines()
+    assert head == "3 faults:"
+    assert all(line.startswith(f"{root / 'clinical.tsv'}: ") for line in lines)
+    assert [word in line for word, line in zip(("patient P1", "patient P2", "P3 and P4"), lines, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_a_copy_of_a_slide_under_another_patients_name_is_an_error(tmp_path: Path, manifest: Manifest) -> None:
+    root = folder(tmp_path / "LIHC", {"P1": None, "P2": None, "P3": None}, ["P1.svs", "P2.svs", "P3.svs", "x.svs"])
+    slides = root / "slides"
+    (slides / "x.svs").write_bytes((slides / "P1.svs").read_bytes())
+    (slides / "P1 again.svs").write_bytes((slides / "P1.svs").read_bytes())
+    assert sorted(taken(curated(root, manifest), root)) == ["P1", "P2", "P3"], "of nobody, or of the same patient"
+    (slides / "P3.svs").write_bytes((slides / "P2.svs").read_bytes())
+    with pytest.raises(CurationError, match=r"P2\.svs \(patient P2\), P3\.svs \(patient P3\) hold the same bytes"):
+        curated(root, manifest)
+
+
+def test_slides_that_bear_anothers_name_are_a_warning(tmp_path: Path, manifest: Manifest) -> None:
+    files = ["P1_HE.svs", "P2_HE.svs", "P10_HE.svs"]
+    root = folder(tmp_path / "A", {"P1": "P2_HE.svs", "P2": "P10_HE.svs", "P10": "P1_HE.svs"}, files)
+    with pytest.warns(SlideOwnerWarning, match=r"3 slide\(s\).*P1 has P2_HE\.svs, .*; rows may be swapped") as told:
+        curated(root, manifest)
+    assert len([w for w in told if w.category is SlideOwnerWarning]) == 1
+    root = folder(
+        tmp_path / "B", {"P1": "P10_HE.svs", "P2": "x_P1.svs", "P3": "P2x.svs"}, ["P10_HE.svs", "x_P1.svs", "P2x.svs"]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curated(root, manifest)
+
+
+@pytest.mark.parametrize(
+    ("file", "cell"),
+    [("P1.tif.part", None), ("P1.png", None), ("P1_HE.zip", None), ("P1.czi", "P1"), ("P1.czi", "P1.svs"), ("P1", None),
+     ("a.svs.crdownload", "a.svs"), ("north/a.qptiff", "a"), ("P1 HE.svs.gz", "NA")],
+)  # fmt: skip
+def test_no_slide_names_the_file_that_looks_like_one(
+    file: str, cell: str | None, tmp_path: Path, manifest: Manifest
+) -> None:
+    root = folder(tmp_path / "LIHC", {"P1": cell, "P2": "P2.svs"}, ["P2.svs", file, "P10.png", "notes.txt"])
+    cohort = curated(root, manifest)
+    assert list(cohort.table.index) == ["P2"]
+    reason = cohort.exclusions.set_index("patient").loc["P1", "reason"]
+    assert f"{file} is not read, for want of a slide's suffix (.svs, .tif, " in reason
+    assert "P10.png" not in reason
+
+
+def test_the_book_lists_what_is_read_as_a_slide() -> None:
+    text = (Path(__file__).parents[2] / "book" / "own_cohort.md").read_text(encoding="utf-8")
+    assert ", ".join(f"`{suffix}`" for suffix in SLIDE_SUFFIXES) in text
+
+
+def test_parts_of_a_slide_are_not_taken_for_one_that_cannot_be_read(tmp_path: Path) -> None:
+    index = "[Virtual Microscope Specimen]\nImageFile=P2_0.jpg\n"
+    root = folder(tmp_path / "LIHC", {"P1": None}, ["P1.mrxs", "P1/Data0000.dat", "P2_0.jpg", "P2.txt", ".P3.part"])
+    (root / "slides" / "P2.vms").write_text(index)
+    assert unread_files(root / "slides") == ["P2.txt"]
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "None", "", "nan", "[Not Available]", "pending"])
 def test_no_name_in_the_column_is_said_where_a_file_is_the_patients(
     word: str, tmp_path: Path, manifest: Manifest
 ) -> None:
@@ -254,11 +322,11 @@ def test_a_slide_is_one_patients_or_nobodys(
         (place / str(number)).touch()  # what is on disk; what it is called is another thing
         files.append(SlideFile(place / str(number), f"{stem}.svs"))
     named = {p: [f"{stems[c]}.svs"] if 0 <= c < len(stems) else [] for p, c in zip(patients, cells, strict=False)}
-    if len(cells_used := [cell for cells_of in named.values() for cell in cells_of]) > len(set(cells_used)):
-        with pytest.raises(CurationError, match="named for patients"):
-            claim_slides(files, patients, named, "clinical.tsv")
-        return
     claims = claim_slides(files, patients, named, "clinical.tsv")
+    if len(cells_used := [cell for cells_of in named.values() for cell in cells_of]) > len(set(cells_used)):
+        assert any("named for patients" in fault for fault in claims.faults)
+        return
+    assert not claims.faults
     owned = [file for found in claims.slides.values() for file, _ in found]
     assert len(owned) == len(set(owned))
     assert sorted([*owned, *claims.unclaimed], key=str) == sorted(files, key=str)

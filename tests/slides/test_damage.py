@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -277,15 +278,33 @@ def test_reads_between_pixels_of_a_level_are_openslides(picture: NDArray[np.uint
             np.testing.assert_array_equal(mine.read(x, y, (120, 90), 1), theirs.read(x, y, (120, 90), 1))
 
 
-def test_a_slide_in_several_files_is_all_of_them(tmp_path: Path) -> None:
-    """Size, identity and hash of MIRAX: a changed data file changes the slide."""
-    path, folder = tmp_path / "s.mrxs", tmp_path / "s"
-    path.write_bytes(b"index")
-    folder.mkdir()
-    data = folder / "Data0000.dat"
-    data.write_bytes(b"x" * 100)
+@pytest.mark.parametrize("kind", ["mirax", "vms", "dicom"])
+def test_a_slide_in_several_files_is_all_of_them(kind: str, tmp_path: Path) -> None:
+    """Size, identity and hash of MIRAX, VMS and DICOM: a part that changes, or comes, changes the slide."""
+    parts = {
+        "mirax": {"s.mrxs": b"index", "s/Data0000.dat": b"x" * 100, "s/Index.dat": b"i"},
+        "vms": {
+            "s.vms": b"[Virtual Microscope Specimen]\nImageFile=s.jpg\nMapFile=s_map.jpg\nImageFile(1,0)=s_1.jpg\n",
+            "s.jpg": b"x" * 100, "s_map.jpg": b"m", "s_1.jpg": b"y" * 50,
+        },
+        "dicom": {
+            f"{level}.dcm": bytes(128) + b"DICM\x20\x00\x0e\x00UI\x04\x001.2\x00" + b"x" * level for level in range(3)
+        },
+    }[kind]  # fmt: skip
+    for name, content in {**parts, "neighbour.jpg": b"of nobody", "neighbour.txt": b""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    path = tmp_path / next(iter(parts))
     before, content = slide_identity(path), Contents().slide(path)
-    assert sum(size for _, size, _, _ in before) == 105
-    data.write_bytes(b"y" * 101)
+    assert {name for name, *_ in before} == {Path(name).name for name in parts}
+    assert sum(size for _, size, _, _ in before) == sum(map(len, parts.values()))
+    (tmp_path / "neighbour.jpg").write_bytes(b"changed")
+    assert slide_identity(path) == before
+    last = tmp_path / list(parts)[-1]
+    stat = last.stat()
+    last.write_bytes(last.read_bytes()[:-1] + b"#")
+    os.utime(last, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
     assert slide_identity(path) != before
     assert Contents().slide(path) != content
+    last.unlink()
+    assert slide_identity(path) != before
