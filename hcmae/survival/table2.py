@@ -89,8 +89,21 @@ def discrete_loss(logits: Tensor, time: Tensor, event: Tensor, inputs: FoldInput
     return nll_discrete(logits, _fold_bins(time, inputs), event)
 
 
-# What this loss reads: its bins follow the training patients.
+def balanced_weights(inputs: FoldInputs, rows: Rows) -> NDArray[np.float64] | None:
+    """Weight of each of these rows [n]: one over the size of its class, a time bin among dead or among censored.
+
+    None where ``comparisons.balanced_sampling`` is off. Source: the sampler of MCAT's code.
+    """
+    if not inputs.profile.comparisons.balanced_sampling:
+        return None
+    bins = _fold_bins(torch.from_numpy(inputs.data.time[rows]), inputs).numpy()
+    classes = 2 * bins + (inputs.data.event[rows] > 0)
+    return 1.0 / np.bincount(classes)[classes]
+
+
+# What this loss reads (its bins follow the training patients), and the sampler that goes with it.
 _DISCRETE = ("comparisons.bins", "protocol.select_on")
+_BALANCED = ("comparisons.balanced_sampling",)
 
 
 def cox_scores(features: NDArray[np.floating], time: NDArray[np.floating], event: NDArray[np.integer]) -> NDArray:
@@ -425,7 +438,9 @@ _published(
         risk=hazard_risk,
         paper="MCAT",
         note="patch vectors of the frozen MAE-Patch unless others are stored",
-        settings=(*_DISCRETE, "comparisons.mcat_dim", "comparisons.mcat.dropout"),
+        settings=(*_DISCRETE, *_BALANCED, "comparisons.mcat_dim", "comparisons.mcat.dropout"),
+        weights=balanced_weights,
+        learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.mcat,
     fit_network,
@@ -448,7 +463,9 @@ _published(
         loss=discrete_loss,
         risk=hazard_risk,
         paper="HIPT (WSI only)",
-        settings=(*_DISCRETE, "comparisons.hipt_dim", "comparisons.hipt.dropout"),
+        settings=(*_DISCRETE, *_BALANCED, "comparisons.hipt_dim", "comparisons.hipt.dropout"),
+        weights=balanced_weights,
+        learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.hipt,
     fit_network,
@@ -517,6 +534,7 @@ _published(
         risk=lambda output: hazard_risk(output[0]),
         note="bag classes are time bins; patch vectors as for MCAT",
         settings=(*_DISCRETE, "comparisons.clam_dim", "comparisons.clam_sb.dropout"),
+        learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.clam_sb,
     fit_network,
@@ -524,6 +542,7 @@ _published(
 
 __all__ = [
     "Scaled",
+    "balanced_weights",
     "best_columns",
     "cox_scores",
     "discrete_loss",
