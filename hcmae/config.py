@@ -101,6 +101,7 @@ class Network(Settings):
 class Optimisation(Settings):
     """Optimiser, schedule and batch of one pre-training stage."""
 
+    # adam: what its weight decay is says Fidelity.adam_decay.
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -233,8 +234,10 @@ class SurvivalSettings(Settings):
 
 
 class Fidelity(Settings):
-    """Each place where paper, prose and release disagree, as one named switch (page paper versus release)."""
+    """Readings of paper, prose and release that disagree, as named switches (page paper versus release lists all)."""
 
+    # Weight decay of "Adam": taken off the weights (AdamW), or added to the gradient, which kills the network.
+    adam_decay: Literal["decoupled", "l2"] = "decoupled"
     region_attention: Literal["q_enc_kv_patch", "eq4", "prose", "none"] = "q_enc_kv_patch"
     region_residual: bool = False
     # MAE-PatReg starts from the weights of MAE-Reg (the release) instead of from scratch.

@@ -242,6 +242,7 @@ def _pretrain(
         samples_per_epoch=samples,
         image_key=image_key,
         augment=profile.fidelity.augment,
+        adam_decay=profile.fidelity.adam_decay,
         stain=settings.stain_jitter,
         with_vectors=isinstance(model, MAERegion) and model.needs_patch_vectors,
         slides=slides,

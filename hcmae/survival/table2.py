@@ -20,7 +20,7 @@ from hcmae.config import MethodSettings, Profile
 from hcmae.survival.fit import Feeder, fit_network, sizes_for
 from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import COX, Method, Sizes, register
-from hcmae.survival.table3 import transformer_sizes
+from hcmae.survival.table3 import INTEGRATION, integration_network
 from hcmae_core.attention import InputScale
 from hcmae_core.baselines import (
     CAMR,
@@ -30,7 +30,6 @@ from hcmae_core.baselines import (
     MCAT,
     DeepCorrSurv,
     DeepCorrSurvCosine,
-    HIPTIntegration,
     correlation_loss,
 )
 from hcmae_core.baselines.parts import hazard_risk
@@ -472,26 +471,16 @@ _published(
 )
 
 
-def _hipt_integration(sizes: Sizes, profile: Profile) -> nn.Module:
-    network = HIPTIntegration(
-        sizes.vector_dim,
-        sizes.omics_features,
-        sizes.modalities,
-        transformer_sizes(profile),
-        profile.survival.dropout,
-    )
-    return Scaled(network, sizes.vector_dim)
-
-
 _published(
     Method(
         "hipt_integration",
         "HIPT (Integration)",
         "multimodal",
-        {"vectors": "region_hipt", "omics": "omics"},
-        _hipt_integration,
+        {"regions": "region_hipt", "omics": "omics"},
+        integration_network,
         paper="HIPT (Integration)",
-        settings=("survival.network", "survival.dropout"),
+        note="HC-MAE's network and switches on HIPT's region vectors",
+        settings=INTEGRATION,
     ),
     lambda profile: profile.comparisons.hipt_integration,
     fit_network,
