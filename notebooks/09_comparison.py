@@ -51,6 +51,7 @@ from IPython.display import HTML, Markdown, display
 
 from hcmae.config import CANCERS
 from hcmae.evaluation import compare, metrics, tables
+from hcmae.pipeline.budgets import budget_sentence, budgets
 from hcmae.pipeline.lessons import main_method, possible
 from hcmae.slides.handcrafted import draw_patches, segment_nuclei, unmix
 from hcmae.survival import differences, published
@@ -213,9 +214,18 @@ else:
 # once on patches and once on grids of patch vectors; both are then frozen. **Shapes.** $R$: regions $\times$ 192 → two Transformer layers →
 # gated pool 192 → 4 hazards; risk and loss as in MCAT.
 #
-# **Decided here.** The same images and budget as HC-MAE's two autoencoders. Its survival code was never released, so the last step follows
-# MCAT's settings.
-#
+# **Decided here.** The images of the same pool as HC-MAE's autoencoders. Profiles `workstation` and `paper` give both the same number of
+# images; the small one cannot pay that, since DINO runs every image through two networks in several crops. Its survival code was never
+# released, so the last step follows MCAT's settings. What both have had in this run:
+
+# %%
+spent = budgets(run)
+display(Markdown(budget_sentence(spent)))
+spent.style.format({"images": "{:,.0f}", "core_seconds": "{:,.0f}"}, na_rep="n/a").hide(
+    axis="index"
+)
+
+# %% [markdown]
 # ### HIPT (Integration)
 #
 # One sentence of the HC-MAE paper: omics added to HIPT by cross-attention, a Transformer and attention pooling. Read as HC-MAE with the

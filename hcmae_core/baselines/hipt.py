@@ -8,8 +8,9 @@ Follows its code: ViT-S/16 with 384 numbers, 12 blocks, 6 heads (21.7 M paramete
 frozen patch vectors, 192 numbers, 6 blocks, 6 heads (2,781,504 parameters); slide: linear 192, two post-norm layers
 with 3 heads, gated attention pooling, four hazards (595,397 parameters); discrete-time likelihood, 2e-4,
 accumulation over 32 patients.
-Had to be decided: regions, patches and the budget of images are those of HC-MAE's two autoencoders, so that only the
-method differs; the survival code was never released, so its wiring follows MCAT's, whose settings it shares.
+Had to be decided: regions and patches are those of HC-MAE's two autoencoders (the budget of images is the profile's,
+see ``hcmae.pipeline.budgets``); the survival code was never released, so its wiring follows MCAT's, whose settings it
+shares.
 
 ``HIPTIntegration`` exists in the HC-MAE paper only, in one sentence (cross-attention with omics queries, a Transformer,
 attention pooling). Had to be decided, all of it; it is built of HC-MAE's parts, with the same switches, so that only
