@@ -37,6 +37,7 @@ from hcmae.pretraining.augment import (
     random_resized_crop,
     stain_jitter,
     to_device,
+    without_quarter_turns,
 )
 from hcmae.pretraining.checkpoint import CheckpointFolder, Interrupted
 from hcmae.pretraining.feeder import Decoders, Feeder, HostBatches, Raw, together
@@ -168,6 +169,8 @@ class Stage:
         out: dict[str, Tensor] = {"noise": to_device(noise[rows], images.device)}
         vectors = vectors[mine] if vectors is not None else None
         if self.augment == "joint":
+            if vectors is not None:
+                symmetries = without_quarter_turns(symmetries)
             images = apply_symmetries(images, symmetries[rows])
             if vectors is not None:
                 vectors = apply_symmetries_to_vectors(vectors, symmetries[rows])
