@@ -226,8 +226,8 @@ class SurvivalSettings(Settings):
     # At most so many vectors of a bag are drawn per training step (None = all; bags of patches can hold 50,000).
     bag_limit: PositiveInt | None = None
     # Patients with their bags per forward pass inside a group; the gradient is that of the whole group (None = all at
-    # once). Refused where a loss needs more than one tensor of a network (CLAM-SB in groups larger than this); GPDBN and
-    # CAMR have no bags, and nothing to part.
+    # once). Refused where a loss needs more than one tensor of a network (CLAM-SB in groups larger than this).
+    # GPDBN and CAMR have no bags, and nothing to part.
     micro_batch: PositiveInt | None = None
     ties: Literal["breslow", "efron"] = "breslow"
     # Stop when the inner C-index has not risen for so many epochs (None = never; only with Protocol.epoch = inner).

@@ -60,6 +60,9 @@ def budget_sentence(found: pd.DataFrame) -> str:
 
     A word of equality is said within a tenth, and not otherwise.
     """
+    if found["images"].isna().any():
+        missing = ", ".join(found.loc[found["images"].isna(), "step"])
+        return f"This run has not pre-trained both: no log of {missing}."
     # A method's budget is known where that of each of its steps is.
     total = {name: part[["images", "core_seconds"]].sum(skipna=False) for name, part in found.groupby("method")}
     seen = {

@@ -53,6 +53,9 @@ def test_equal_is_said_of_equal_budgets_only(tmp_path: Path, share: float, words
 def test_a_run_that_kept_no_record_says_so(tmp_path: Path) -> None:
     text = budget_sentence(budgets(run_with(tmp_path, dict.fromkeys(TRAINED, 3), {"mae_patch": 3.0})))
     assert "no record of the core-seconds" in text
+    (tmp_path / "dino" / "hipt_region.jsonl").unlink()
+    again = budget_sentence(budgets(cast(Place, SimpleNamespace(pretrain_dir=tmp_path, profile=load_profile("smoke")))))
+    assert again == "This run has not pre-trained both: no log of dino_region."
 
 
 def test_a_step_records_what_it_took_of_all_cores(tmp_path: Path) -> None:
