@@ -224,7 +224,7 @@ rule train_mae_patreg:
     shell: train("mae_patreg")
 
 rule train_dino:
-    # HIPT's two stages see the same pool as the two MAEs.
+    # HIPT's two stages draw from the same pool as the two MAEs.
     input: expand(rules.slides.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/dino.done"
     params: options=OPTIONS, cancer=SHOWN

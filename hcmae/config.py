@@ -101,6 +101,7 @@ class Network(Settings):
 class Optimisation(Settings):
     """Optimiser, schedule and batch of one pre-training stage."""
 
+    # adam: what its weight decay is says Fidelity.adam_decay.
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -205,7 +206,8 @@ class SurvivalSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     epochs: PositiveInt = 80
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["cosine", "constant"] = "constant"
+    # linear: falls by the same step at every update, as GPDBN and CAMR were trained.
+    schedule: Literal["cosine", "constant", "linear"] = "constant"
     # Patients per Cox group (60 accumulation steps in the paper); None: the whole training set is one risk set.
     group: PositiveInt | None = 60
     clip_norm: float | None = 1.0
@@ -225,6 +227,7 @@ class SurvivalSettings(Settings):
     bag_limit: PositiveInt | None = None
     # Patients with their bags per forward pass inside a group; the gradient is that of the whole group (None = all at
     # once). Refused where a loss needs more than one tensor of a network (CLAM-SB in groups larger than this).
+    # GPDBN and CAMR have no bags, and nothing to part.
     micro_batch: PositiveInt | None = None
     ties: Literal["breslow", "efron"] = "breslow"
     # Stop when the inner C-index has not risen for so many epochs (None = never; only with Protocol.epoch = inner).
@@ -232,8 +235,10 @@ class SurvivalSettings(Settings):
 
 
 class Fidelity(Settings):
-    """Each place where paper, prose and release disagree, as one named switch (page paper versus release)."""
+    """Readings of paper, prose and release that disagree, as named switches (page paper versus release lists all)."""
 
+    # Weight decay of "Adam": taken off the weights (AdamW), or added to the gradient, which kills the network.
+    adam_decay: Literal["decoupled", "l2"] = "decoupled"
     region_attention: Literal["q_enc_kv_patch", "eq4", "prose", "none"] = "q_enc_kv_patch"
     region_residual: bool = False
     # MAE-PatReg starts from the weights of MAE-Reg (the release) instead of from scratch.
@@ -342,6 +347,7 @@ class MethodSettings(Settings):
     epochs: PositiveInt | None = None
     # Patients per update (0: all training patients at once).
     group: Annotated[int, Field(ge=0)] | None = None
+    schedule: Literal["cosine", "constant", "linear"] | None = None
     # None: that of the publication. Refused for DeepCorrSurv, whose networks have none.
     dropout: Fraction | None = None
 
@@ -357,17 +363,27 @@ class ComparisonSettings(Settings):
     hipt_dim: PositiveInt = 192
     clam_dim: PositiveInt = 512
     bins: Annotated[int, Field(ge=2)] = 4
+    # MCAT and HIPT draw the patients of an epoch so that every time bin, dead or censored, comes equally often.
+    balanced_sampling: bool = True
     # Epochs of DeepCorrSurv's first stage, which makes images and omics correlate.
     correlation_epochs: Annotated[int, Field(ge=0)] = 30
     correlation_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    gpdbn: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-6, epochs=150, group=0)
-    camr: MethodSettings = MethodSettings(learning_rate=4e-4, weight_decay=1e-6, epochs=80, group=0)
-    deepcorrsurv: MethodSettings = MethodSettings(learning_rate=1e-4)
+    gpdbn: MethodSettings = MethodSettings(
+        learning_rate=2e-4, weight_decay=1e-6, epochs=150, group=0, schedule="linear"
+    )
+    camr: MethodSettings = MethodSettings(learning_rate=4e-4, weight_decay=1e-6, epochs=80, group=0, schedule="linear")
+    deepcorrsurv: MethodSettings = MethodSettings(learning_rate=1e-4, schedule="constant")
     deepcorrsurv_hc: MethodSettings = MethodSettings()
-    mcat: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32)
-    hipt: MethodSettings = MethodSettings(learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32)
+    mcat: MethodSettings = MethodSettings(
+        learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32, schedule="constant"
+    )
+    hipt: MethodSettings = MethodSettings(
+        learning_rate=2e-4, weight_decay=1e-5, epochs=20, group=32, schedule="constant"
+    )
     hipt_integration: MethodSettings = MethodSettings()
-    clam_sb: MethodSettings = MethodSettings(learning_rate=1e-4, weight_decay=1e-5, group=1)
+    clam_sb: MethodSettings = MethodSettings(
+        learning_rate=1e-4, weight_decay=1e-5, epochs=200, group=1, schedule="constant"
+    )
 
 
 class HandcraftedSettings(Settings):

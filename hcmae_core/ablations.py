@@ -1,8 +1,10 @@
 """The seven configurations of Table III, composed of HC-MAE's own parts.
 
-A configuration says which vectors a patient's bag holds, whether thumbnails question them, and whether omics take part.
-Neighbours in the table differ in exactly one of these. The release's own ablation models differ in architecture as
-well (its HC-RegSli has no cross-attention at all); they are kept as ``*_release`` to show what that confounds.
+A configuration says which vectors a patient's bag holds, whether thumbnails take part, and whether omics do. Neighbours
+in the table differ in one of these and in what follows from it: with thumbnails come a cross-attention and a
+Transformer, with omics the thumbnails turn from queries into keys (``hcmae.survival.differences`` counts it). The
+release's own ablation models differ further (its HC-RegSli has no cross-attention at all); they are kept as
+``*_release`` to show what that confounds.
 """
 
 from __future__ import annotations

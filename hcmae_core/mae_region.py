@@ -25,7 +25,8 @@ class MAERegion(MaskedAutoencoder):
     - ``eq4``: queries are the region's embeddings x_P, keys and values the encoder's output (Eq. 4 as printed, which
       never uses the patch vectors).
     - ``prose``: queries x_P, keys and values x_A (the paragraph above Eq. 3). The encoder then has no part in the
-      result unless ``residual`` adds its output.
+      region vector unless ``residual`` adds its output. In training its class token still reaches the decoder beside
+      the attention, and is all that teaches the encoder; without a class token nothing does.
     - ``none``: no cross-attention, the ablation MAE-Reg.
 
     residual: add the encoder's output to what the attention mixes; the paper states none.

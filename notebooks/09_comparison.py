@@ -51,8 +51,10 @@ from IPython.display import HTML, Markdown, display
 
 from hcmae.config import CANCERS
 from hcmae.evaluation import compare, metrics, tables
+from hcmae.pipeline.budgets import budget_sentence, budgets
 from hcmae.pipeline.lessons import main_method, possible
 from hcmae.slides.handcrafted import draw_patches, segment_nuclei, unmix
+from hcmae.survival import differences, published
 from hcmae.survival.cross_validate import fold_costs
 from hcmae.survival.methods import METHODS
 
@@ -212,13 +214,22 @@ else:
 # once on patches and once on grids of patch vectors; both are then frozen. **Shapes.** $R$: regions $\times$ 192 → two Transformer layers →
 # gated pool 192 → 4 hazards; risk and loss as in MCAT.
 #
-# **Decided here.** The same images and budget as HC-MAE's two autoencoders. Its survival code was never released, so the last step follows
-# MCAT's settings.
-#
+# **Decided here.** The images of the same pool as HC-MAE's autoencoders. Profiles `workstation` and `paper` give both the same number of
+# images; the small one cannot pay that, since DINO runs every image through two networks in several crops. Its survival code was never
+# released, so the last step follows MCAT's settings. What both have had in this run:
+
+# %%
+spent = budgets(run)
+display(Markdown(budget_sentence(spent)))
+spent.style.format({"images": "{:,.0f}", "core_seconds": "{:,.0f}"}, na_rep="n/a").hide(
+    axis="index"
+)
+
+# %% [markdown]
 # ### HIPT (Integration)
 #
 # One sentence of the HC-MAE paper: omics added to HIPT by cross-attention, a Transformer and attention pooling. Read as HC-MAE with the
-# image part exchanged, so that the representation is the only difference:
+# image part exchanged. Omics maps, pools, output and dropout follow the same switches as in HC-MAE:
 #
 # $$
 # x_C = \mathrm{Softmax}\Big(\frac{w_q x_O\,(w_k R)^T}{\sqrt{d_k}}\Big)\, w_v R
@@ -227,7 +238,8 @@ else:
 # **Shapes.** $R$: regions $\times$ 192 → 384; $O$: $3 \times K$ → $3 \times 384$; $x_C$: $3 \times 384$; two Transformers, two pools, 768 → 1,
 # $8\,\mathrm{sigmoid} - 4$. **Loss.** Cox.
 #
-# **Decided here.** All of it, above all that keys and values are both $R$: HIPT has no thumbnail embedding.
+# **Decided here.** All of it, above all that keys and values are both $R$: HIPT has no thumbnail embedding. *HC-MAE without thumbnails* of
+# [lesson 8](08_ablation) is the same network on MAE-PatReg's vectors.
 #
 # ### CLAM-SB
 #
@@ -259,7 +271,22 @@ else:
 # ## Table II
 #
 # Each method sees the same training patients, the same chosen omics, the same inner validation for the epoch. Batches, step sizes and
-# epochs stand in the profile: `paper` holds those of the publications, `smoke` shorter schedules.
+# epochs stand in the profile: `paper` holds those of the publications, `smoke` shorter schedules. What a publication says of its training,
+# what its public code does and what is done in this run, aspect by aspect:
+
+# %%
+for name in published.PUBLISHED:
+    listed = published.method_table(name, run.profile).to_html(index=False)
+    display(
+        HTML(f"<details><summary>{METHODS[name].label}</summary>{listed}</details>")
+    )
+
+# %% [markdown]
+# The `smoke` profile gives HC-MAE helps that are not about the image: a map per omics, dropout of omics inputs, an ensemble, standardised
+# vectors. A compared method that has the part gets them too. Where one does not, because its publication says otherwise:
+
+# %%
+published.reach_table(run.profile).style.hide(axis="index")
 
 # %%
 plots.style.notebook()
@@ -293,6 +320,7 @@ table = tables.table2(
     provenance={**run.provenance(), "protocol": "honest"},
     interval=True,
     note=origin if data.has("patch_features") else "",
+    variant=differences.variant_note(run.profile),
 )
 table.write(run.dir / "results", "table2")
 display(HTML(table.to_html()))

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from hcmae.config import PROFILES, ConfigError, Fidelity, Geometry, Network, Protocol, load_profile
+from hcmae.config import (
+    CANCERS,
+    MODALITIES,
+    PROFILES,
+    ConfigError,
+    Fidelity,
+    Geometry,
+    Network,
+    Protocol,
+    load_profile,
+)
+from hcmae.manifest import load_manifest
 
 
 def test_paper_profile_holds_the_papers_numbers() -> None:
@@ -33,6 +44,14 @@ def test_paper_profile_holds_the_papers_numbers() -> None:
         "accumulation, region": (paper.mae_region.optimisation.accumulation, 50),
         "epochs, region": (paper.mae_region.optimisation.epochs, 10),
         "features": (paper.omics.top_k, 300),
+        "ranked by the forest alone": (paper.omics.rank, "importance"),
+        "differential test": (paper.omics.differential, "deseq2"),
+        "optimiser, region": (paper.mae_region.optimisation.optimizer, "adam"),
+        "decay outside the gradient": (paper.fidelity.adam_decay, "decoupled"),
+        "accumulation, patch": (paper.mae_patch.optimisation.accumulation, 1),
+        "regions enter whole": (paper.mae_region.reduce, 1),
+        "days of follow-up": ({load_manifest(name).inclusion.min_days for name in CANCERS}, {30}),
+        "omics": (len(MODALITIES), 3),
         "survival width": (paper.survival.network.dim, 384),
         "survival blocks": (paper.survival.network.depth, 12),
         "survival heads": (paper.survival.network.heads, 12),
@@ -40,6 +59,14 @@ def test_paper_profile_holds_the_papers_numbers() -> None:
         "survival epochs": (paper.survival.epochs, 80),
         "survival group": (paper.survival.group, 60),
         "folds": (paper.survival.folds, 5),
+        # What the paper does not name it does not have.
+        "networks averaged": (paper.survival.ensemble, 1),
+        "dropout": (paper.survival.dropout, 0.0),
+        "omics dropped": (paper.survival.omics_dropout, 0.0),
+        "regions dropped": (paper.survival.region_dropout, 0.0),
+        "vectors standardised": (paper.survival.scale_vectors, False),
+        "bags cut": (paper.survival.bag_limit, None),
+        "readings": (paper.fidelity, Fidelity.preset("paper")),
     }
     assert {k: a for k, (a, _) in table.items()} == {k: b for k, (_, b) in table.items()}
 

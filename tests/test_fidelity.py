@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from hcmae.config import Fidelity, Profile, Protocol, SlideSettings, load_profile
+from hcmae.config import PROFILES, Fidelity, Profile, Protocol, SlideSettings, load_profile
+from hcmae.pipeline.road import ROAD
 from hcmae.pipeline.work import starts_warm
 from hcmae.pretraining import embed
+from hcmae.pretraining.loop import make_optimizer
 from hcmae.pretraining.networks import build_mae_patch, build_mae_region, save_weights
 from hcmae.pretraining.pretrain import pretrain_patch, pretrain_region
 from hcmae.slides.process import process_slide
@@ -35,6 +38,8 @@ DIM, PATIENTS = 12, 16
 # What is fitted on region vectors, thumbnails and omics by HC-MAE's own networks.
 NETWORKS = ("hcmae", "mae_pat", "mae_reg", "mae_patreg", "hc_regsli", "hc_patregsli", "hcmae_image", "trans_mo")
 RELEASED = ("hc_regsli_release", "hc_patregsli_release")
+# HC-MAE's network with region vectors in the place of thumbnails, as in HIPT (Integration).
+INTEGRATED = ("hcmae_regions",)
 HIERARCHICAL = ("hcmae", "hc_regsli", "hc_patregsli", "hcmae_image")
 WITH_COX = (*NETWORKS, *RELEASED, "abmil_patch", "hipt_integration", "deepcorrsurv", "deepcorrsurv_hc", "gpdbn", "camr")
 
@@ -214,13 +219,40 @@ def proves_augment(store: Path, tmp_path: Path) -> None:
     assert {name: len(weights) for name, weights in found.items()} == {"patch": 3, "region": 3}
 
 
+def proves_adam_decay(store: Path, tmp_path: Path) -> None:
+    """Other weights; the literal reading warns, and shrinks a weight whose gradient says nothing."""
+    weights, shrunk = {}, {}
+    for kind in ("decoupled", "l2"):
+        plain = profile(adam_decay=kind)
+        adam = plain.mae_patch.optimisation.model_copy(update={"optimizer": "adam", "weight_decay": 0.1})
+        stage = plain.mae_patch.model_copy(update={"optimisation": adam})
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            settings = plain.model_copy(update={"mae_patch": stage})
+            weights[kind] = pretrain_patch([store], settings, tmp_path / kind, 0, progress=False).read_bytes()
+            layer = torch.nn.Linear(1, 1, bias=False)
+            torch.nn.init.ones_(layer.weight)
+            optimizer = make_optimizer(layer, adam, kind)
+        assert sum("fidelity.adam_decay is l2" in str(item.message) for item in told) == 2 * (kind == "l2")
+        for step in range(100):
+            layer.weight.grad = torch.full((1, 1), 1e-4 * (-1) ** step)
+            optimizer.step()
+        shrunk[kind] = 1 - layer.weight.item()
+    assert weights["decoupled"] != weights["l2"]
+    assert shrunk["l2"] > 5 * shrunk["decoupled"]
+    # The road reads the switch where the optimiser is called Adam, and there only.
+    for step in ("mae_patch", "mae_region_reg", "mae_region_patreg"):
+        read = {name: "fidelity.adam_decay" in ROAD[step].reads(load_profile(name)).settings for name in PROFILES}
+        assert read == {"paper": True, "smoke": False, "workstation": False}, step
+
+
 def proves_slide_positions(store: Path, tmp_path: Path) -> None:
     for name in HIERARCHICAL:
         assert differ(risk(name, profile()), risk(name, profile(slide_positions=False))), name
 
 
 def proves_omics_projection(store: Path, tmp_path: Path) -> None:
-    for name in ("hcmae", "trans_mo"):
+    for name in ("hcmae", "trans_mo", *INTEGRATED):
         shared, separate = (network(name, profile(omics_projection=kind))[0] for kind in ("shared", "separate"))
         assert sum(p.numel() for p in shared.parameters()) < sum(p.numel() for p in separate.parameters()), name
         # Only a shared map cannot tell two omics apart.
@@ -228,13 +260,14 @@ def proves_omics_projection(store: Path, tmp_path: Path) -> None:
 
 
 def proves_pooler(store: Path, tmp_path: Path) -> None:
-    shared, separate = (network("hcmae", profile(pooler=kind))[0] for kind in ("shared", "separate"))
-    assert sum(p.numel() for p in shared.parameters()) < sum(p.numel() for p in separate.parameters())
-    assert differ(risk("hcmae", profile(pooler="shared")), risk("hcmae", profile()))
+    for name in ("hcmae", *INTEGRATED):
+        shared, separate = (network(name, profile(pooler=kind))[0] for kind in ("shared", "separate"))
+        assert sum(p.numel() for p in shared.parameters()) < sum(p.numel() for p in separate.parameters()), name
+        assert differ(risk(name, profile(pooler="shared")), risk(name, profile())), name
 
 
 def proves_risk_head(store: Path, tmp_path: Path) -> None:
-    for name in (*NETWORKS, *RELEASED, "abmil_patch"):
+    for name in (*NETWORKS, *RELEASED, "abmil_patch", *INTEGRATED):
         scaled, sigmoid, linear = (
             risk(name, profile(risk_head=kind)) for kind in ("scaled_sigmoid", "sigmoid", "linear")
         )

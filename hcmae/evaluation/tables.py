@@ -77,6 +77,7 @@ TABLE2_ROWS: tuple[tuple[str, str, str], ...] = (
     ("HIPT (WSI only)", "hipt", "Deep learning"),
     ("HIPT (Integration)", "hipt_integration", "Deep learning"),
     ("HC-MAE", "hcmae", "Deep learning"),
+    ("HC-MAE, paper's reading", "hcmae_paper", "Deep learning"),
     ("HC-MAE, images only", "hcmae_image", "Added here"),
     ("Trans-MO (omics only)", "trans_mo", "Added here"),
     ("CLAM-SB", "clam_sb", "Added here"),
@@ -91,7 +92,9 @@ TABLE3_ROWS: tuple[tuple[str, str, str], ...] = (
     ("HC-RegSli", "hc_regsli", "Image"),
     ("HC-PatRegSli", "hc_patregsli", "Image"),
     ("Trans-MO", "trans_mo", "Multi-omics"),
+    ("HC-MAE without thumbnails", "hcmae_regions", "Multimodal"),
     ("HC-MAE", "hcmae", "Multimodal"),
+    ("HC-MAE, paper's reading", "hcmae_paper", "Multimodal"),
 )
 
 
@@ -240,14 +243,14 @@ def score(predictions: pd.DataFrame, *, draws: int = 300) -> Score:
 
 
 def provenance_text(provenance: Mapping[str, Any] | None) -> str:
-    """'profile smoke, source synthetic, seed 0, commit 1a2b3c4' from a run's provenance.
+    """'cancer LIHC, profile smoke, source synthetic, seed 0, commit 1a2b3c4' from a run's provenance.
 
     A run that does not name its commit is given the checkout's, because the code that draws the table is the code that
     a reader has to look at.
     """
     if not provenance:
         return "provenance unknown"
-    keys = ("profile", "source", "seed", "seeds", "repeats", "protocol", "commit", "version", "date")
+    keys = ("cancer", "profile", "source", "seed", "seeds", "repeats", "protocol", "commit", "version", "date")
     known = {"commit": source_commit(), **{key: value for key, value in provenance.items() if value is not None}}
     parts = []
     for key in keys:
@@ -290,16 +293,18 @@ def table2(
     provenance: Mapping[str, Any] | None = None,
     interval: bool = False,
     note: str = "",
+    variant: str = "",
 ) -> ResultTable:
     """Table II: methods by cancers; ``ours`` maps method name -> cancer -> Score.
 
+    ``variant`` says which HC-MAE is ours; its row is then called a variant.
     Each cancer has two columns, the paper's value and ours; with ``interval`` each takes two lines. A method or cancer
     that has not been run says so.
     """
     columns = [f"{cancer} {who}" for cancer in cancers for who in ("paper", "ours")]
     rows, cells, values = [], [], []
     for label, key, group in TABLE2_ROWS:
-        rows.append((group, label))
+        rows.append((group, _variant_label(key, label, variant)))
         line, numbers = [], []
         for cancer in cancers:
             paper = PAPER_TABLE2.get(label, {}).get(cancer)
@@ -317,28 +322,37 @@ def table2(
         + ". Paper: published values on real TCGA. Ours: "
         + provenance_text(provenance)
         + ". "
-        + (f"{note} " if note else "")
+        + "".join(f"{text} " for text in (variant, note) if text)
         + "A synthetic cohort cannot confirm or refute a published value."
     )
     return ResultTable("Table II, comparison of methods", columns, rows, cells, caption, _best(values))
 
 
 def table3(
-    ours: Mapping[str, Score], *, provenance: Mapping[str, Any] | None = None, interval: bool = True
+    ours: Mapping[str, Score],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    interval: bool = True,
+    variant: str = "",
 ) -> ResultTable:
-    """Table III: the ablation; ``ours`` maps method name -> Score."""
+    """Table III: the ablation; ``ours`` maps method name -> Score, ``variant`` says which HC-MAE is ours."""
     rows, cells, values = [], [], []
     for label, key, group in TABLE3_ROWS:
-        own = ours.get(key)
-        rows.append((group, label))
-        cells.append([PAPER_TABLE3[label].text(), own.text(interval=interval) if own else NOT_RUN])
-        values.append([PAPER_TABLE3[label].mean, own.mean if own else None])
+        own, paper = ours.get(key), PAPER_TABLE3.get(label)
+        rows.append((group, _variant_label(key, label, variant)))
+        cells.append([paper.text() if paper else "", own.text(interval=interval) if own else NOT_RUN])
+        values.append([paper.mean if paper else None, own.mean if own else None])
     caption = (
         "C-index, mean ± sd over folds; ours with a 95 % bootstrap interval over patients. Paper: real LIHC. Ours: "
         + provenance_text(provenance)
         + "."
+        + (f" {variant}" if variant else "")
     )
     return ResultTable("Table III, ablation", ["paper", "ours"], rows, cells, caption, _best(values))
+
+
+def _variant_label(key: str, label: str, variant: str) -> str:
+    return f"{label}, this book's variant" if key == "hcmae" and variant else label
 
 
 def difference_frame(rows: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:

@@ -6,6 +6,7 @@ is left to do. What is not done is done by the next call, and only that; a recor
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -90,20 +91,25 @@ class Stage:
             return False
         if state.kind == "stale":
             say(f"{self.name}: again, because {state.reason()}")
-        start = time.perf_counter()
+        start, cores = time.perf_counter(), _core_seconds()
         work()
         missing = [str(path) for path in self.outputs if not path.exists()]
         if missing:
             raise RuntimeError(f"step {self.name} ended without writing {missing[0]}; nothing was recorded")
         seconds = round(time.perf_counter() - start, 2)
-        self.write(seconds)
+        self.write(seconds, round(_core_seconds() - cores, 2))
         say(f"{self.name}: done in {seconds:.1f} s")
         return True
 
-    def write(self, seconds: float) -> None:
-        """Record that the work of this key has ended."""
-        facts = {"format": FORMAT, "version": __version__, "seconds": seconds}
+    def write(self, seconds: float, core_seconds: float | None = None) -> None:
+        """Record that the work of this key has ended, and what it took on the clock and of all cores together."""
+        facts = {"format": FORMAT, "version": __version__, "seconds": seconds, "core_seconds": core_seconds}
         write_json(self.record_path, {**facts, **self.key.record()})
+
+
+def _core_seconds() -> float:
+    """Time that this process and its ended children have had of any core."""
+    return sum(os.times()[:4])
 
 
 def recorded(path: Path) -> State | None:

@@ -240,9 +240,14 @@ def train_patch(run: Place, key: Key, options: Options) -> None:
     _copy(weights, run.patch_weights)
 
 
+def _decay(stage: Literal["mae_patch", "mae_region"], profile: Profile) -> tuple[str, ...]:
+    """What weight decay means is read where the optimiser is called Adam; AdamW says it itself."""
+    return ("fidelity.adam_decay",) if getattr(profile, stage).optimisation.optimizer == "adam" else ()
+
+
 def patch_reads(profile: Profile) -> Reads:
     sizes = ("geometry.patch", "geometry.cell")
-    settings = (*sizes, "network", "mae_patch", "fidelity.augment", "compute.precision")
+    settings = (*sizes, "network", "mae_patch", "fidelity.augment", "compute.precision", *_decay("mae_patch", profile))
     return Reads(settings, (*_TRAINING, "hcmae_core.mae_patch", *CORE_MAE))
 
 
@@ -260,6 +265,7 @@ def region_reads(variant: str) -> Callable[[Profile], Reads]:
             "mae_region",
             "fidelity.augment",
             "compute.precision",
+            *_decay("mae_region", profile),
         ]
         if not starts_warm(profile, variant):
             settings.append("-mae_region.warm_epochs")

@@ -44,6 +44,8 @@ MODALITIES: dict[str, str] = {
 }
 METHODS: dict[str, str] = {
     "hcmae": "#b2182b",
+    "hcmae_paper": "#d6604d",
+    "hcmae_regions": "#92385d",
     "hcmae_image": "#6a51a3",
     "hc_patregsli": "#6a51a3",
     "hc_regsli": "#9e8cc9",

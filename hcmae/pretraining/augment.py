@@ -1,7 +1,8 @@
 """Augmentations that keep a region's tokens and its patch vectors about the same tissue.
 
-Flips and quarter turns are exact on pixels and move whole tokens, so patch vectors can follow by a permutation; random
-crops cannot, which is why the release's crop is here only to be compared with.
+Flips and quarter turns are exact on pixels and move whole tokens, so patch vectors can follow by a permutation, which
+gives the vectors of the turned patches as far as these do not depend on the turn; random crops cannot, which is why the
+release's crop is here only to be compared with.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def draw_symmetries(batch: int, generator: torch.Generator) -> Tensor:
     """One of the eight symmetries of a square per image, int64 [B]: bits 0-1 quarter turns, bit 2 flip."""
     return torch.randint(0, 8, (batch,), generator=generator)
+
+
+def without_quarter_turns(symmetries: Tensor) -> Tensor:
+    """The same [B] less an odd quarter turn: flips and half turns, which leave an axis an axis.
+
+    A patch vector that moves along was computed on the unturned patch. MAE-Patch sees nearly the same in a patch and in
+    its mirror image, and something else in a patch turned by a quarter.
+    """
+    return symmetries & 0b110
 
 
 def apply_symmetries(images: Tensor, symmetries: Tensor) -> Tensor:

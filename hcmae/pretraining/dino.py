@@ -1,8 +1,8 @@
 """Pre-training of HIPT's two stages by DINO from slide stores, and their vectors into the stores.
 
-Stage ``patch`` sees single patches, stage ``region`` grids of the frozen vectors of stage ``patch``. Pool and budget
-are those of the two masked autoencoders unless the profile says otherwise, so that HIPT and HC-MAE differ in method
-only.
+Stage ``patch`` sees single patches, stage ``region`` grids of the frozen vectors of stage ``patch``. The pool is that
+of the two masked autoencoders, and so is the budget of images unless the profile says otherwise, as the small one does;
+``hcmae.pipeline.budgets`` counts what both have had in a run.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ def step_rate(profile: Profile, stage: str, seconds: float) -> float:
     # A CPU shows its rate with a few megapixels.
     batch = settings.batch_size if device.type == "cuda" else max(1, min(settings.batch_size, 2**20 // side**2))
     images = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=device)
-    optimizer, low = make_optimizer(model, settings), choose_precision(profile.compute, device) == "bf16-mixed"
+    optimizer = make_optimizer(model, settings, profile.fidelity.adam_decay)
+    low = choose_precision(profile.compute, device) == "bf16-mixed"
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=low):

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from hcmae.pretraining.augment import (
     random_resized_crop,
     stain_jitter,
     to_device,
+    without_quarter_turns,
 )
 from hcmae.pretraining.checkpoint import CheckpointFolder, Interrupted
 from hcmae.pretraining.feeder import Decoders, Feeder, HostBatches, Raw, together
@@ -90,9 +92,18 @@ class NonFiniteLossError(RuntimeError):
     """The loss became infinite or not a number; the message names slides and coordinates of the batch."""
 
 
-def make_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
-    """Adam or AdamW in one fused kernel."""
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+def make_optimizer(
+    model: nn.Module, settings: Optimisation, adam_decay: Literal["decoupled", "l2"] = "decoupled"
+) -> torch.optim.Optimizer:
+    """Adam or AdamW in one fused kernel; Adam with decoupled decay is AdamW. Warns of a decay in Adam's gradient."""
+    literal = settings.optimizer == "adam" and adam_decay == "l2"
+    if literal and settings.weight_decay > 0:
+        warnings.warn(
+            f"fidelity.adam_decay is l2: Adam divides a decay of {settings.weight_decay:g} in the gradient by the "
+            "gradient's own size, so that weights with small gradients shrink to nothing; take decoupled to train with",
+            stacklevel=2,
+        )
+    kind = torch.optim.Adam if literal else torch.optim.AdamW
     groups = parameter_groups(model, settings.weight_decay)
     return kind(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
@@ -120,6 +131,7 @@ class Stage:
     samples_per_epoch: int
     image_key: str
     augment: str = "joint"
+    adam_decay: Literal["decoupled", "l2"] = "decoupled"
     stain: float = 0.0
     with_vectors: bool = False
     slides: list[str] = field(default_factory=list)
@@ -157,6 +169,8 @@ class Stage:
         out: dict[str, Tensor] = {"noise": to_device(noise[rows], images.device)}
         vectors = vectors[mine] if vectors is not None else None
         if self.augment == "joint":
+            if vectors is not None:
+                symmetries = without_quarter_turns(symmetries)
             images = apply_symmetries(images, symmetries[rows])
             if vectors is not None:
                 vectors = apply_symmetries_to_vectors(vectors, symmetries[rows])
@@ -308,7 +322,7 @@ class _Fit:
         self.rank, world = fabric.global_rank, fabric.world_size
         self.bare = stage.model
         self.model: Any = stage.model
-        self.optimizer: Any = make_optimizer(stage.model, stage.settings)
+        self.optimizer: Any = make_optimizer(stage.model, stage.settings, stage.adam_decay)
         self.share = stage.settings.batch_size // world
         self.rows = slice(self.rank * self.share, (self.rank + 1) * self.share)
         self.per_epoch = stage.steps_per_epoch

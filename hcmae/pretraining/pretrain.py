@@ -246,6 +246,8 @@ def _pretrain(
         samples_per_epoch=samples,
         image_key=image_key,
         augment=profile.fidelity.augment,
+        # Read where it has a meaning and nowhere else: it is part of the key then.
+        adam_decay=profile.fidelity.adam_decay if settings.optimisation.optimizer == "adam" else "decoupled",
         stain=settings.stain_jitter,
         with_vectors=isinstance(model, MAERegion) and model.needs_patch_vectors,
         slides=slides,

@@ -211,8 +211,9 @@ def _epochs(
     kept_epoch, kept_score = settings.epochs, -math.inf
     for epoch in range(settings.epochs):
         model.train()
-        for group in group_rows(rows, settings.group, fidelity.drop_last_group, rng):
-            if not data.event[group].any():
+        for group in group_rows(_drawn(method, inputs, rows, rng), settings.group, fidelity.drop_last_group, rng):
+            # Cox's likelihood of a group without a death is empty; that of hazards in time bins is not.
+            if not method.learns_from_censored and not data.event[group].any():
                 step += 1
                 continue
             for parameters in optimizer.param_groups:
@@ -240,6 +241,12 @@ def _epochs(
         model.load_state_dict(kept)
     model.eval()
     return model, np.array(risks), kept_epoch
+
+
+def _drawn(method: Method, inputs: FoldInputs, rows: Rows, rng: np.random.Generator) -> Rows:
+    """The patients of one epoch: everybody once, or as many drawn with replacement by the method's own weights."""
+    weights = method.weights(inputs, rows) if method.weights is not None else None
+    return rows if weights is None else rng.choice(rows, len(rows), p=weights / weights.sum())
 
 
 def _inner_score(data: SurvivalData, rows: Rows, risk: NDArray) -> float:
@@ -363,8 +370,11 @@ def predict(method: Method, model: nn.Module, feeder: Feeder, rows: Rows, part: 
 
 
 def _schedule(step: int, total: int, warmup: float, kind: str) -> float:
+    """Share of the learning rate at update ``step`` (from 0) of ``total``; no kind reaches zero before the last."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if kind == "constant" or total <= warmup:
         return 1.0
+    if kind == "linear":
+        return 1 - (step - warmup + 1) / (total - warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hcmae.config import ComparisonSettings, MethodSettings, Profile
-from hcmae.survival.fold import FoldInputs, FoldOutput
+from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
 
 Group = Literal["clinical", "omics", "image", "multimodal"]
 # The kinds that can be a method's bag of vectors.
@@ -82,6 +84,9 @@ class Method:
             ``comparisons.bins``, ``protocol.select_on``). Kept predictions are made again when one of them, or one that
             the training loop reads, has changed. Default: everything that a method may sensibly read.
         adapt: the profile as the method's publication sets it, where it differs.
+        weights: (inputs, rows) -> weight of each row [n] with which an epoch's patients are drawn, with replacement;
+            None, or a weight of None: everybody once.
+        learns_from_censored: its loss has a value for a group without a death, so that no group is passed over.
     """
 
     name: str
@@ -97,6 +102,8 @@ class Method:
     note: str = ""
     settings: tuple[str, ...] = ANYTHING
     adapt: Callable[[Profile], Profile] | None = None
+    weights: Callable[[FoldInputs, Rows], NDArray[np.float64] | None] | None = None
+    learns_from_censored: bool = False
 
     def __post_init__(self) -> None:
         if (self.build is None) == (self.fit is None):

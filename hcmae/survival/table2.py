@@ -20,7 +20,7 @@ from hcmae.config import MethodSettings, Profile
 from hcmae.survival.fit import Feeder, fit_network, sizes_for
 from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import COX, Method, Sizes, register
-from hcmae.survival.table3 import transformer_sizes
+from hcmae.survival.table3 import INTEGRATION, integration_network
 from hcmae_core.attention import InputScale
 from hcmae_core.baselines import (
     CAMR,
@@ -30,7 +30,6 @@ from hcmae_core.baselines import (
     MCAT,
     DeepCorrSurv,
     DeepCorrSurvCosine,
-    HIPTIntegration,
     correlation_loss,
 )
 from hcmae_core.baselines.parts import hazard_risk
@@ -89,8 +88,21 @@ def discrete_loss(logits: Tensor, time: Tensor, event: Tensor, inputs: FoldInput
     return nll_discrete(logits, _fold_bins(time, inputs), event)
 
 
-# What this loss reads: its bins follow the training patients.
+def balanced_weights(inputs: FoldInputs, rows: Rows) -> NDArray[np.float64] | None:
+    """Weight of each of these rows [n]: one over the size of its class, a time bin among dead or among censored.
+
+    None where ``comparisons.balanced_sampling`` is off. Source: the sampler of MCAT's code.
+    """
+    if not inputs.profile.comparisons.balanced_sampling:
+        return None
+    bins = _fold_bins(torch.from_numpy(inputs.data.time[rows]), inputs).numpy()
+    classes = 2 * bins + (inputs.data.event[rows] > 0)
+    return 1.0 / np.bincount(classes)[classes]
+
+
+# What this loss reads (its bins follow the training patients), and the sampler that goes with it.
 _DISCRETE = ("comparisons.bins", "protocol.select_on")
+_BALANCED = ("comparisons.balanced_sampling",)
 
 
 def cox_scores(features: NDArray[np.floating], time: NDArray[np.floating], event: NDArray[np.integer]) -> NDArray:
@@ -425,7 +437,9 @@ _published(
         risk=hazard_risk,
         paper="MCAT",
         note="patch vectors of the frozen MAE-Patch unless others are stored",
-        settings=(*_DISCRETE, "comparisons.mcat_dim", "comparisons.mcat.dropout"),
+        settings=(*_DISCRETE, *_BALANCED, "comparisons.mcat_dim", "comparisons.mcat.dropout"),
+        weights=balanced_weights,
+        learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.mcat,
     fit_network,
@@ -448,22 +462,13 @@ _published(
         loss=discrete_loss,
         risk=hazard_risk,
         paper="HIPT (WSI only)",
-        settings=(*_DISCRETE, "comparisons.hipt_dim", "comparisons.hipt.dropout"),
+        settings=(*_DISCRETE, *_BALANCED, "comparisons.hipt_dim", "comparisons.hipt.dropout"),
+        weights=balanced_weights,
+        learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.hipt,
     fit_network,
 )
-
-
-def _hipt_integration(sizes: Sizes, profile: Profile) -> nn.Module:
-    network = HIPTIntegration(
-        sizes.vector_dim,
-        sizes.omics_features,
-        sizes.modalities,
-        transformer_sizes(profile),
-        profile.survival.dropout,
-    )
-    return Scaled(network, sizes.vector_dim)
 
 
 _published(
@@ -471,10 +476,11 @@ _published(
         "hipt_integration",
         "HIPT (Integration)",
         "multimodal",
-        {"vectors": "region_hipt", "omics": "omics"},
-        _hipt_integration,
+        {"regions": "region_hipt", "omics": "omics"},
+        integration_network,
         paper="HIPT (Integration)",
-        settings=("survival.network", "survival.dropout"),
+        note="HC-MAE's network and switches on HIPT's region vectors",
+        settings=INTEGRATION,
     ),
     lambda profile: profile.comparisons.hipt_integration,
     fit_network,
@@ -517,6 +523,7 @@ _published(
         risk=lambda output: hazard_risk(output[0]),
         note="bag classes are time bins; patch vectors as for MCAT",
         settings=(*_DISCRETE, "comparisons.clam_dim", "comparisons.clam_sb.dropout"),
+        learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.clam_sb,
     fit_network,
@@ -524,6 +531,7 @@ _published(
 
 __all__ = [
     "Scaled",
+    "balanced_weights",
     "best_columns",
     "cox_scores",
     "discrete_loss",

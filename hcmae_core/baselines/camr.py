@@ -7,8 +7,8 @@ low-rank tensor product; decoders rebuild each input; the head predicts a log ha
 Follows the publication: the adversarial game. A discriminator tries to tell the modality of an invariant code, a
 gradient reversal layer makes the shared encoder hide it.
 Follows its code: all widths, rank 16, the gate, the head (sigmoid * 8 - 4), the loss weights (0.6 adversarial, 0.8
-reconstruction, 0.05 difference, 2e-6 L1), full-batch Adam at 4e-4 with linear decay. 1,725,929 parameters with three
-slots of 80, as many as the release uses (it holds 878,760 more that take no part).
+reconstruction, 0.05 difference, 2e-6 L1), full-batch training at 4e-4 with linear decay (Adam there, AdamW here).
+1,725,929 parameters with three slots of 80, as many as the release uses (it holds 878,760 more that take no part).
 Had to be decided: (1) the release never trains the discriminator and pushes the shared encoder to *reveal* the
 modality; ``aligned=False`` keeps that reading, the default is the published game. (2) Its third gate looks at the
 second modality's code; here each gate looks at its own. (3) Its decoders end in ReLU and cannot rebuild negative

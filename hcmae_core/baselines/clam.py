@@ -2,7 +2,8 @@
 
 Follows the publication and its code: a linear layer to 512, one gated attention branch (256), the attended mean
 classified, and per class a small classifier taught on the eight most and the eight least attended patches; total loss
-0.7 * bag + 0.3 * instances; Adam 1e-4, weight decay 1e-5, an update after every patient; dropout 0.25.
+0.7 * bag + 0.3 * instances; 1e-4, weight decay 1e-5, at most 200 epochs, an update after every patient; dropout 0.25.
+Adam there, AdamW here.
 Had to be decided: CLAM is a classifier, HC-MAE names no classes; here the bag's classes are the four time bins of the
 discrete survival likelihood, and the instance branch of a bin learns from patients who died in it only (a censored
 patient's bin is unknown). The instance loss is the cross entropy (the code's default), not the smooth SVM.

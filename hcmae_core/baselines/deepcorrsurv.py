@@ -6,8 +6,9 @@ Follows its code: the layers of both sub-networks and of the fusion (449,248 par
 pixels), Pearson correlation per dimension (not full CCA), Glorot uniform initialisation, molecular hidden width 128.
 Had to be decided: Adam instead of Nesterov momentum whose schedule never took effect there; batches of at least 32 in
 stage 1, since one patient has no correlation; stage 2 trains all layers, as the paper says, where the code freezes
-both sub-networks; several images of a patient are averaged after the image network. The image is a region's
-thumbnail; at sizes below 64 pixels the strides of the three convolutions and the poolings shrink with it.
+both sub-networks; no L1 or L2 of the output layer, whose weights are 0 by default there; several images of a patient
+are averaged after the image network. The image is a region's thumbnail; at sizes below 64 pixels the strides of the
+three convolutions and the poolings shrink with it.
 
 ``DeepCorrSurvCosine`` is the variant that accompanies HC-MAE (353,664 parameters at 256 pixels and 900 features) and
 that its entry script trains: the risk is the *cosine* of both vectors, with no correlation stage; probably what

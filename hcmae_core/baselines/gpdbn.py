@@ -3,11 +3,11 @@
 Follows the publication: the three outer products (gene x gene, pathology x pathology, gene x pathology), each reduced
 to 20 numbers and joined with both inputs.
 Follows its code (the Cox version that accompanies it, 289,313 parameters at 32 + 32 inputs): encoder 500-256-128-32
-with ReLU and dropout 0.1, head sigmoid * 6 - 3, Cox loss, L1 on all weights (3e-4), full-batch Adam (2e-4, weight decay
-1e-6, learning rate falling linearly).
-Had to be decided: what the 32 + 32 inputs are here (the first 32 omics features by importance in the training fold over
-all modalities; the first 32 hand-crafted features ranked there by a univariate Cox score; both standardised, the
-release had ternary values), and they are bounded to +-3 so that one outlier does not rule an outer product.
+with ReLU and dropout 0.1, head sigmoid * 6 - 3, Cox loss, L1 on all weights (3e-4), full-batch training (2e-4, weight
+decay 1e-6, learning rate falling linearly; Adam there, AdamW here).
+Had to be decided: what the 32 + 32 inputs are here (the 32 omics features, over all modalities, and the 32 hand-crafted
+ones with the largest univariate Cox scores among the training patients; both standardised, the release had ternary
+values), and they are bounded to +-3 so that one outlier does not rule an outer product.
 """
 
 from __future__ import annotations

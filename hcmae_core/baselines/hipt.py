@@ -6,27 +6,31 @@ frozen; stage 3 (``HIPT``) is trained on survival.
 Follows the publication: the hierarchy 16 -> 256 -> 4096 -> slide and DINO in two stages.
 Follows its code: ViT-S/16 with 384 numbers, 12 blocks, 6 heads (21.7 M parameters); region ViT on the 16 x 16 grid of
 frozen patch vectors, 192 numbers, 6 blocks, 6 heads (2,781,504 parameters); slide: linear 192, two post-norm layers
-with 3 heads, gated attention pooling, four hazards (595,397 parameters); discrete-time likelihood, Adam 2e-4,
+with 3 heads, gated attention pooling, four hazards (595,397 parameters); discrete-time likelihood, 2e-4,
 accumulation over 32 patients.
-Had to be decided: regions, patches and the budget of images are those of HC-MAE's two autoencoders, so that only the
-method differs; the survival code was never released, so its wiring follows MCAT's, whose settings it shares.
+Had to be decided: regions and patches are those of HC-MAE's two autoencoders (the budget of images is the profile's,
+see ``hcmae.pipeline.budgets``); the survival code was never released, so its wiring follows MCAT's, whose settings it
+shares.
 
 ``HIPTIntegration`` exists in the HC-MAE paper only, in one sentence (cross-attention with omics queries, a Transformer,
-attention pooling). Had to be decided, all of it; it mirrors HC-MAE so that only the image representation differs:
-omics are the queries, HIPT's region vectors the keys and the values (HIPT has no thumbnail embedding), one Transformer
-and pooling per stream (``fused_only=True``: one Transformer, for the paper's singular), risk sigmoid * 8 - 4, Cox
-loss.
+attention pooling). Had to be decided, all of it; it is built of HC-MAE's parts, with the same switches, so that only
+the image differs: omics are the queries, HIPT's region vectors the keys and the values (HIPT has no thumbnail
+embedding), one Transformer and pooling per stream (``fused_only=True``: one Transformer, for the paper's singular). On
+MAE-PatReg's vectors it is HC-MAE without thumbnails.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from hcmae_core.attention import Transformer
+from hcmae_core.attention import AttentionPool, CrossAttention, InputScale, Transformer
 from hcmae_core.baselines.parts import GatedAttentionPool, expect, expect_mask, hazard_risk
-from hcmae_core.transformer import PAPER, Size
+from hcmae_core.hcmae import OmicsProjection, RiskHead, RiskKind
+from hcmae_core.transformer import PAPER, Size, init_weights
 
 
 class GridEmbed(nn.Module):
@@ -122,10 +126,11 @@ class HIPT(nn.Module):
 
 
 class HIPTIntegration(nn.Module):
-    """Log hazard [B] from HIPT's region vectors and three omics, the paper's own extension.
+    """Log hazard [B] from region vectors and omics: HC-MAE with region vectors as keys and as values.
 
-    forward(regions [B, M, in_dim], omics [B, 3, features], mask [B, M]) -> [B], in (-4, 4).
-    Raises ValueError for a missing input or another width. Source: HC-MAE paper, section III (one sentence).
+    forward(regions [B, M, in_dim], omics [B, modalities, features], mask [B, M]) -> [B]. The switches are those of
+    ``hcmae_core.hcmae.HCMAE``. Raises ValueError for a missing input or another width. Source: HC-MAE paper, section
+    III (one sentence).
     """
 
     def __init__(
@@ -135,43 +140,36 @@ class HIPTIntegration(nn.Module):
         modalities: int = 3,
         transformer: Size = PAPER,
         dropout: float = 0.0,
+        *,
+        omics_dropout: float = 0.0,
+        omics_projection: Literal["shared", "separate"] = "shared",
+        pooler: Literal["separate", "shared"] = "separate",
+        risk_head: RiskKind = "scaled_sigmoid",
         fused_only: bool = False,
     ) -> None:
         super().__init__()
         self.in_dim, self.features, self.modalities = in_dim, features, modalities
         dim = transformer.dim
-        self.values = nn.Linear(in_dim, dim)
-        self.omics = nn.Linear(features, dim)
-        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.fused = _blocks(transformer, dropout)
-        self.alone = nn.Identity() if fused_only else _blocks(transformer, dropout)
-        self.fused_pool, self.alone_pool = _score(dim), _score(dim)
-        self.head = nn.Linear(2 * dim, 1)
+        self.vectors = InputScale(in_dim)
+        self.widen = nn.Linear(in_dim, dim)
+        self.omics_map = OmicsProjection(features, dim, modalities, omics_projection == "shared", omics_dropout)
+        self.cross = CrossAttention(dim, None, dropout).apply(init_weights)
+        self.slide_transformer = Transformer(transformer, dropout)
+        self.omics_transformer = nn.Identity() if fused_only else Transformer(transformer, dropout)
+        self.slide_pool = AttentionPool(dim)
+        self.omics_pool = self.slide_pool if pooler == "shared" else AttentionPool(dim)
+        self.risk = RiskHead(2 * dim, risk_head, dropout)
 
     def forward(self, regions: Tensor, omics: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.with_attention(regions, omics, mask)[0]
 
     def with_attention(self, regions: Tensor, omics: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log hazard [B] and the cross-attention [B, modalities, M]."""
-        regions = expect("HIPT region vectors", regions, None, None, self.in_dim)
+        regions = expect("region vectors", regions, None, None, self.in_dim)
         omics = expect("omics", omics, len(regions), self.modalities, self.features)
         mask = expect_mask(mask, regions)
-        image, molecules = self.values(regions), self.omics(omics)
-        scores = self.query(molecules) @ self.key(image).transpose(1, 2) / image.shape[-1] ** 0.5
-        weights = scores.masked_fill(~mask[:, None], float("-inf")).softmax(dim=-1)  # [B, 3, M]
-        fused = _pool(self.fused(weights @ self.value(image)), self.fused_pool)
-        alone = _pool(self.alone(molecules), self.alone_pool)
-        return torch.sigmoid(self.head(torch.cat([fused, alone], dim=1))).squeeze(1) * 8 - 4, weights
-
-
-def _blocks(size: Size, dropout: float) -> nn.Sequential:
-    blocks = Transformer(size, dropout).blocks
-    return nn.Sequential(*blocks, nn.LayerNorm(size.dim))
-
-
-def _score(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
-
-
-def _pool(tokens: Tensor, score: nn.Module) -> Tensor:
-    return (score(tokens).softmax(dim=1) * tokens).sum(dim=1)
+        image, queries = self.widen(self.vectors(regions)), self.omics_map(omics)
+        crossed, weights = self.cross(queries, image, image, mask)
+        slide, _ = self.slide_pool(self.slide_transformer(crossed))
+        molecules, _ = self.omics_pool(self.omics_transformer(queries))
+        return self.risk(torch.cat([slide, molecules], -1)), weights

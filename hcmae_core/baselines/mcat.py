@@ -3,7 +3,8 @@
 Follows the publication and its code (they agree on the network: 3,227,398 parameters without the omics networks at
 1024-number patch vectors): a linear layer on patches, one self-normalising network per omics group, single-head
 co-attention with omics as queries, a two-layer Transformer and gated attention pooling per stream, concatenation, four
-discrete hazards. Loss and risk: discrete-time likelihood over four bins, risk = - sum of survival.
+discrete hazards. Loss and risk: discrete-time likelihood over four bins, risk = - sum of survival. Patients are drawn
+with replacement, time bins of dead and censored equally often (``hcmae.survival.table2.balanced_weights``).
 Had to be decided: the omics groups are the three modalities (the six gene families of the original need a gene
 list that covers RNA only; any number of groups works: ``groups`` is a list of widths); patch vectors come from an
 ImageNet ResNet-50 when its weights are on disk, else from the frozen MAE-Patch; time bins come from the training

@@ -350,3 +350,20 @@ def test_split_tokens_order() -> None:
     big = _images(2, 64)
     plain = big.view(2, 4, 16, 4, 16, 3).permute(0, 1, 3, 2, 4, 5).reshape(2, 16, -1)
     assert torch.equal(pixels.split_tokens(big, 4), plain)
+
+
+def test_prose_trains_its_encoder_through_the_class_token_alone() -> None:
+    pixels = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    vectors = torch.randn(3, 16, 24)
+    for token in (True, False):
+        torch.manual_seed(0)
+        model = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2), attention="prose", class_token=token)
+        model(pixels, vectors, torch.Generator().manual_seed(0)).loss.backward()
+        slopes = [parameter.grad for parameter in model.encoder.blocks.parameters()]
+        assert any(slope is not None and bool(slope.abs().max() > 0) for slope in slopes) is token
+        # A region vector holds nothing of it either way.
+        before = model.encode(pixels, vectors)
+        with torch.no_grad():
+            for parameter in model.encoder.blocks.parameters():
+                parameter.add_(1.0)
+        torch.testing.assert_close(model.encode(pixels, vectors), before)

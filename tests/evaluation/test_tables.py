@@ -53,6 +53,11 @@ def test_table3_and_figure2() -> None:
     table = tables.table3({"trans_mo": tables.Score(0.7, 0.05, 0.65, 0.75)})
     assert table.frame().loc[("Multi-omics", "Trans-MO"), "ours"] == "0.700 ± 0.050 (0.650 to 0.750)"
     assert table.frame().loc[("Image", "MAE-Pat"), "ours"] == tables.NOT_RUN
+    named = tables.table3({}, variant="HC-MAE here is a variant.")
+    assert ("Multimodal", "HC-MAE, this book's variant") in named.rows
+    assert ("Multimodal", "HC-MAE, paper's reading") in named.rows
+    assert named.caption.endswith("HC-MAE here is a variant.")
+    assert "HC-MAE here is a variant. A synthetic" in tables.table2({}, variant="HC-MAE here is a variant.").caption
     figure = tables.figure2_table({"hcmae": risk_groups(predictions())}).frame()
     assert figure.loc[("Deep learning", "HC-MAE"), "p, paper"] == "2.1e-07"
     assert figure.loc[("Deep learning", "MCAT"), "p, ours"] == tables.NOT_RUN
@@ -77,7 +82,14 @@ def test_rendered_tables_escape() -> None:
 
 
 def test_tables_carry_their_provenance_in_every_format(tmp_path) -> None:
-    origin = {"profile": "smoke", "source": "synthetic", "seeds": [0, 1, 2], "protocol": "honest", "commit": "abc1234"}
+    origin = {
+        "cancer": "LGG",
+        "profile": "smoke",
+        "source": "synthetic",
+        "seeds": [0, 1, 2],
+        "protocol": "honest",
+        "commit": "abc1234",
+    }
     score = tables.Score(0.7, 0.05, 0.65, 0.75)
     for number, table in enumerate(
         (
@@ -88,7 +100,7 @@ def test_tables_carry_their_provenance_in_every_format(tmp_path) -> None:
     ):
         for path in table.write(tmp_path, f"table{number}"):
             text = path.read_text()
-            for part in ("profile smoke", "source synthetic", "seeds 0 1 2", "commit abc1234"):
+            for part in ("cancer LGG", "profile smoke", "source synthetic", "seeds 0 1 2", "commit abc1234"):
                 assert part in text, (path.name, part)
 
 

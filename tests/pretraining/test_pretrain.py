@@ -245,6 +245,15 @@ def test_vectors_follow_flips_and_turns(code: int) -> None:
     torch.testing.assert_close(augment.apply_symmetries_to_vectors(means, symmetry), expected)
 
 
+def test_patch_vectors_follow_flips_and_half_turns_only() -> None:
+    kept = augment.without_quarter_turns(torch.arange(8))
+    assert set(kept.tolist()) == {0, 2, 4, 6}
+    rows = torch.arange(4.0)[:, None].expand(4, 4).reshape(1, 4, 4, 1).expand(8, 4, 4, 1)
+    turned = augment.apply_symmetries(rows, kept)
+    # What was the same along a row still is: no row became a column.
+    assert bool((turned == turned[:, :, :1]).all())
+
+
 def test_eight_symmetries_are_all_different() -> None:
     image = torch.arange(9, dtype=torch.uint8).view(1, 3, 3, 1).expand(8, 3, 3, 3).contiguous()
     turned = augment.apply_symmetries(image, torch.arange(8))

@@ -130,8 +130,10 @@ def _other(settings: Settings, name: str) -> Any:
     value, kind = getattr(settings, name), type(settings).model_fields[name].annotation
     if isinstance(value, bool):
         return not value
-    if get_origin(kind) is Literal:
-        return next(option for option in get_args(kind) if option != value)
+    choices = [kind, *(get_args(kind) if get_origin(kind) is not Literal else ())]
+    options = next((get_args(choice) for choice in choices if get_origin(choice) is Literal), ())
+    if options:
+        return next(option for option in options if option != value)
     if isinstance(value, dict):
         return {"rna": "log"}
     if value is None:
@@ -250,10 +252,12 @@ def expected(name: str, profile: Profile) -> set[str]:
         "mcat": NETWORK
         | OVER_BAGS
         | OMICS
-        | {"survival.scale_vectors", "comparisons.bins", "comparisons.mcat_dim", "comparisons.mcat.dropout"},
+        | {"survival.scale_vectors", "comparisons.bins", "comparisons.balanced_sampling", "comparisons.mcat_dim"}
+        | {"comparisons.mcat.dropout"},
         "hipt": NETWORK
         | OVER_BAGS
-        | {"survival.scale_vectors", "comparisons.bins", "comparisons.hipt_dim", "comparisons.hipt.dropout"},
+        | {"survival.scale_vectors", "comparisons.bins", "comparisons.balanced_sampling", "comparisons.hipt_dim"}
+        | {"comparisons.hipt.dropout"},
         "gpdbn": NETWORK | OWN_LOSS | OMICS | {"comparisons.gpdbn_features", "comparisons.gpdbn.dropout"},
         "deepcorrsurv": NETWORK
         | OVER_BAGS
@@ -267,7 +271,7 @@ def expected(name: str, profile: Profile) -> set[str]:
         return found
     # What a publication sets stands before the survival stage's own value.
     own = getattr(profile.comparisons, name)
-    for field in ("learning_rate", "weight_decay", "epochs", "group"):
+    for field in ("learning_rate", "weight_decay", "epochs", "group", "schedule"):
         found = found | {f"comparisons.{name}.{field}"}
         if getattr(own, field) is not None:
             found = found - {f"survival.{field}"}
