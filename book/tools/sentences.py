@@ -5,7 +5,8 @@ The convention: a sentence that says that one thing is more, better, larger ... 
 - *computed*: a code cell writes it from this run's numbers and chooses its verdict by them
   (``hcmae.evaluation.sentences``);
 - *cited*: it names a results file with the role ``{result}`name` ``, or its publication with ``{cite:p}``;
-- or *declared* in ``book/comparisons.toml`` with the reason why no number of a run can contradict it.
+- or *declared* in ``book/comparisons.toml`` with the reason why no number of a run can contradict it. A page of rules
+  may be declared as a whole, a lesson may not.
 
 ``python -m book.tools.sentences`` lists those that are none of the three; a test wants none.
 """
@@ -31,15 +32,17 @@ COMPARING = re.compile(
     |stronger|strongest|weaker|weakest|faster|fastest|slower|slowest|wider|widest|narrower|sooner|fewer|fewest
     |easier|harder|cheaper|beats?|outperforms?|exceeds?|surpass(?:es)?|clearly|hardly|as\ good\ as
     |most\ of|the\ more|rises?|falls|grows|shrinks|improves?|worsens?|come\ back|comes\ back
-    |(?:above|below)\ (?!(?:is|are|stands?|has|and|was)\b)[\w$*]
+    |(?:above|below)(?=\ (?!(?:is|are|stands?|has|and|was|all)\b)[\w$*+-])
     |(?<!rather\ )(?<!other\ )than
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 CITED = re.compile(r"\{(?:result|cite(?::\w+)?)\}`[^`]+`")
-# A fence that holds code; fences of directives ({exercise}, {figure}) hold prose.
-CODE_FENCE = re.compile(r"^(`{3,}|~{3,})(?!\{)[^\n]*\n.*?^\1\s*$", re.MULTILINE | re.DOTALL)
-OPTION_OR_FENCE = re.compile(r"^(?:`{3,}.*|:{3,}.*|:[\w-]+:.*)$", re.MULTILINE)
+RESULT = re.compile(r"\{result\}`(\w+)`")
+FENCE = re.compile(r"^\s*(`{3,}|~{3,}|:{3,})\s*(.*)$")
+OPTION = re.compile(r"^\s*:[\w-]+:")
+# Directives whose content is no prose; all others hold some, like {exercise}, {figure} and {quiz}.
+NO_PROSE = ("{math}", "{code", "{mermaid}", "{bibliography}")
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,27 @@ def plain(text: str) -> str:
     return " ".join(text.replace("**", "").replace("*", "").split())
 
 
+def prose_lines(markdown: str) -> Iterator[str]:
+    """Lines that are no code; a fence and the options of a directive are blank lines."""
+    fences: list[tuple[str, bool]] = []
+    for line in markdown.splitlines():
+        found = FENCE.match(line)
+        if found is None:
+            code = any(holds_code for _, holds_code in fences)
+            yield "" if code or (fences and OPTION.match(line)) else line
+            continue
+        marks, info = found.groups()
+        if fences and not info and marks[0] == fences[-1][0][0] and len(marks) >= len(fences[-1][0]):
+            fences.pop()
+        elif not any(holds_code for _, holds_code in fences):
+            directive = info.startswith("{") or marks[0] == ":"
+            fences.append((marks, not directive or info.startswith(NO_PROSE)))
+        yield ""
+
+
 def sentences(markdown: str) -> Iterator[str]:
     """Sentences of prose: no displayed formulas, no code; a heading, a list item, a table row stand alone."""
-    text = CODE_FENCE.sub("\n\n", markdown)
-    text = re.sub(r"\$\$.*?\$\$", "\n\n", text, flags=re.DOTALL)
-    text = OPTION_OR_FENCE.sub("", text)
+    text = re.sub(r"\$\$.*?\$\$", "\n\n", "\n".join(prose_lines(markdown)), flags=re.DOTALL)
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*] |\d+\. |\||: |#))", text):
         line = " ".join(block.split())
         for sentence in re.split(r"(?<=[.!?:])(?<!Eq\.)(?<!Fig\.)(?:\*\*)?\s+(?=[A-Z*`\"'(\[{$\d])", line):
@@ -74,7 +93,7 @@ def sentences(markdown: str) -> Iterator[str]:
 
 def compares(sentence: str) -> bool:
     """Whether a sentence claims a comparison; a question claims nothing, a citation has its source."""
-    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", CITED.sub("", sentence))
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", CITED.sub("", plain(sentence)))
     return bool(COMPARING.search(prose)) and not prose.rstrip("*_) ").endswith("?")
 
 
@@ -127,9 +146,14 @@ def comparing(path: Path) -> list[Sentence]:
 
 
 def declared(path: Path = DECLARED) -> dict[str, dict[str, str]]:
-    """Declared sentences of each lesson or page: file name -> sentence -> reason."""
+    """Declared sentences of each lesson or page: file name -> sentence -> reason; "*" stands for a whole page."""
     stored = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {name: {plain(entry["sentence"]): entry["reason"] for entry in entries} for name, entries in stored.items()}
+    whole = stored.pop("pages", {})
+    lessons = sorted(name for name in whole if not name.endswith(".md"))
+    if lessons:
+        raise ValueError(f"{path.name}: {lessons[0]} is declared as a whole; declare its sentences one by one")
+    found = {name: {plain(entry["sentence"]): entry["reason"] for entry in rows} for name, rows in stored.items()}
+    return {**found, **{name: {"*": reason} for name, reason in whole.items()}}
 
 
 def unfounded(paths: Iterable[Path], known: dict[str, dict[str, str]]) -> tuple[list[Sentence], list[Sentence]]:
@@ -137,6 +161,8 @@ def unfounded(paths: Iterable[Path], known: dict[str, dict[str, str]]) -> tuple[
     bad, stale = [], []
     for path in paths:
         own, seen = known.get(path.name, {}), set()
+        if "*" in own:
+            continue
         for sentence in comparing(path):
             seen.add(sentence.words)
             if sentence.words not in own:

@@ -17,7 +17,7 @@ from hcmae.outcome import check_outcome
 # Printed wherever a p-value or an interval of out-of-fold groups stands.
 NAIVE = (
     "naive: the log-rank test and the interval take predictions of different folds for independent, which they are "
-    "not, so that p is too small and the interval too narrow"
+    "not, so that small p-values come too often and intervals miss the truth too often"
 )
 
 

@@ -379,8 +379,10 @@ def figure2_table(ours: Mapping[str, Any], *, provenance: Mapping[str, Any] | No
                 groups.ratio_text() if groups else "",
             ]
         )
+    cohort = [str(provenance["cancer"])] if provenance and provenance.get("cancer") else []
     caption = (
-        f"Log-rank p of low against high predicted risk. Paper: BRCA, naive too. Ours: {provenance_text(provenance)}. "
+        "Log-rank p of low against high predicted risk. Paper: BRCA, naive too. "
+        f"Ours: {', '.join([*cohort, provenance_text(provenance)])}. "
         f"{NAIVE[0].upper()}{NAIVE[1:]}. Permuted: folds, choice of features, training and groups made again for each "
         "permutation of the outcomes; empty where that was not paid for."
     )

@@ -264,10 +264,12 @@ def plot_leaks(table: pd.DataFrame) -> Figure:
     two of it around 0.5 shows what chance alone does.
     """
     cohorts = list(dict.fromkeys(table["cohort"]))
+    order = list(dict.fromkeys(table["protocol"]))
     fig, axes = style.figure(1, len(cohorts), width="wide", height=3.4, squeeze=False, sharey=True)
     for ax, cohort in zip(axes[0], cohorts, strict=True):
         part = table[table["cohort"] == cohort]
-        protocols = list(dict.fromkeys(part["protocol"]))
+        # The same order in every panel, whatever order its rows came in.
+        protocols = [name for name in order if name in set(part["protocol"])]
         noise = part["noise"].dropna()
         if len(noise):
             ax.axhspan(0.5 - 2 * noise.iloc[0], 0.5 + 2 * noise.iloc[0], color=style.GRID, alpha=0.7, linewidth=0)
