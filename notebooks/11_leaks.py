@@ -316,9 +316,10 @@ outside = [
 inside = (everything["labels"] == "permuted").sum() - len(outside)
 display(
     Markdown(
-        f"Squares over the band, which the protocol made: {len(outside)}"
+        f"Squares over the band: {len(outside)}"
         + (f" ({'; '.join(outside)})" if outside else "")
-        + f". Not over it: {inside}. A small leak may stay inside the band: one permutation cannot tell it from luck."
+        + f"; not over it: {inside}. Of labels that mean nothing a protocol, or luck, lifted the first kind. A small leak may stay "
+        "inside the band: one permutation cannot tell it from luck."
     )
 )
 
