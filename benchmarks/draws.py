@@ -1,7 +1,8 @@
 """What one run of the book cannot show: methods over many draws of folds, seeds and labels.
 
 ``null``: each draw shuffles the outcomes of the null cohort and makes new folds and networks; an honest C-index has the
-mean 0.5, and what the paper's protocol adds is the difference of both protocols on the same draw.
+mean 0.5, honest survival curves have no larger integrated Brier score (IBS) than Kaplan-Meier's, which tells everybody
+the same, and what the paper's protocol adds is the difference of both protocols on the same draw.
 ``seeds``: each draw makes new folds and networks for one cancer; HC-MAE against every other method, with the interval
 over patients and the one that counts changes of the training set, and the share of the way from 0.5 to the best
 C-index that the planted hazard allows.
@@ -67,7 +68,7 @@ def predict(
 
 
 def null_draws(run: pipeline.Run, methods: list[str], draws: int, workers: int) -> Iterator[dict[str, Any]]:
-    """One row per draw, protocol and method: the mean C-index over its folds."""
+    """One row per draw, protocol and method: mean C-index over its folds, IBS minus Kaplan-Meier's on the same days."""
     for draw in range(draws):
         data = run.survival_data.permuted(draw)
         folds = make_folds(data.patients, data.time, data.event, run.profile.survival.folds, 1, draw)
@@ -76,14 +77,28 @@ def null_draws(run: pipeline.Run, methods: list[str], draws: int, workers: int) 
                 if protocol.name == "paper" and method not in LEAKING:
                     continue
                 start = time.perf_counter()
-                c_index, _ = metrics.mean_concordance(predict(run, method, data, folds, protocol, draw, workers))
+                predictions = predict(run, method, data, folds, protocol, draw, workers)
+                c_index, _ = metrics.mean_concordance(predictions)
+                excess = brier_excess(predictions)
                 seconds = time.perf_counter() - start
-                print(f"draw {draw} {protocol.name:<7}{method:<18}{c_index:.3f} {seconds:6.1f} s", flush=True)
-                yield {"draw": draw, "protocol": protocol.name, "method": method, "c_index": c_index}
+                shown = f"{c_index:.3f} {excess:+.4f} {seconds:6.1f} s"
+                print(f"draw {draw} {protocol.name:<7}{method:<18}{shown}", flush=True)
+                named = {"draw": draw, "protocol": protocol.name, "method": method}
+                yield {**named, "c_index": c_index, "ibs_excess": excess}
+
+
+def brier_excess(predictions: pd.DataFrame) -> float:
+    """Integrated Brier score minus Kaplan-Meier's; NaN where there are no curves or too short a follow-up."""
+    try:
+        own, everybody = metrics.integrated_brier(predictions)
+    except ValueError:
+        return float("nan")
+    return own - everybody
 
 
 def mean_interval(values: pd.Series) -> dict[str, float]:
-    """Mean over independent draws, its standard error and Student's 95 % interval."""
+    """Mean over independent draws, its standard error and Student's 95 % interval; unknown draws are left out."""
+    values = values.dropna()
     error = float(values.std(ddof=1) / np.sqrt(len(values)))
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
     mean = float(values.mean())
@@ -91,17 +106,31 @@ def mean_interval(values: pd.Series) -> dict[str, float]:
 
 
 def summarise_null(rows: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Mean C-index of each method under each protocol, and what the paper's protocol adds on the same draws."""
-    table, inflation = [], []
+    """Mean C-index and IBS of each method under each protocol, and what the paper's protocol adds on the same draws.
+
+    Each has the verdict beside it that the honest protocol should pass: 0.5 in the interval of the C-index, and no
+    IBS above Kaplan-Meier's with its whole interval.
+    """
+    table, brier, inflation = [], [], []
     for (protocol, method), part in rows.groupby(["protocol", "method"], sort=False):
         entry = {"method": METHODS[str(method)].label, "protocol": protocol, "draws": len(part)}
-        table.append({**entry, **mean_interval(part["c_index"])})
+        found = mean_interval(part["c_index"])
+        table.append({**entry, **found, "interval holds 0.5": found["low"] <= 0.5 <= found["high"]})
+        known = int(part["ibs_excess"].notna().sum())
+        if known > 1:
+            found = mean_interval(part["ibs_excess"])
+            verdict = {"above Kaplan-Meier beyond its interval": found["low"] > 0}
+            brier.append({**entry, "draws": known, **found, **verdict})
     wide = rows.pivot(index="draw", columns=["method", "protocol"], values="c_index")
     for method in LEAKING:
         if (method, "paper") in wide and (method, "honest") in wide:
             added = (wide[(method, "paper")] - wide[(method, "honest")]).dropna()
             inflation.append({"method": METHODS[method].label, "draws": len(added), **mean_interval(added)})
-    return {"C-index of labels that mean nothing": table, "what the protocol of the paper adds": inflation}
+    return {
+        "C-index of labels that mean nothing": table,
+        "integrated Brier score minus Kaplan-Meier's": brier,
+        "what the protocol of the paper adds": inflation,
+    }
 
 
 def seed_draws(run: pipeline.Run, methods: list[str], draws: int, workers: int) -> dict[str, list[dict[str, Any]]]:
@@ -124,6 +153,7 @@ def seed_draws(run: pipeline.Run, methods: list[str], draws: int, workers: int) 
             "deviation_of_folds": deviation,
             "low": interval.low,
             "high": interval.high,
+            "IBS minus Kaplan-Meier's": brier_excess(predictions[method]),
         }
         if best is not None:
             row["share_of_the_way"] = (c_index - 0.5) / (best - 0.5)

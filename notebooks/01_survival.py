@@ -49,15 +49,16 @@ plots.style.notebook()
 # %% [markdown]
 # ## A cohort that we know everything about
 #
-# The synthetic cohorts of this book have a known log hazard for every patient: a mix of latent factors. Two numbers are
-# observed, the time $T$ and the event $E$ (1 = death seen).
+# The patients of this lesson are invented: each has a *score*, drawn at random, which is the log hazard. (The cohorts of the later
+# lessons have a log hazard too; theirs is made of latent factors that slides and omics show.) Two numbers are observed, the time $T$
+# and the event $E$ (1 = death seen).
 
 # %%
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from hcmae.evaluation import compare, metrics
+from hcmae.evaluation import compare, metrics, sentences
 
 rng = np.random.default_rng(seed)
 score, time, event = compare.simulate_outcome(200, 1.0, 0.4, rng)
@@ -82,7 +83,7 @@ groups = compare_groups(time, event.astype(int), score > np.median(score))
 plots.plot_kaplan_meier({"split at the median of the true score": groups}, columns=1)
 
 # %% [markdown]
-# **What to see.** Two curves with bands, a hazard ratio with its interval, a log-rank p-value, and below the axis how many
+# **What to see.** Two curves with bands, a hazard ratio with its interval, a log-rank p-value, and under the axis how many
 # patients are still followed: where few are left, the curve says little.
 #
 # ## The hazard and Cox's idea
@@ -90,6 +91,12 @@ plots.plot_kaplan_meier({"split at the median of the true score": groups}, colum
 # The hazard is the rate of dying now among those alive. Cox lets patients differ by a factor that does not change with time:
 # $h(t \mid x) = h_0(t)\, e^{\beta x}$. Then, given that *somebody* of those at risk dies at $T_i$, the probability that it is patient
 # $i$ does not contain $h_0$ at all:
+#
+# $$
+# P(i \text{ dies} \mid \text{somebody dies at } T_i) = \frac{e^{\beta x_i}}{\sum_{j: T_j \ge T_i} e^{\beta x_j}}
+# $$
+#
+# The loss is the mean, over the deaths, of minus the logarithm of that probability:
 #
 # $$
 # L = -\frac{1}{n_E} \sum_{i: E_i = 1} \Big( \beta x_i - \log \sum_{j: T_j \ge T_i} e^{\beta x_j} \Big)
@@ -142,19 +149,26 @@ for name, guess in {
     "a coin": rng.normal(size=len(score)),
 }.items():
     rows.append((name, metrics.concordance(time, event, guess)))
+found = dict(rows)
+display(
+    Markdown(
+        f"{sentences.compared('C of the true score', found['the true score'], '1', 1.0)}; "
+        f"{sentences.compared('C of the coin', found['a coin'], 'one half', 0.5)}."
+    )
+)
 pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format(
     {"C-index": "{:.3f}"}
 ).hide(axis="index")
 
 # %% [markdown]
-# **What to see.** Even the true score stays clearly below 1: death has a part that nobody can predict. In the synthetic cohorts
-# this best reachable value is printed as the *oracle*. The coin misses 0.5, although nothing is in it: that is luck, and the next
+# **What to see.** Even the true score does not reach 1: death has a part that nobody can predict. In the synthetic cohorts the C-index
+# of the true log hazard is printed as the *oracle*. The coin need not give 0.5, although nothing is in it: that is luck, and the next
 # section measures it.
 #
 # ## How much of a C-index is luck
 #
 # Below, one model of fixed quality is scored on many cohorts, drawn anew each time. The sizes are those of the paper's Table I, and
-# half of the smallest, as in the small profile of this book; a test fold is a fifth of it.
+# half of the 250 of COAD, as in the small profile of this book; a test fold is a fifth of it.
 
 # %% mystnb={"image": {"alt": "Standard deviation of one fold's C-index and of the five-fold mean against the number of patients"}}
 sizes = (125, 250, 450, 724)
@@ -168,9 +182,30 @@ ax.set(xlabel="patients in the cohort", ylabel="sd of the C-index", ylim=(0, Non
 ax.legend()
 fig
 
+# %%
+pairs = []
+for _ in range(100):
+    truth, lived, died = compare.simulate_outcome(sizes[1], 0.6, 0.35, rng)
+    pairs.append(
+        [
+            metrics.concordance(lived, died, truth + rng.normal(size=len(truth)))
+            for _ in "ab"
+        ]
+    )
+scored = np.array(pairs)
+shared = np.corrcoef(scored.T)[0, 1]
+spread, apart = np.std(scored[:, 0] - scored[:, 1]), np.hypot(*scored.std(axis=0))
+display(
+    Markdown(
+        f"Two models that are equally good, on 100 cohorts of {sizes[1]} patients: their C-indices correlate by {shared:.2f}. "
+        f"{sentences.compared('The sd of their difference on the same patients', spread, 'that on different patients', apart)}."
+    )
+)
+
 # %% [markdown]
-# **What to see.** Nothing about the model changes along a line, and still its C-index moves by this much from cohort to cohort. Two
-# methods scored on the same patients share a part of that luck, which is why later lessons compare them on the same folds.
+# **What to see.** Nothing about the model changes along a line, and still its C-index moves by this much from cohort to cohort. Where
+# two methods are scored on the same patients, what their C-indices have in common cancels in the difference: later lessons compare them
+# on the same folds for that reason.
 #
 # **Takeaway.** Censored patients stay in every risk set; the Cox loss needs no baseline hazard; C measures order; and it is noisy.
 
@@ -185,8 +220,8 @@ fig
 # ````{solution} ex-surv-1
 # :class: dropdown
 #
-# The order is the same, so C does not change. The loss does: `cox_loss(3 * risk, days, dead)` is larger here, because the
-# predictions are now far too sure of themselves. C cannot see that; calibration can ([notebook 07](07_survival)).
+# The order is the same, so C does not change. The loss does: set `cox_loss(3 * risk, days, dead)` beside `cox_loss(risk, days, dead)`.
+# It punishes predictions that are too sure of themselves. C cannot see that; calibration can ([notebook 07](07_survival)).
 # ````
 
 # %% [markdown]
@@ -200,5 +235,6 @@ fig
 # ````{solution} ex-surv-2
 # :class: dropdown
 #
-# `metrics.concordance(time, np.ones(len(time)), score)` falls towards 0.5: the invented deaths are in no order of risk.
+# `metrics.concordance(time, np.ones(len(time)), score)` beside the C-index of the true score: the invented deaths are in no order of
+# risk, and they are now in the pairs that are counted.
 # ````

@@ -68,6 +68,8 @@ plots.style.notebook()
 import pandas as pd
 from IPython.display import Markdown, display
 
+from hcmae.evaluation import sentences
+
 if source == "synthetic":
     run.synthesise()
 asked = [
@@ -88,9 +90,18 @@ plots.plot_sources(
     lock, title=f"{cancer}: {len(lock)} files"
 ) if lock is not None else None
 
+# %%
+if lock is not None:
+    share = lock.groupby("modality")["size"].sum() / lock["size"].sum()
+    display(
+        Markdown(
+            f"Share of the bytes, {sentences.largest(share.to_dict(), form='.0%')}."
+        )
+    )
+
 # %% [markdown]
-# **What to see.** Every modality has about one file per patient, and the slides have most of the bytes. Real slides are far larger
-# still, which is why small files come in bundles and large ones alone, each from where it stopped.
+# **What to see.** Files per modality, and their bytes. A real slide has gigabytes, which is why small files come in bundles and large ones
+# alone, each from where it stopped.
 #
 # ## The rules
 #
@@ -145,8 +156,7 @@ plots.plot_follow_up(
 # numbers if one curve falls sooner; the further it is moved to the right, the more it chooses by the outcome (first exercise).
 #
 # A synthetic twin imitates the formats and the oddities of its cancer, not its prognosis: how many die and how soon is set in the
-# manifest (`synthetic:`). The small twin of LIHC has more deaths than TCGA's patients, so that half as many patients can still teach a
-# network something.
+# manifest (`synthetic:`). The small twin of LIHC is given many deaths, so that few patients can teach a network something.
 
 # %%
 table = cohort.table
@@ -275,8 +285,8 @@ else:
 #     print(days, len(t), t["event"].sum())
 # ```
 #
-# A limit of one year removes early deaths, the patients with the highest risk: the cohort becomes easier to describe and harder to
-# learn from, and the C-index is no longer about the same question.
+# A limit of one year removes early deaths: who is in the cohort then depends on the outcome, and the C-index is no longer about the
+# same question.
 # ````
 
 # %% [markdown]

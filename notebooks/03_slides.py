@@ -14,7 +14,7 @@
 # %% [markdown]
 # # From a slide to regions
 #
-# **Question.** A slide has billions of pixels, most of them glass. Which squares of it does the method look at, and at what sizes?
+# **Question.** A slide has billions of pixels, many of them glass. Which squares of it does the method look at, and at what sizes?
 #
 # About 25 minutes; needs notebook 02. A slide holds $M$ regions, a region patches, a patch cells; the sizes below are the paper's.
 #
@@ -75,8 +75,8 @@ batch.summary(outcomes)
 #
 # **Question.** How can a program show a slide that does not fit into memory?
 #
-# It never opens the whole. The file holds the slide several times, each copy smaller than the one before: a pyramid. Below is the most
-# varied region of the slide that has most of them, read from every level of its file.
+# It never opens the whole. The file holds the slide several times, each copy smaller than the one before: a pyramid. Below is one
+# region, chosen for its variety, read from every level of its file.
 
 # %% mystnb={"image": {"alt": "The same square of tissue read from each level of one slide; on coarser levels it has fewer pixels and less detail"}}
 # %config InlineBackend.figure_formats = ["jpeg"]
@@ -92,12 +92,26 @@ squares = [
 plots.plot_pyramid(squares, [level.downsample for level in slide.levels])
 
 # %% [markdown]
-# **What to see.** Tissue architecture survives on the coarse levels, nuclei do not. The method therefore reads its regions at full
-# resolution and takes only the overview from the small levels.
-#
+# **What to see.** Tissue architecture survives on the coarse levels, nuclei do not.
+
+# %%
+reduce = run.profile.mae_region.reduce
+display(
+    Markdown(
+        "Every region is therefore read at full resolution, and only the overview comes from the small levels. MAE-Patch is given all "
+        "pixels of a region; MAE-Region "
+        + (
+            "too."
+            if reduce == 1
+            else f"is given the means of blocks of {reduce} by {reduce} of them in this profile."
+        )
+    )
+)
+
+# %% [markdown]
 # ## Tissue, grid, regions
 #
-# **Question.** Most of a slide is glass. Which squares are worth reading?
+# **Question.** Much of a slide is glass. Which squares are worth reading?
 #
 # Saturation tells tissue from glass, as in CLAM: stained tissue has colour, glass has none. A grid lies over the whole slide, and a square is
 # kept if enough of it is tissue.
@@ -125,8 +139,8 @@ tissue, plan, picture = survey(
 picture
 
 # %% [markdown]
-# **What to see.** The squares lie on one grid from the slide's corner, whatever the tissue looks like. Two rules are in use; here is how
-# many squares each would keep.
+# **What to see.** The squares lie on one grid from the slide's corner, whatever the tissue looks like. Two rules are in use: one of
+# four points inside the tissue (CLAM), or enough of the square covered.
 
 # %%
 pd.Series(plan.counts, name="squares").rename(
@@ -137,6 +151,18 @@ pd.Series(plan.counts, name="squares").rename(
         "kept": "kept by the rule in force",
     }
 ).to_frame()
+
+# %%
+four, ours = plan.counts["four_point"], plan.counts["kept"]
+display(
+    Markdown(
+        f"On this slide both rules keep the same number of squares, {ours} of the {plan.counts['with_tissue']} with any tissue: it does "
+        "not tell them apart."
+        if four == ours
+        else f"On this slide the four points keep {four} squares and the rule in force {ours}, of {plan.counts['with_tissue']} with any "
+        "tissue."
+    )
+)
 
 # %% [markdown]
 # **Question.** What is lost at the border of the tissue?

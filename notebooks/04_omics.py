@@ -58,6 +58,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
+from hcmae.evaluation import sentences
 from hcmae.omics import differential, report, scales
 from hcmae.omics.cache import SelectorCache
 from hcmae.omics.impute import NeighbourImputer
@@ -133,10 +134,20 @@ if methylation is not None:
     display(
         pd.Series(errors, name="root mean square error of beta").to_frame().round(4)
     )
+    near, plain = errors.values()
+    verdict = sentences.compared(
+        "the error of nearest neighbours",
+        near,
+        "that of the probe's mean",
+        plain,
+        form=".4f",
+        better="low",
+    )
+    display(Markdown(f"Here {verdict}."))
 
 # %% [markdown]
-# **What to see.** Neighbours beat the probe's own mean only as far as whole profiles are alike. Where
-# most probes are noise of their own there is little to gain; many correlated probes, as on a real array, are what the method is for.
+# **What to see.** Neighbours can only help as far as whole profiles are alike. Where probes are noise of their own there is nothing to
+# gain; many correlated probes, as on a real array, are what the method is for.
 #
 # ## Comparable numbers
 #
@@ -160,8 +171,7 @@ for name, table in tables.items():
 plots.plot_mean_variance(seen)
 
 # %% [markdown]
-# **What to see.** Each point is a feature. After the logarithm the scatter no longer grows with the mean. Features with no scatter
-# at all carry no information and are dropped.
+# **What to see.** Each point is a feature. Features with no scatter at all carry no information and are dropped.
 #
 # ## Which features go with survival?
 #
@@ -240,6 +250,23 @@ if planted and deseq is not None:
             "found among as many smallest p": f"{report.recovered(best, there):.0%}",
         }
     display(pd.DataFrame(rows).T)
+    shares = [
+        int(row["found among as many smallest p"].rstrip("%")) for row in rows.values()
+    ]
+    verdict = sentences.compared(
+        "the share that DESeq2 finds (%)",
+        shares[0],
+        "that of the Cox score (%)",
+        shares[1],
+        form=".0f",
+        better="high",
+    )
+    display(
+        Markdown(
+            f"In this cohort {verdict}. Censoring here does not depend on any gene, so that the trap above is not set; and one cohort with "
+            f"{rows['Cox score']['planted genes tested']} planted genes does not rank two tests."
+        )
+    )
 
 # %% [markdown]
 # The same, gene by gene:
@@ -308,16 +335,28 @@ stability = report.forest_stability(
 plots.plot_stability(stability)
 
 # %%
+few, many = stability.iloc[0], stability.iloc[-1]
+chance = sentences.compared(
+    "the shared top", many["shared"], "what two random draws share", many["chance"]
+)
+display(
+    Markdown(
+        f"From {few['trees']:.0f} to {many['trees']:.0f} trees the shared top {sentences.trend(stability['shared'])} "
+        f"({few['shared']:.2f} to {many['shared']:.2f}) and the rank correlation {sentences.trend(stability['spearman'])} "
+        f"({few['spearman']:.2f} to {many['spearman']:.2f}). With {many['trees']:.0f} trees {chance}; the rank correlation of random "
+        "orders would be 0."
+    )
+)
 stability.round(3)
 
 # %% [markdown]
-# **What to see.** The agreement rises slowly with the number of trees. It is worse where genes go together: many
-# genes that carry the same message share one importance, and which of them gets it is a matter of the draw. That is why
+# **What to see.** The dashed line belongs to the shared top only. Many genes that carry the same message share one importance, and which
+# of them gets it is a matter of the draw. That is why
 # the default order (`rank: combined`) is the mean of two ranks, the forest's and the test's; `rank: importance` is the paper's.
 #
-# This figure is also how the number of trees was weighed. The time grows in proportion to the trees, the agreement does not:
-# most of the disagreement comes from the few patients, not from the few trees. So the default (`omics.trees`) is a compromise at
-# which every fold can still have its own forest, and firmness is sought in `rank: combined` instead of in more trees.
+# This figure is also how the number of trees was weighed. The time is in proportion to the trees; what the agreement gains for it is
+# printed above. So the default (`omics.trees`) is a compromise at which every fold can still have its own forest, and firmness is
+# sought in `rank: combined` instead of in more trees.
 
 # %%
 if planted:
@@ -337,7 +376,7 @@ if planted:
 # %% [markdown]
 # ## Fitted in the fold
 #
-# Everything above looked at all patients to *explain*. To *evaluate*, filters, imputation, tests, forest and scaling are fitted
+# Everything so far looked at all patients to *explain*. To *evaluate*, filters, imputation, tests, forest and scaling are fitted
 # on the training part of a fold and only applied to the rest. Each fold then chooses for itself, and each repeat of the
 # cross-validation cuts the folds anew; how often is a gene chosen?
 
@@ -425,8 +464,8 @@ _ = run.save_result("omics", result)
 # (table["p"] < 0.05).sum(), (table["q"] < 0.05).sum(), null.chosen["rna"].head()
 # ```
 #
-# About one in twenty has $p < 0.05$ (more or fewer together, because genes are correlated), hardly any $q < 0.05$. The list
-# looks like any other list: a selector always selects.
+# Without an effect one gene in twenty has $p < 0.05$ in the long run; in one shuffle the share can differ, because genes are
+# correlated. A threshold for $q$ is made to call none of them, or few. The list looks like any other list: a selector always selects.
 # ````
 
 # %% [markdown]
@@ -451,6 +490,6 @@ _ = run.save_result("omics", result)
 #     print(kind, found.baseline, (found.mean == 0).mean())
 # ```
 #
-# On its own training patients the forest's C-index is close to 1, so that losing one feature hardly shows; out of bag it is
-# what a new patient would see.
+# The first baseline is the forest's C-index on its own training patients, whom it knows by heart, so that losing one feature need not
+# show; out of bag it is what a new patient would see.
 # ````

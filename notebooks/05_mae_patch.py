@@ -57,6 +57,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
+from hcmae.evaluation import sentences
 from hcmae.interpretation import probe
 from hcmae.pretraining.logs import read_log
 from hcmae.pretraining.networks import load_mae_patch
@@ -86,8 +87,8 @@ plots.plot_losses(
 )
 
 # %% [markdown]
-# **What to see.** The error is that of normalised pixels of hidden cells. Most of it goes early (note the logarithmic axis); what is left
-# is what nobody could guess from the visible cells, and what the network has not learnt.
+# **What to see.** The error is that of normalised pixels of hidden cells; note the logarithmic axis. What is left at the end is what
+# nobody could guess from the visible cells, and what the network has not learnt.
 #
 # ## What it fills in
 
@@ -100,9 +101,28 @@ chosen = np.linspace(0, len(patches) - 1, 6).astype(int)
 hidden, filled = reconstruct(network, torch.from_numpy(patches[chosen]), seed=seed)
 plots.plot_images({"patch": patches[chosen], "visible": hidden, "filled in": filled})
 
+# %%
+truth_pixels, guess = (
+    images.reshape(len(chosen), -1).astype(float)
+    for images in (patches[chosen], filled)
+)
+alike = [
+    float(np.corrcoef(a, b)[0, 1]) for a, b in zip(truth_pixels, guess, strict=True)
+]
+order = [f"patch {number + 1}" for number in range(len(chosen))]
+worst = sentences.largest(
+    dict(zip(order, alike, strict=True)), what="the least", most=False, form=".2f"
+)
+display(
+    Markdown(
+        f"Correlation of the pixels that were filled in with those of the patch, left to right: "
+        f"{', '.join(f'{value:.2f}' for value in alike)} ({worst}). The visible quarter is copied and counts as right."
+    )
+)
+
 # %% [markdown]
-# **What to see.** Colour and density come back, single nuclei do not: where they lie cannot be known. What can be guessed from the rest of
-# a patch is what the vector has to hold.
+# **What to see.** Where single nuclei lie among hidden cells cannot be known, and so they are smeared; a structure that only hidden cells
+# show is lost. What can be guessed from the rest of a patch is what the vector has to hold.
 #
 # ## What a patch vector knows
 #
@@ -128,10 +148,14 @@ if truth is not None:
         {"R2, mean of three splits": scores.mean(), "sd": scores.std()}
     )
     display(table.round(3))
+    ranked = sentences.largest(
+        scores.mean().to_dict(), what="R2 is largest for", form=".2f"
+    )
+    display(Markdown(f"{ranked}."))
 
 # %% [markdown]
-# **What to see.** The size and atypia of nuclei can be read from single patches, to a good part; how patches are *arranged* cannot, because the
-# arrangement leaves each patch as it is. That is the gap MAE-Region is made for.
+# **What to see.** How much of *cell*, which is painted inside patches, is in the vector, and how much of *architecture*: how patches are
+# arranged leaves each patch as it is, so a mean of patch vectors cannot hold it. That is the gap MAE-Region is made for.
 #
 # ```{exercise}
 # :label: ex-05-burden

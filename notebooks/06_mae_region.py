@@ -133,7 +133,7 @@ if truth is not None:
 #
 # ## The three readings, side by side
 #
-# Equation 4, the prose above it and the release describe three different attentions. Below, each goes on from the same MAE-Reg for the
+# Equation 4, the prose around it and the release describe three different attentions. Below, each goes on from the same MAE-Reg for the
 # same few epochs on the same regions, as the paper has it: with nothing but the attention behind the encoder.
 
 # %%

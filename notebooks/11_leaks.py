@@ -53,14 +53,14 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from hcmae.config import Protocol
-from hcmae.evaluation import compare, metrics
+from hcmae.evaluation import compare, metrics, sentences, tables
 from hcmae.evaluation.kaplan_meier import risk_groups
 from hcmae.pipeline.lessons import main_method, possible, real_tables
 from hcmae.survival.cross_validate import cross_validate
 from hcmae.survival.methods import METHODS
 
 PROTOCOLS = {
-    "honest": Protocol(name="honest-last", select_on="train", epoch="last"),
+    "no leak": Protocol(name="honest-last", select_on="train", epoch="last"),
     "select on all": Protocol(name="leak-select", select_on="all", epoch="last"),
     "best test epoch": Protocol(
         name="leak-epoch", select_on="train", epoch="best_test"
@@ -76,6 +76,9 @@ method = "trans_mo" if data.has("omics") else main_method(data)
 #
 # Permuting the pairs of time and event keeps every curve of the cohort and destroys every link to the patients: the true C is 0.5. The
 # model is the omics stream of HC-MAE, because selection is where the leak enters. Everything else is equal.
+#
+# *No leak* on this page takes the last epoch, so that it differs from *best test epoch* in that alone. The protocol `honest` of the
+# other lessons chooses the epoch on an inner part of the training patients.
 
 
 # %%
@@ -124,7 +127,7 @@ for name, protocol in PROTOCOLS.items():
         interval_row(run.cancer, "permuted", name, null, noise),
     ]
 for kind, made in (("true", true_predictions), ("permuted", permuted_predictions)):
-    added.append(added_row(run.cancer, kind, method, made["both"], made["honest"]))
+    added.append(added_row(run.cancer, kind, method, made["both"], made["no leak"]))
 table = pd.DataFrame(rows)
 table.style.format(precision=3).hide(axis="index")
 
@@ -156,12 +159,12 @@ if source == "synthetic" and (null_run.dir / "cohort.parquet").exists():
             continue
         made = {
             name: null_run.evaluate(other, PROTOCOLS[name], repeats=1)
-            for name in ("honest", "both")
+            for name in ("no leak", "both")
         }
         for name, p in made.items():
             row = interval_row("NULL", "true", name, p, null_noise)
             null_rows.append({**row, "method": METHODS[other].label})
-        added.append(added_row("NULL", "true", other, made["both"], made["honest"]))
+        added.append(added_row("NULL", "true", other, made["both"], made["no leak"]))
     display(
         pd.DataFrame(null_rows)[
             ["method", "protocol", "mean", "low", "high", "noise"]
@@ -177,14 +180,18 @@ else:
 # both share cancels in it.
 
 # %%
+for row in added:
+    gain = metrics.Interval(row["both leaks add"], row["low"], row["high"])
+    name = f"{row['method']}, {row['cohort']}, {row['labels']} labels"
+    display(Markdown(f"{name}: {sentences.told_apart('both leaks', 'no leak', gain)}."))
 pd.DataFrame(added).round(3)
 
 # %% [markdown]
-# **What to see.** An interval above zero is a C-index that the protocol made and no patient will ever have. That holds for true labels as
-# well: there the gain stands on top of a real signal and cannot be seen.
+# **What to see.** A difference whose interval lies above 0 is a C-index that the protocol made and no patient will ever have. With true
+# labels the gain stands on top of a real signal: whoever sees the leaky number alone cannot take the two apart.
 #
-# One cohort with one set of labels is one draw, and so is its C-index. The page *Benchmarks* has many draws: the honest protocol
-# for every method of this book, both leaks for the three above.
+# One cohort with one set of labels is one draw, and so is its C-index. The page *Benchmarks* has many draws ({result}`draws_null`): the
+# honest protocol for every method of this book, both leaks for the three above.
 #
 # ## Real patients
 #
@@ -208,7 +215,7 @@ if found is not None:
             labelled.patients, labelled.time, labelled.event, 5, 1, seed
         )
         for name, protocol in PROTOCOLS.items():
-            if kind == "true" and name not in ("honest", "both"):
+            if kind == "true" and name not in ("no leak", "both"):
                 continue
             out = run.dir / "predictions" / f"{found.name}-{kind}-{protocol.name}"
             kept_at = {"out_dir": out, "omics_cache": run.dir / "omics_cache"}
@@ -228,6 +235,19 @@ if found is not None:
         )
     )
     display(pd.DataFrame(real_rows).round(3))
+    at = {(row["labels"], row["protocol"]): row["mean"] for row in real_rows}
+    printed = tables.PAPER_TABLE3["Trans-MO"].mean
+    shuffled_both = at["permuted", "both"]
+    lines = [
+        sentences.compared("Shuffled labels with both leaks", shuffled_both, *other)
+        for other in (
+            ("a coin", 0.5),
+            ("the same labels without a leak", at["permuted", "no leak"]),
+            ("the true labels without a leak", at["true", "no leak"]),
+            ("the omics-only row that the paper prints for LIHC", printed),
+        )
+    ]
+    display(Markdown("\n".join(f"- {line}." for line in lines)))
 
 # %% [markdown]
 # One permutation is one draw. An elastic net, whose only leak is the choice of features, over several of them:
@@ -285,29 +305,47 @@ plots.plot_leaks(everything)
 
 # %% [markdown]
 # **What to see.** The squares are labels that mean nothing: shuffled ones, and those of the null cohort. The grey band is two standard
-# deviations of a 5-fold mean around 0.5, for a model that knows nothing. A square well above it was made by the protocol. A small leak
-# may stay inside the band: one permutation cannot tell it from luck.
-#
+# deviations of a 5-fold mean around 0.5, for a model that knows nothing.
+
+# %%
+outside = [
+    f"{row.cohort}, {row.protocol} ({row.mean:.3f})"
+    for row in everything.itertuples()
+    if row.labels == "permuted" and row.mean > 0.5 + 2 * row.noise
+]
+inside = (everything["labels"] == "permuted").sum() - len(outside)
+display(
+    Markdown(
+        f"Squares over the band: {len(outside)}"
+        + (f" ({'; '.join(outside)})" if outside else "")
+        + f"; not over it: {inside}. Of labels that mean nothing a protocol, or luck, lifted the first kind. A small leak may stay "
+        "inside the band: one permutation cannot tell it from luck."
+    )
+)
+
+# %% [markdown]
 # ## The picture that convinces people
 #
-# Kaplan-Meier curves of permuted labels, honest and with both leaks.
+# Kaplan-Meier curves of permuted labels, without a leak and with both.
 
-# %% mystnb={"image": {"alt": "Kaplan-Meier curves of permuted labels under the honest protocol and with both leaks"}}
+# %% mystnb={"image": {"alt": "Kaplan-Meier curves of permuted labels without a leak and with both leaks"}}
 plots.plot_kaplan_meier(
     {
-        f"permuted, {name}": risk_groups(permuted_predictions[name])
-        for name in ("honest", "both")
+        f"{run.cancer}, permuted, {name}": risk_groups(permuted_predictions[name])
+        for name in ("no leak", "both")
     },
     columns=2,
 )
 
 # %% [markdown]
 # **What to see.** Both panels predict shuffled outcomes. Curves that part, with a tiny p-value, are no evidence if the test patients
-# helped to draw them.
+# helped to draw them. The p-values are naive: without a leak too, small ones come too often ([notebook 10](10_kaplan_meier) shows why and
+# what helps).
 #
-# ## Optimism grows with the choice
+# ## Optimism and the number of candidates
 #
-# Pure noise, true C = 0.5, the 30 features with the largest Cox score out of more and more candidates, ridge regression on top.
+# Pure noise, true C = 0.5: the 30 features with the largest Cox score, out of 30 candidates, then of 100 and so on, with ridge
+# regression on top.
 
 # %% mystnb={"image": {"alt": "C-index of noise features against the number of candidates, leaky selection rises and nested selection stays at one half"}}
 from hcmae.evaluation.optimism import noise_curve
@@ -317,9 +355,20 @@ curve = noise_curve(
 )
 plots.plot_optimism_curve(curve)
 
+# %%
+first, last = curve.iloc[0], curve.iloc[-1]
+display(
+    Markdown(
+        f"From {first['candidates']:.0f} to {last['candidates']:.0f} candidates the leaky C-index {sentences.trend(curve['leaky'])} "
+        f"({', '.join(f'{value:.2f}' for value in curve['leaky'])}). Chosen in the training part: "
+        f"{', '.join(f'{value:.2f}' for value in curve['nested'])}. "
+        f"{sentences.compared('With all candidates, the leaky one', last['leaky'], 'the nested one', last['nested'])}."
+    )
+)
+
 # %% [markdown]
-# **What to see.** The more candidates, the better the best of them look by chance, and the leak carries that into the test. At 30
-# candidates nothing is chosen and nothing leaks.
+# **What to see.** Among many candidates some look good by chance, and the leak carries that into the test. At 30 candidates nothing is
+# chosen and nothing leaks.
 #
 # ## Two small ones
 #
@@ -341,7 +390,7 @@ p = cross_validate(
     data,
     folds,
     dropped,
-    PROTOCOLS["honest"],
+    PROTOCOLS["no leak"],
     seed=seed,
     omics_cache=run.dir / "omics_cache",
     **kept_at,
@@ -353,17 +402,23 @@ pooled = {
         "standardised, pooled": metrics.pooled_concordance(made, "risk_z"),
     }
     for label, made in (
-        ("all patients used", run.evaluate(method, PROTOCOLS["honest"], repeats=1)),
+        ("all patients used", run.evaluate(method, PROTOCOLS["no leak"], repeats=1)),
         ("last group dropped (groups of 60)", p),
     )
 }
+used, cut = (made["mean of folds"] for made in pooled.values())
+pools = pooled["all patients used"]
+display(
+    Markdown(
+        f"Dropping the last group moves the mean of folds by {cut - used:+.3f}, pooling raw risks by "
+        f"{pools['raw risks pooled'] - used:+.3f}; half the grey band is {2 * noise:.3f}."
+    )
+)
 pd.DataFrame(pooled).round(3)
 
 # %% [markdown]
-# **What to see.** Whether either moves the number by more than the width of the grey band above.
-#
 # **Takeaway.** Permute the labels and run the *whole* pipeline again. If the result is far from 0.5, something saw the answers. It is one
-# line. Features chosen on all patients it shows at once; the best test epoch it shows where its gain is larger than the luck of one draw.
+# line. A leak whose gain is within the luck of one draw needs many draws.
 
 # %% [markdown]
 # ````{exercise}

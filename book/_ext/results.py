@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 BOOK = Path(__file__).resolve().parent.parent
 
@@ -155,6 +156,26 @@ class Measured(SphinxDirective):
         return out
 
 
+class ResultRole(SphinxRole):
+    """``{result}`draws_null` `` names book/results/draws_null.json as the source of a sentence, by its title.
+
+    Links to the page that shows it; fails where there is no such file.
+    """
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        path = BOOK / "results" / f"{self.text}.json"
+        if not path.exists():
+            raise ExtensionError(f"{self.env.docname}: no results file book/results/{path.name} to cite")
+        self.env.note_dependency(str(path))
+        title = json.loads(path.read_text(encoding="utf-8")).get("title") or _words(path.stem).capitalize()
+        link = addnodes.pending_xref(
+            "", refdomain="std", reftype="doc", reftarget="/book/benchmarks", refexplicit=True, refwarn=True,
+            refdoc=self.env.docname,
+        )  # fmt: skip
+        link += nodes.inline("", f"measured: {title}")
+        return [link], []
+
+
 def lesson(source: Path) -> tuple[str, str]:
     """Title and minutes as a lesson's first cell states them."""
     text = source.read_text(encoding="utf-8")
@@ -235,4 +256,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("lessons", Lessons)
     app.add_directive("measured", Measured)
     app.add_directive("run-status", RunStatus)
+    app.add_role("result", ResultRole())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,14 +1,24 @@
-"""Kaplan-Meier curves of risk groups (Fig. 2): training-median split, log-rank, hazard ratio, numbers at risk."""
+"""Kaplan-Meier curves of risk groups (Fig. 2): training-median split, log-rank, hazard ratio, numbers at risk.
+
+Groups that cross-validation made have naive p-values and intervals, and say so: see ``evaluation.permutation``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hcmae.evaluation.permutation import PermutationTest
 from hcmae.outcome import check_outcome
+
+# Printed wherever a p-value or an interval of out-of-fold groups stands.
+NAIVE = (
+    "naive: the log-rank test and the interval take predictions of different folds for independent, which they are "
+    "not, so that small p-values come too often and intervals miss the truth too often"
+)
 
 
 @dataclass
@@ -30,6 +40,8 @@ class RiskGroups:
     """A split into low and high risk with its verdicts.
 
     ``reason``: why there is no hazard ratio (then it and its interval are NaN), empty where there is one.
+    ``out_of_fold``: cross-validation made the groups, so that p-value and interval are naive. ``permutation``: the test
+    that repeats the whole procedure, where it was paid for.
     """
 
     low: Curve
@@ -40,6 +52,19 @@ class RiskGroups:
     hr_high: float
     ticks: list[float] = field(default_factory=list)
     reason: str = ""
+    out_of_fold: bool = False
+    permutation: PermutationTest | None = None
+
+    def tested(self, permutation: PermutationTest) -> RiskGroups:
+        """The same groups with the p-value of the whole procedure."""
+        return replace(self, permutation=permutation)
+
+    def p_text(self) -> str:
+        """'p = 0.02' of given groups; of out-of-fold ones 'naive p = 0.02', behind the permuted p-value if any."""
+        if not self.out_of_fold:
+            return f"p = {self.log_rank_p:.2g}"
+        naive = f"naive p = {self.log_rank_p:.2g}"
+        return f"{self.permutation.text()}; {naive}" if self.permutation else naive
 
     def ratio_text(self, *, why: bool = True) -> str:
         """'2.31 (1.40 to 3.80)', or 'not estimable' and (``why``) the reason."""
@@ -49,7 +74,8 @@ class RiskGroups:
 
     def describe(self) -> str:
         """One line for a caption."""
-        return f"log-rank p = {self.log_rank_p:.2g}; hazard ratio high against low, 95 % interval: {self.ratio_text()}"
+        interval = "naive 95 % interval" if self.out_of_fold else "95 % interval"
+        return f"log-rank {self.p_text()}; hazard ratio high against low, {interval}: {self.ratio_text()}"
 
 
 def one_per_patient(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -77,7 +103,7 @@ def risk_groups(
     split: str = "training_median",
     ticks: int = 6,
 ) -> RiskGroups:
-    """Kaplan-Meier of low and high risk on out-of-fold predictions.
+    """Kaplan-Meier of low and high risk on out-of-fold predictions; p-value and interval are naive (``NAIVE``).
 
     Args:
         split: "training_median" (honest) or "pooled_median": raw risks of all folds pooled and cut at their own median,
@@ -95,7 +121,24 @@ def risk_groups(
         table["high"] = table["risk"] > table["risk"].median()
     else:
         raise ValueError(f"unknown split {split!r}: training_median or pooled_median")
-    return compare_groups(table["time"].to_numpy(), table["event"].to_numpy(), table["high"].to_numpy(), ticks=ticks)
+    groups = compare_groups(table["time"].to_numpy(), table["event"].to_numpy(), table["high"].to_numpy(), ticks=ticks)
+    return replace(groups, out_of_fold=True)
+
+
+def log_rank_statistic(predictions: pd.DataFrame) -> float:
+    """Log-rank chi-square of the groups of out-of-fold predictions, for ``permutation.permutation_test``.
+
+    0 where there is nothing to compare: one group, or no death.
+    """
+    from sksurv.compare import compare_survival
+    from sksurv.util import Surv
+
+    table = one_per_patient(predictions)
+    high = table["high"].to_numpy()
+    if high.all() or not high.any() or not (table["event"] > 0).any():
+        return 0.0
+    days, dead = check_outcome(table["time"].to_numpy(), table["event"].to_numpy())
+    return float(compare_survival(Surv.from_arrays(dead, days), high)[0])
 
 
 def compare_groups(time: NDArray, event: NDArray, high: NDArray, *, ticks: int = 6) -> RiskGroups:

@@ -47,6 +47,7 @@ from hcmae.plots.survival import (
     plot_gene_attributions,
     plot_kaplan_meier,
     plot_leaks,
+    plot_null_p_values,
     plot_optimism_curve,
 )
 
@@ -76,6 +77,7 @@ __all__ = [
     "plot_missing",
     "plot_nested_squares",
     "plot_nuclei",
+    "plot_null_p_values",
     "plot_omics_heatmap",
     "plot_optimism_curve",
     "plot_probes",

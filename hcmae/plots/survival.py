@@ -30,6 +30,7 @@ __all__ = [
     "plot_gene_attributions",
     "plot_kaplan_meier",
     "plot_leaks",
+    "plot_null_p_values",
     "plot_optimism_curve",
 ]
 
@@ -37,7 +38,7 @@ __all__ = [
 def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
     """Kaplan-Meier panels of low and high risk, one per method, with 95 % bands and numbers at risk.
 
-    groups: title -> evaluation.kaplan_meier.RiskGroups.
+    groups: title -> evaluation.kaplan_meier.RiskGroups. Naive p-values and intervals are called so in the panel.
     """
     count = len(groups)
     columns = min(columns, count)
@@ -50,11 +51,11 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
             ax.step(years, curve.survival, where="post", color=colour, label=f"{curve.label} risk")
             ax.fill_between(years, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
         # The verdict stands under the title: inside the panel a curve may run anywhere.
-        ax.set_title(title, pad=16)
+        ax.set_title(title, pad=16 if verdict.permutation is None else 26)
         ax.text(
             0.0,
             1.02,
-            f"p = {verdict.log_rank_p:.2g}, HR {verdict.ratio_text(why=False)}",
+            _verdict_lines(verdict),
             transform=ax.transAxes,
             fontsize=7,
             va="bottom",
@@ -72,6 +73,17 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
     return fig
 
 
+def _verdict_lines(verdict: Any) -> str:
+    """p-value and hazard ratio; a line of its own for the p-value of the whole procedure."""
+    interval = f"HR {verdict.ratio_text(why=False)}"
+    if not verdict.out_of_fold:
+        return f"{verdict.p_text()}, {interval}"
+    naive = f"naive: p = {verdict.log_rank_p:.2g}, {interval}"
+    if verdict.permutation is None:
+        return naive
+    return f"permuted ({verdict.permutation.permutations}): p = {verdict.permutation.p:.2g}\n{naive}"
+
+
 def _numbers_at_risk(ax: Axes, verdict: Any) -> None:
     """Two rows under the axis: how many of each group are still followed at every tick."""
     ax.set_xticks([tick / 365.25 for tick in verdict.ticks], [f"{tick / 365.25:.0f}" for tick in verdict.ticks])
@@ -87,6 +99,31 @@ def _numbers_at_risk(ax: Axes, verdict: Any) -> None:
         for tick in verdict.ticks:
             ax.text(tick / 365.25, place, str(curve.at_risk[tick]), ha="center", **look)
     ax.text(-0.04, -0.21, "at risk", fontsize=7, color=style.MUTED, va="top", ha="right", transform=ax.transAxes)
+
+
+def plot_null_p_values(p_values: Mapping[str, NDArray[np.floating]], *, alpha: float = 0.05) -> Figure:
+    """Share of p-values up to each value where nothing is true; a test that holds stays on the diagonal.
+
+    p_values: name -> p-values [draws] of outcomes that mean nothing. The second panel is the corner that decides.
+    """
+    fig, axes = style.figure(1, 2, width="wide", height=3.2)
+    for ax, reach in zip(axes, (1.0, 4 * alpha), strict=True):
+        ax.plot([0, reach], [0, reach], color=style.MUTED, linestyle=":", label="a test that holds")
+        for name, values in p_values.items():
+            ordered = np.sort(np.asarray(values, dtype=float))
+            share = np.arange(1, len(ordered) + 1) / len(ordered)
+            ax.step(
+                np.concatenate([[0.0], ordered, [1.0]]),
+                np.concatenate([[0.0], share, [1.0]]),
+                where="post",
+                color=style.colour(name),
+                label=name,
+            )
+        ax.axvline(alpha, color=style.INK, linewidth=0.8)
+        ax.set(xlim=(0, reach), ylim=(0, min(1.0, 1.6 * reach)), xlabel="p-value")
+    axes[0].set_ylabel("share of the draws at or under it")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(p_values) + 1)
+    return fig
 
 
 def plot_fold_scores(
@@ -227,10 +264,12 @@ def plot_leaks(table: pd.DataFrame) -> Figure:
     two of it around 0.5 shows what chance alone does.
     """
     cohorts = list(dict.fromkeys(table["cohort"]))
+    order = list(dict.fromkeys(table["protocol"]))
     fig, axes = style.figure(1, len(cohorts), width="wide", height=3.4, squeeze=False, sharey=True)
     for ax, cohort in zip(axes[0], cohorts, strict=True):
         part = table[table["cohort"] == cohort]
-        protocols = list(dict.fromkeys(part["protocol"]))
+        # The same order in every panel, whatever order its rows came in.
+        protocols = [name for name in order if name in set(part["protocol"])]
         noise = part["noise"].dropna()
         if len(noise):
             ax.axhspan(0.5 - 2 * noise.iloc[0], 0.5 + 2 * noise.iloc[0], color=style.GRID, alpha=0.7, linewidth=0)

@@ -11,7 +11,9 @@ import pytest
 
 from benchmarks import draws
 from hcmae.config import load_profile
+from hcmae.evaluation import metrics
 from hcmae.survival.data import SurvivalData
+from tests.support.predictions import predictions
 
 
 @pytest.fixture
@@ -36,8 +38,14 @@ def run(tmp_path: Path) -> SimpleNamespace:
 def test_null_tables_are_means_over_draws() -> None:
     rows = pd.DataFrame(
         [
-            {"draw": draw, "protocol": protocol, "method": "trans_mo", "c_index": value}
-            for protocol, values in (("honest", (0.4, 0.5, 0.6)), ("paper", (0.7, 0.7, 0.9)))
+            {
+                "draw": draw,
+                "protocol": protocol,
+                "method": "trans_mo",
+                "c_index": value,
+                "ibs_excess": np.nan if draw == 2 else 0.01 * (1 + draw / 100) * (1 if protocol == "paper" else 0),
+            }
+            for protocol, values in (("honest", (0.4, 0.5, 0.6)), ("paper", (0.7, 0.7, 0.8)))
             for draw, value in enumerate(values)
         ]
     )
@@ -48,8 +56,14 @@ def test_null_tables_are_means_over_draws() -> None:
     # Student's t with two degrees of freedom.
     assert honest["high"] == pytest.approx(0.5 + 4.302653 * 0.1 / np.sqrt(3))
     assert paper["draws"] == 3
+    assert [row["interval holds 0.5"] for row in (honest, paper)] == [True, False]
+    # A draw whose follow-up is too short is left out, and counted as left out.
+    curves, leaky = tables["integrated Brier score minus Kaplan-Meier's"]
+    assert (curves["draws"], curves["mean"], curves["above Kaplan-Meier beyond its interval"]) == (2, 0.0, False)
+    assert leaky["mean"] == pytest.approx(0.01005)
+    assert leaky["above Kaplan-Meier beyond its interval"]
     (added,) = tables["what the protocol of the paper adds"]
-    assert added["mean"] == pytest.approx(np.mean([0.3, 0.2, 0.3]))
+    assert added["mean"] == pytest.approx(np.mean([0.3, 0.2, 0.2]))
 
 
 def test_null_draws_shuffle_the_outcome_and_resume(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +74,8 @@ def test_null_draws_shuffle_the_outcome_and_resume(run: SimpleNamespace, monkeyp
     clinical = rows.loc[rows["method"] == "cox_clinical", "c_index"]
     assert clinical.nunique() == 2
     assert (clinical - 0.5).abs().max() < 0.25
+    assert rows["ibs_excess"].notna().all()
+    assert rows["ibs_excess"].abs().max() < 0.2
     monkeypatch.setattr("hcmae.survival.cross_validate.run_fold", lambda *_: pytest.fail("a fold was trained again"))
     pd.testing.assert_frame_equal(rows, pd.DataFrame(draws.null_draws(run, methods, 2, 1)))
 
@@ -71,4 +87,12 @@ def test_seeds_repeat_the_folds_of_every_method(run: SimpleNamespace) -> None:
     # The oracle rates all patients at once, a fold its own: on 90 patients the share may pass 1.
     assert 0.7 < net["share_of_the_way"] < 1.3
     assert (net["repeats"], net["low"] < net["mean"] < net["high"]) == (2, True)
+    assert net["IBS minus Kaplan-Meier's"] < 0
     assert "HC-MAE minus the method" not in tables
+
+
+def test_curves_that_tell_everybody_the_same_have_no_excess() -> None:
+    frame = predictions()
+    own, everybody = metrics.integrated_brier(frame)
+    assert draws.brier_excess(frame) == pytest.approx(own - everybody)
+    assert np.isnan(draws.brier_excess(frame.drop(columns=[name for name in frame if name.startswith("S@")])))

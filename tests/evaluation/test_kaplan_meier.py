@@ -13,6 +13,7 @@ from lifelines.statistics import logrank_test
 
 from hcmae.evaluation.kaplan_meier import compare_groups, one_per_patient, risk_groups
 from hcmae.evaluation.metrics import concordance
+from hcmae.evaluation.permutation import PermutationTest
 from hcmae.survival.data import load_inputs
 from tests.support.predictions import outcome, predictions
 
@@ -47,6 +48,21 @@ def test_split_is_by_the_training_median() -> None:
         risk_groups(frame, split="best")
     with pytest.raises(ValueError, match="'risk_z'"):
         risk_groups(frame.drop(columns="risk_z"))
+
+
+def test_groups_of_cross_validation_are_naive_and_say_so() -> None:
+    """Given groups have a p-value; those that a model made out of fold have a naive one until it is permuted."""
+    frame = predictions()
+    made = risk_groups(frame)
+    table = one_per_patient(frame)
+    given = compare_groups(*(table[name].to_numpy() for name in ("time", "event", "high")))
+    assert given.log_rank_p == made.log_rank_p
+    assert "naive" not in given.describe() + given.p_text()
+    assert made.p_text() == f"naive p = {made.log_rank_p:.2g}"
+    assert "naive 95 % interval" in made.describe()
+    tested = made.tested(PermutationTest(4.0, (1.0, 5.0, 2.0)))
+    assert tested.p_text() == f"p = 0.5 (3 permutations); naive p = {made.log_rank_p:.2g}"
+    assert made.permutation is None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pandas as pd
 
 from hcmae.evaluation import compare, tables
 from hcmae.evaluation.kaplan_meier import risk_groups
+from hcmae.evaluation.permutation import PermutationTest
 from tests.support.predictions import predictions
 
 
@@ -58,9 +59,15 @@ def test_table3_and_figure2() -> None:
     assert ("Multimodal", "HC-MAE, paper's reading") in named.rows
     assert named.caption.endswith("HC-MAE here is a variant.")
     assert "HC-MAE here is a variant. A synthetic" in tables.table2({}, variant="HC-MAE here is a variant.").caption
-    figure = tables.figure2_table({"hcmae": risk_groups(predictions())}).frame()
-    assert figure.loc[("Deep learning", "HC-MAE"), "p, paper"] == "2.1e-07"
-    assert figure.loc[("Deep learning", "MCAT"), "p, ours"] == tables.NOT_RUN
+    groups = risk_groups(predictions())
+    tested = groups.tested(PermutationTest(9.0, (1.0,) * 19))
+    table = tables.figure2_table({"hcmae": groups, "cox_clinical": tested})
+    figure = table.frame()
+    assert figure.loc[("Deep learning", "HC-MAE"), "p, paper (naive)"] == "2.1e-07"
+    assert figure.loc[("Deep learning", "MCAT"), "p, ours (naive)"] == tables.NOT_RUN
+    assert figure.loc[("Deep learning", "HC-MAE"), "ours, permuted"] == ""
+    assert "19 permutations" in figure.loc[("Added here", "Cox on age, sex, stage"), "ours, permuted"]
+    assert "small p-values come too often" in table.caption
 
 
 def test_difference_frame_names_both_intervals() -> None:

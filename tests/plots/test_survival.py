@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from hcmae.evaluation import compare, metrics, tables
-from hcmae.evaluation.kaplan_meier import risk_groups
+from hcmae.evaluation.kaplan_meier import compare_groups, risk_groups
+from hcmae.evaluation.permutation import PermutationTest
 from hcmae.interpretation import interpret
 from tests.support.predictions import outcome, predictions
 
@@ -33,7 +34,10 @@ def test_every_survival_figure_can_be_drawn() -> None:
     )
     genes = interpret.gene_table(np.ones((1, 1, 3)), {"rna": ["a", "b", "c"]}, {"rna": {"x": ["a"]}})
     drawn = [
-        plots.plot_kaplan_meier({"HC-MAE": risk_groups(frame), "other": risk_groups(frame)}),
+        plots.plot_kaplan_meier(
+            {"HC-MAE": risk_groups(frame).tested(PermutationTest(4.0, (1.0, 5.0))), "other": risk_groups(frame)}
+        ),
+        plots.plot_null_p_values({"naive": np.linspace(0, 0.9, 20), "permuted": np.linspace(0, 1, 20)}),
         plots.plot_fold_scores({"hcmae": metrics.fold_concordance(frame)}, oracle=0.8),
         plots.plot_comparison(summary, labels={"hcmae": "HC-MAE"}, oracle=0.8),
         plots.plot_differences(compare.compare({"hcmae": frame, "x": worse}, "hcmae", draws=20)),
@@ -53,3 +57,17 @@ def test_every_survival_figure_can_be_drawn() -> None:
     for figure in drawn:
         assert isinstance(figure, Figure)
         figure.savefig(io.BytesIO(), format="svg")
+
+
+def test_panels_call_naive_p_values_naive() -> None:
+    from hcmae import plots
+
+    frame = predictions()
+    groups = risk_groups(frame)
+    given = compare_groups(*(frame.drop_duplicates("patient")[name].to_numpy() for name in ("time", "event", "high")))
+    tested = groups.tested(PermutationTest(4.0, (1.0,) * 19))
+    axes = plots.plot_kaplan_meier({"naive": groups, "given": given, "permuted": tested}).axes
+    words = [next(text.get_text() for text in ax.texts if "HR" in text.get_text()) for ax in axes[:3]]
+    assert words[0].startswith("naive: p =")
+    assert words[1].startswith("p =")
+    assert words[2].startswith("permuted (19): p = 0.05\nnaive: p =")
