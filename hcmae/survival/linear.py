@@ -76,11 +76,9 @@ def _number(text: str) -> float:
 def _coxnet_omics(inputs: FoldInputs) -> FoldOutput:
     """Elastic net Cox on the selected omics; the penalty by inner folds that each choose their omics anew.
 
-    Each inner fold is rated, for every penalty, by a model that its patients have not taught, features included. The
-    penalty is the one with the largest partial likelihood of all these ratings together (the cross-validated linear
-    predictors of Dai and Breheny 2019, who find them steadier than the differences of Verweij and van Houwelingen
-    1993; those would also rate patients who taught the model). Where none beats the empty model, everybody has the same
-    risk. The chosen penalty is then applied to the whole training part, with the omics chosen on the whole.
+    Each inner fold is rated, for every penalty, by a model that its patients have not taught, features included; these
+    ratings choose the penalty (``best_penalty``), which is then applied to the whole training part with the omics
+    chosen on the whole. Where no penalty beats the empty model, everybody has the same risk.
     """
     from sksurv.linear_model import CoxnetSurvivalAnalysis
 
@@ -96,12 +94,21 @@ def _coxnet_omics(inputs: FoldInputs) -> FoldOutput:
         model = CoxnetSurvivalAnalysis(alphas=path.alphas_, **_ELASTIC)
         model.fit(own[part.train], part.outcome(part.train))
         held_out[inputs.inner == number, 1:] = own[part.left_out] @ model.coef_
-    time, event = (torch.from_numpy(known[inputs.train]) for known in (inputs.data.time, inputs.data.event))
-    losses = [float(cox_loss(torch.from_numpy(risk), time, event, divisor="none")) for risk in held_out.T.copy()]
-    best = int(np.argmin(losses))
+    best = best_penalty(held_out, inputs.data.time[inputs.train], inputs.data.event[inputs.train])
     coefficients = np.hstack([np.zeros((len(path.coef_), 1)), path.coef_])[:, best]
     info = {"alpha": np.r_[np.inf, path.alphas_][best], "features": int((coefficients != 0).sum())}
     return FoldOutput(design[inputs.test] @ coefficients, held_out[:, best], info, held_out=True)
+
+
+def best_penalty(held_out: NDArray[np.float64], time: NDArray[np.float64], event: NDArray[np.integer]) -> int:
+    """The column of held-out log hazards [n, penalties] with the largest Cox partial likelihood; the first of equals.
+
+    Source: cross-validated linear predictors, Dai and Breheny 2019 (arXiv 1905.10432), who find them steadier than the
+    differences of likelihoods of Verweij and van Houwelingen 1993; these would also rate patients who taught the model.
+    """
+    days, dead = torch.from_numpy(time), torch.from_numpy(event)
+    losses = [float(cox_loss(torch.from_numpy(risk), days, dead, divisor="none")) for risk in held_out.T.copy()]
+    return int(np.argmin(losses))
 
 
 def _omics_design(inputs: FoldInputs) -> NDArray[np.float64]:

@@ -129,9 +129,7 @@ class Method:
         usual = "hazards in bins" if self.bins is not None else usual
         object.__setattr__(self, "output", self.output or usual)
         if self.build is not None and (self.bins is not None) != (self.output == "hazards in bins"):
-            raise ValueError(
-                f"method {self.name}: output {self.output!r} and bins do not fit: hazards in bins need both"
-            )
+            raise ValueError(f"method {self.name}: output {self.output!r} does not fit: hazards in bins come with bins")
         fed = frozenset(kind for kind in self.inputs.values() if kind != "positions")
         object.__setattr__(self, "needs", self.needs | fed)
         unknown = sorted(self.needs - set(NEEDS))
