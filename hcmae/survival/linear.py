@@ -16,8 +16,6 @@ from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import Method, register
 from hcmae_core.losses import cox_loss
 
-_ELASTIC = {"l1_ratio": 0.5, "max_iter": 20000}
-
 
 def _cox_clinical(inputs: FoldInputs) -> FoldOutput:
     """Cox on age, sex and stage, with a small ridge; what any new method has to beat. Training risks are held out."""
@@ -80,24 +78,31 @@ def _coxnet_omics(inputs: FoldInputs) -> FoldOutput:
     ratings choose the penalty (``best_penalty``), which is then applied to the whole training part with the omics
     chosen on the whole. Where no penalty beats the empty model, everybody has the same risk.
     """
+    path = _elastic_path(inputs)
+    away = [(inputs.inner == number, inputs.part(number)) for number in range(inputs.inner_count)]
+    rated = [(asked, _omics_design(part)[part.left_out] @ _elastic_path(part)) for asked, part in away]
+    # A path ends early where it explains everything: penalties that all reach.
+    count = min(path.shape[1], *(risks.shape[1] for _, risks in rated))
+    held_out = np.empty((len(inputs.train), count))
+    for asked, risks in rated:
+        held_out[asked] = risks[:, :count]
+    best = best_penalty(held_out, inputs.data.time[inputs.train], inputs.data.event[inputs.train])
+    coefficients = path[:, best]
+    info = {"penalty": best, "features": int((coefficients != 0).sum())}
+    return FoldOutput(_omics_design(inputs)[inputs.test] @ coefficients, held_out[:, best], info, held_out=True)
+
+
+def _elastic_path(inputs: FoldInputs) -> NDArray[np.float64]:
+    """Coefficients [p, penalties] on the training rows: the empty model, then 30 penalties from the largest down.
+
+    Each is a share of the largest that still selects something on these rows, the same shares for all inner folds: a
+    grid in absolute units would be that of somebody's training part.
+    """
     from sksurv.linear_model import CoxnetSurvivalAnalysis
 
-    design = _omics_design(inputs)
-    # The longest path that converges, for all inner folds alike.
-    path = CoxnetSurvivalAnalysis(n_alphas=30, alpha_min_ratio=0.05, **_ELASTIC)
-    path.fit(design[inputs.train], inputs.outcome(inputs.train))
-    # The first column is the empty model's.
-    held_out = np.zeros((len(inputs.train), 1 + len(path.alphas_)))
-    for number in range(inputs.inner_count):
-        part = inputs.part(number)
-        own = _omics_design(part)
-        model = CoxnetSurvivalAnalysis(alphas=path.alphas_, **_ELASTIC)
-        model.fit(own[part.train], part.outcome(part.train))
-        held_out[inputs.inner == number, 1:] = own[part.left_out] @ model.coef_
-    best = best_penalty(held_out, inputs.data.time[inputs.train], inputs.data.event[inputs.train])
-    coefficients = np.hstack([np.zeros((len(path.coef_), 1)), path.coef_])[:, best]
-    info = {"alpha": np.r_[np.inf, path.alphas_][best], "features": int((coefficients != 0).sum())}
-    return FoldOutput(design[inputs.test] @ coefficients, held_out[:, best], info, held_out=True)
+    model = CoxnetSurvivalAnalysis(n_alphas=30, alpha_min_ratio=0.05, l1_ratio=0.5, max_iter=20000)
+    model.fit(_omics_design(inputs)[inputs.train], inputs.outcome(inputs.train))
+    return np.hstack([np.zeros((len(model.coef_), 1)), model.coef_])
 
 
 def best_penalty(held_out: NDArray[np.float64], time: NDArray[np.float64], event: NDArray[np.integer]) -> int:
