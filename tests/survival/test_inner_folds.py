@@ -18,7 +18,7 @@ from hcmae.survival.data import SurvivalData
 from hcmae.survival.fold import FoldInputs, FoldOutput
 from hcmae.survival.methods import METHODS, Method
 
-PATIENTS, TRAIN, DIM, GENES = 45, 40, 12, 24
+PATIENTS, TRAIN, DIM, GENES = 45, 40, 12, 12
 HONEST = Protocol()
 COMPARED = ("gpdbn", "camr", "deepcorrsurv", "deepcorrsurv_hc", "mcat", "hipt", "hipt_integration", "clam_sb")
 
@@ -40,7 +40,7 @@ def profile() -> Profile:
             "comparisons.correlation_epochs": 1,
             "comparisons.gpdbn_features": 3,
             "comparisons.camr_features": 3,
-            "omics": {"top_k": 3, "candidates": 6, "trees": 3, "differential": "cox_score"},
+            "omics": {"top_k": 3, "candidates": 3, "trees": 3, "differential": "cox_score"},
             **{f"comparisons.{name}.epochs": 2 for name in COMPARED},
         },
     )
@@ -55,7 +55,7 @@ def make_data(seed: int = 0) -> SurvivalData:
         values = rng.normal(size=(PATIENTS, GENES))
         values[:, -1] *= 0.01
         tables[kind] = pd.DataFrame(values, names, [f"{kind}{number}" for number in range(GENES)])
-        tables[kind].attrs["values"] = "log"
+        tables[kind].attrs["values"] = "mvalue"  # outliers of logarithms would be cut
     sizes = np.full(PATIENTS, 2)
 
     def bag(dim: int, times: int = 1) -> PackedBags:
