@@ -26,7 +26,7 @@ from hcmae.omics.cache import SELECTION_CODE
 from hcmae.survival.bags import PackedBags
 from hcmae.survival.data import SurvivalData
 from hcmae.survival.fit import fit_network
-from hcmae.survival.fold import FoldInputs, FoldOutput, OmicsCache, learnt_rows, omics_of, standardised
+from hcmae.survival.fold import FoldInputs, FoldOutput, OmicsCache, inner_numbers, learnt_rows, omics_of, standardised
 from hcmae.survival.methods import INNER, Method, Output, get_method
 
 log = logging.getLogger(__name__)
@@ -411,8 +411,8 @@ def method_key(
 
 # Between a method and its kept numbers, beside the training loop of networks.
 HARNESS = (
-    *(fold_seed, predictions_table, survival_grid, learnt_rows, PackedBags.packed),
-    *(FoldInputs.outcome, FoldInputs.__dict__["inner"], FoldInputs.part),
+    *(fold_seed, predictions_table, survival_grid, learnt_rows, inner_numbers, PackedBags.packed),
+    *(FoldInputs.outcome, FoldInputs.part),
 )
 
 

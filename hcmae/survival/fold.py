@@ -67,6 +67,15 @@ def standardised(omics: NDArray[np.floating], rows: Rows) -> NDArray[np.float32]
     return ((omics - known.mean(0)) / np.where(spread > 0, spread, 1.0)).astype(np.float32)
 
 
+def inner_numbers(data: SurvivalData, train: Rows, profile: Profile, seed: int) -> Rows:
+    """Inner fold of each training row [n_train], as many folds as ``survival.inner_fraction`` goes into one.
+
+    Raises ValueError for too few training patients.
+    """
+    count = max(2, round(1 / profile.survival.inner_fraction))
+    return inner_folds(data.time[train], data.event[train], count, [seed, 11])
+
+
 @dataclass
 class FoldInputs:
     """All that a method may look at: rows of ``test`` may be predicted, never learnt from (unless Protocol says so).
@@ -101,13 +110,8 @@ class FoldInputs:
 
     @cached_property
     def inner(self) -> Rows:
-        """Inner fold of each training patient [n_train]; the same for all methods, which so share their selections.
-
-        As many as ``survival.inner_fraction`` goes into one. Raises ValueError for too few training patients.
-        """
-        number = max(2, round(1 / self.profile.survival.inner_fraction))
-        time, event = self.data.time[self.train], self.data.event[self.train]
-        return inner_folds(time, event, number, [self.seed, 11])
+        """Inner fold of each training patient [n_train]; the same for all methods, which so share their selections."""
+        return inner_numbers(self.data, self.train, self.profile, self.seed)
 
     @property
     def inner_count(self) -> int:
