@@ -92,12 +92,17 @@ display(
 # %% [markdown]
 # ## The protocol
 #
-# Folds are drawn once, stratified by event and time, saved, and shared by all methods. Inside a training part:
+# Folds are drawn once, stratified by event and time, saved, and shared by all methods. A training part is cut into inner folds, the same for
+# all methods again. Each network of the ensemble leaves one of them out, and for this network its patients are strangers:
 #
-# 1. omics features are chosen and scaled on the training patients only;
-# 2. the region vectors are standardised by the training patients;
-# 3. the epoch is chosen on an inner validation part of the training patients, or fixed;
-# 4. the test fold is read once.
+# 1. omics features are imputed, chosen and scaled without them, and so are time bins, hand-crafted columns and region vectors;
+# 2. the network is trained without them;
+# 3. its epoch is the one that ranks them best;
+# 4. the test fold is read once, by every network with its own choice of omics; their mean is the prediction.
+#
+# The first point is easily lost. If the features were chosen once on the whole training part, the patients who judge the epoch would have
+# chosen the features by which they are judged, and noise would look like a model: a penalty or an epoch picked so is far too bold. The
+# elastic net of notebook 09 does the same with its penalty, and then fits the whole training part with features chosen on the whole.
 #
 # The release instead picks the epoch by the test C-index; notebook 11 measures what that is worth.
 
@@ -149,6 +154,13 @@ display(Markdown(text))
 #
 # Uno's C weights for censoring; the time-dependent AUC asks about 1, 3 and 5 years; the integrated Brier score judges the
 # probabilities themselves (0 is perfect), beside a Kaplan-Meier curve that tells everybody the same.
+#
+# A probability needs more than an order. The risks of a Cox network are log hazards in a unit that over-training stretches, so a Cox model
+# with one coefficient is fitted to the risks of training patients *by the networks that left them out*: its slope says how much of the
+# risks is to be believed {cite:p}`vanhouwelingen2000`, and the baseline hazard comes from the same patients. Training patients whom no
+# network left out take no part. A slope below zero counts as zero. Networks that give hazards in time bins (MCAT, HIPT, CLAM)
+# say the probability themselves: the product of what is left after each bin, at a constant rate inside a bin {cite:p}`kvamme2021`, level after
+# the last death of the training patients.
 
 # %%
 summaries = {n: metrics.summary(p, draws=300) for n, p in parts.items()}

@@ -265,12 +265,13 @@ spent.style.format({"images": "{:,.0f}", "core_seconds": "{:,.0f}"}, na_rep="n/a
 # \hat\beta = \arg\min_\beta \; -\ell(\beta) + \lambda \big(\tfrac12 \lVert\beta\rVert_1 + \tfrac14 \lVert\beta\rVert_2^2\big)
 # $$
 #
-# with the partial log-likelihood $\ell$ and $\lambda$ chosen by five inner folds. *Trans-MO* is HC-MAE's omics stream alone (Eq. 9 and 11),
+# with the partial log-likelihood $\ell$; $\lambda$ is the one whose held-out risks, over inner folds that each choose their omics anew, have
+# the largest $\ell$ {cite:p}`dai2019`. *Trans-MO* is HC-MAE's omics stream alone (Eq. 9 and 11),
 # $3 \times K$ → 1: what it reaches, the slides have not contributed. *HC-MAE, images only* and *ABMIL on patches* ask the reverse.
 #
 # ## Table II
 #
-# Each method sees the same training patients, the same chosen omics, the same inner validation for the epoch. Batches, step sizes and
+# Each method sees the same training patients, the same inner folds, and the same omics chosen for each of them. Batches, step sizes and
 # epochs stand in the profile: `paper` holds those of the publications, `smoke` shorter schedules. What a publication says of its training,
 # what its public code does and what is done in this run, aspect by aspect:
 

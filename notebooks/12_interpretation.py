@@ -52,7 +52,6 @@ from hcmae.evaluation import sentences
 from hcmae.interpretation import interpret, overlay
 from hcmae.slides.store import SlideStore
 from hcmae.survival.cross_validate import train_models
-from hcmae.survival.fold import fold_omics
 from hcmae.synthetic.truth import read_regions
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
@@ -215,10 +214,9 @@ display(
 
 # %%
 few = test[: min(16, len(test))]
-gradients = interpret.omics_gradients(models[:1], inputs, few, steps=16)
-_, names = fold_omics(
-    data, train, run.profile, inputs.protocol, seed, run.dir / "omics_cache"
-)
+# Each network leaves another inner fold out and has its own choice of omics: one is asked.
+gradients = interpret.omics_gradients(models[:1], inputs[:1], few, steps=16)
+names = inputs[0].names
 summary = run.truth_summary()
 genes = interpret.gene_table(gradients, names, summary["planted"] if summary else None)
 if summary:
@@ -264,8 +262,8 @@ plots.plot_gene_attributions(genes)
 #
 #
 # ```python
-# for m in models:
-#     a = interpret.region_attention([m], inputs, test)
+# for m, own in zip(models, inputs):
+#     a = interpret.region_attention([m], [own], test)
 #     print(interpret.attention_auc({x.patient: x.weights.mean(0) for x in a}, planted))
 # ```
 # Nothing in the loss makes the values agree: it sees the risks and never the weights.

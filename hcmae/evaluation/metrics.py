@@ -287,6 +287,50 @@ def breslow_survival(
     return np.exp(-baseline[None, :] * np.exp(np.clip(new - centre, -50, 50))[:, None])
 
 
+def cox_slope(risk: ArrayLike, time: ArrayLike, event: ArrayLike) -> float:
+    """Slope of a one-parameter Cox model on given risks: 1 for well calibrated log hazards, near 0 for noise.
+
+    Fitted with a ridge of one on risks in units of their spread, which keeps it finite where the risks order the
+    deaths without a fault; 0 where nobody died or all risks are equal. Raises ValueError for risks that are not finite.
+    Source: van Houwelingen, Statistics in Medicine 2000 (calibration slope); Efron's ties.
+    """
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
+
+    days, dead, score = _checked(time, event, risk)
+    spread = float(score.std())
+    # Equal risks differ by rounding at most.
+    if not dead.any() or spread <= 1e-9 * max(1.0, float(np.abs(score).max())):
+        return 0.0
+    model = CoxPHSurvivalAnalysis(alpha=1.0, ties="efron")
+    model.fit(((score - score.mean()) / spread)[:, None], _surv(days, dead))
+    return float(model.coef_[0]) / spread
+
+
+def discrete_survival(hazards: ArrayLike, ends: ArrayLike, grid: ArrayLike) -> Vector:
+    """Survival probabilities [n, len(grid)] from hazards in time bins [n, K] that end at ``ends`` [K] days, ascending.
+
+    S at the end of bin k is the product of 1 - hazard up to k; inside a bin the rate is constant. The last bin ends
+    with the last death of the training patients: what comes after it nobody has taught, and S stays where it is, as a
+    Kaplan-Meier curve does. Raises ValueError for hazards outside 0 to 1 and ends that do not fit.
+    Source: Kvamme and Borgan, Lifetime Data Analysis 2021 (constant hazard interpolation).
+    """
+    rate, last = np.asarray(hazards, dtype=np.float64), np.asarray(ends, dtype=np.float64)
+    if rate.ndim != 2 or last.shape != rate.shape[1:]:
+        raise ValueError(f"hazards must be [n, K] with K ends of bins, not {rate.shape} with {last.shape}")
+    if not ((rate >= 0) & (rate <= 1)).all():
+        raise ValueError("hazards in bins are probabilities: each must lie in 0 to 1")
+    if (np.diff(last, prepend=0.0) < 0).any():
+        raise ValueError(f"ends of time bins must ascend from 0, not {last.tolist()}")
+    # A hazard of one would make every later one meaningless.
+    total = np.cumsum(-np.log1p(-np.minimum(rate, 1 - 1e-12)), axis=1)
+    total = np.concatenate([np.zeros((len(rate), 1)), total, total[:, -1:]], axis=1)
+    edges = np.concatenate([[0.0], last, [np.inf]])
+    days = np.asarray(grid, dtype=np.float64)
+    bins = np.minimum(np.searchsorted(edges, days, side="right") - 1, len(last))
+    share = (days - edges[bins]) / (edges[bins + 1] - edges[bins])
+    return np.exp(-(total[:, bins] + share * (total[:, bins + 1] - total[:, bins])))
+
+
 def survival_columns(predictions: pd.DataFrame) -> tuple[list[str], Vector]:
     """Names and days of the S@<days> columns; raises ValueError where predictions have none."""
     names = [name for name in predictions.columns if str(name).startswith("S@")]

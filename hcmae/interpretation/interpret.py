@@ -38,21 +38,33 @@ class Attention:
 
 
 @torch.no_grad()
-def region_attention(models: Sequence[nn.Module], inputs: FoldInputs, rows: NDArray[np.int64]) -> list[Attention]:
+def region_attention(
+    models: Sequence[nn.Module], inputs: Sequence[FoldInputs], rows: NDArray[np.int64]
+) -> list[Attention]:
     """Attention of Eq. 7 for the given patients, averaged over the members of an ensemble.
 
-    Raises TypeError for networks without omics-guided cross-attention.
+    inputs: what each network was trained on (``cross_validate.train_models``). Raises TypeError for networks without
+    omics-guided cross-attention.
     """
     for model in models:
         if not isinstance(model, HCMAE):
             raise TypeError(f"{type(model).__name__} has no omics-guided attention over regions; use method 'hcmae'")
-    feeder = Feeder(get_method("hcmae"), inputs)
+    feeders = _feeders("hcmae", models, inputs)
     out = []
     for row in np.asarray(rows, dtype=np.int64):
-        batch = feeder(np.array([row]))
-        mean = np.mean([_attention(model, batch) for model in models], 0)
-        out.append(Attention(inputs.data.patients[row], mean[0], MODALITIES[: mean.shape[1]]))
+        one = np.array([row])
+        mean = np.mean([_attention(model, feeder(one)) for model, feeder in zip(models, feeders, strict=True)], 0)
+        out.append(Attention(inputs[0].data.patients[row], mean[0], MODALITIES[: mean.shape[1]]))
     return out
+
+
+def _feeders(method: str, models: Sequence[nn.Module], inputs: Sequence[FoldInputs]) -> list[Feeder]:
+    """One feeder for each network: members of an ensemble see different omics, and the same bags."""
+    if len(models) != len(inputs):
+        raise ValueError(f"{len(models)} networks, but inputs for {len(inputs)}: give what each was trained on")
+    chosen = get_method(method)
+    first = Feeder(chosen, inputs[0])
+    return [first.fed(chosen, own) for own in inputs]
 
 
 def _attention(model: nn.Module, batch: dict[str, Tensor]) -> NDArray[np.float64]:
@@ -61,24 +73,26 @@ def _attention(model: nn.Module, batch: dict[str, Tensor]) -> NDArray[np.float64
 
 
 def region_importance(
-    models: Sequence[nn.Module], inputs: FoldInputs, row: int, *, method: str = "hcmae"
+    models: Sequence[nn.Module], inputs: Sequence[FoldInputs], row: int, *, method: str = "hcmae"
 ) -> NDArray[np.float64]:
     """How much the predicted log hazard falls when a region is left out, [M]; positive = the region raises the risk.
 
-    Unlike attention this is an effect on the prediction. A patient with a single region has zero.
+    Unlike attention this is an effect on the prediction. A patient with a single region has zero. inputs: what each
+    network was trained on.
     """
-    chosen = get_method(method)
-    feeder = Feeder(chosen, inputs)
-    batch = feeder(np.array([row]))
-    count = int(batch["mask"].sum())
-    if count == 1:
-        return np.zeros(1)
-    repeated = {name: value.expand(count + 1, *value.shape[1:]).clone() for name, value in batch.items()}
-    for number in range(count):
-        repeated["mask"][number + 1, number] = False
-    with torch.no_grad():
-        risks = np.mean([model.eval()(**repeated).float().cpu().numpy() for model in models], 0)
-    return (risks[0] - risks[1:]).astype(np.float64)
+    effects = []
+    for model, feeder in zip(models, _feeders(method, models, inputs), strict=True):
+        batch = feeder(np.array([row]))
+        count = int(batch["mask"].sum())
+        if count == 1:
+            return np.zeros(1)
+        repeated = {name: value.expand(count + 1, *value.shape[1:]).clone() for name, value in batch.items()}
+        for number in range(count):
+            repeated["mask"][number + 1, number] = False
+        with torch.no_grad():
+            risk = model.eval()(**repeated).float().cpu().numpy()
+        effects.append(risk[0] - risk[1:])
+    return np.mean(effects, 0).astype(np.float64)
 
 
 def attention_auc(weights: Mapping[str, NDArray[np.floating]], planted: Mapping[str, NDArray[np.bool_]]) -> float:
@@ -127,19 +141,24 @@ def planted_regions(
 
 
 def omics_gradients(
-    models: Sequence[nn.Module], inputs: FoldInputs, rows: NDArray[np.int64], *, steps: int = 32
+    models: Sequence[nn.Module], inputs: Sequence[FoldInputs], rows: NDArray[np.int64], *, steps: int = 32
 ) -> NDArray[np.float64]:
     """Integrated gradients of the log hazard with respect to the omics, [n, modalities, K], mean over an ensemble.
 
     The baseline is the mean patient of the training part (all features are standardised, so zero). By captum; source:
-    Sundararajan, Taly and Yan, ICML 2017. For HC-MAE and Trans-MO; raises TypeError for other networks.
+    Sundararajan, Taly and Yan, ICML 2017. For HC-MAE and Trans-MO; raises TypeError for other networks, and ValueError
+    for several that see different features: ask for each alone.
     """
     from captum.attr import IntegratedGradients
 
     method = _method_of(models[0])
-    feeder = Feeder(get_method(method), inputs)
+    if any(own.names != inputs[0].names for own in inputs):
+        raise ValueError(
+            "these networks left out different inner folds and see different omics, whose attributions have no mean: "
+            "ask for each network alone (models[:1], inputs[:1])"
+        )
     total: NDArray[np.float64] | None = None
-    for model in models:
+    for model, feeder in zip(models, _feeders(method, models, inputs), strict=True):
         model.eval()
         pieces = []
         for row in np.asarray(rows, dtype=np.int64):

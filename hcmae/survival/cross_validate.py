@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hcmae.config import Profile, Protocol
-from hcmae.evaluation.metrics import breslow_survival
+from hcmae.evaluation.metrics import breslow_survival, cox_slope, discrete_survival
 from hcmae.files import atomic_path, read_json, read_parquet, write_json
 from hcmae.keys import Key, code_of, pick, source_of
 from hcmae.omics.cache import SELECTION_CODE
 from hcmae.survival.bags import PackedBags
 from hcmae.survival.data import SurvivalData
 from hcmae.survival.fit import fit_network
-from hcmae.survival.fold import FoldInputs, FoldOutput, OmicsCache, fold_omics, standardised
-from hcmae.survival.methods import INNER, Method, get_method
+from hcmae.survival.fold import FoldInputs, FoldOutput, OmicsCache, inner_numbers, learnt_rows, omics_of, standardised
+from hcmae.survival.methods import INNER, Method, Output, get_method
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def cross_validate(
 
     Returns:
         Table [patient, repeat, fold, risk, time, event] plus risk_z (risk in standard deviations of the fold's
-        training patients), high (above their median risk) and S@<days>: survival probabilities on a grid of days,
-        from a Breslow baseline of the training patients.
+        training patients), high (above their median risk) and S@<days>: survival probabilities on a grid of days
+        (see ``survival_curves``).
 
     Raises:
         KeyError: unknown method. ValueError: data lack what the method needs, folds and data list other patients, or
@@ -215,7 +215,7 @@ def run_fold(
     start = time.perf_counter()
     output = fit_fold(method, inputs)
     seconds = time.perf_counter() - start
-    frame = predictions_table(data, task, output, grid)
+    frame = predictions_table(data, task, output, grid, said=method.output)
     log.info("%s repeat %d fold %d: %s", method.name, repeat, fold, output.info)
     if path is not None:
         _write_cost(path, output, seconds, device)
@@ -236,12 +236,13 @@ def fold_inputs(
     device: torch.device | None = None,
     number: tuple[int, int] = (0, 0),
 ) -> FoldInputs:
-    """What one fold is trained on; omics are chosen here."""
-    omics = None
-    if "omics" in method.needs:
-        omics, _ = fold_omics(data, train, profile, protocol, seed, omics_cache)
-    own = fold_seed(seed, number)
-    return FoldInputs(data, train, test, omics, profile, protocol, own, device or torch.device("cpu"))
+    """What one fold is trained on; omics are chosen here, those of its inner parts when they are asked for."""
+    own, where = fold_seed(seed, number), device or torch.device("cpu")
+    if "omics" not in method.needs:
+        return FoldInputs(data, train, test, None, profile, protocol, own, where)
+    choose = omics_of(data, profile, protocol, seed, omics_cache)
+    omics, names = choose(train)
+    return FoldInputs(data, train, test, omics, profile, protocol, own, where, names, choose)
 
 
 def fold_seed(seed: int, number: tuple[int, int]) -> int:
@@ -270,8 +271,11 @@ def train_models(
     seed: int = 0,
     omics_cache: OmicsCache = None,
     device: torch.device | None = None,
-) -> tuple[list[nn.Module], FoldInputs]:
-    """Networks of a method trained on the given rows, for a look inside (interpretation), with their inputs."""
+) -> tuple[list[nn.Module], list[FoldInputs]]:
+    """Networks of a method trained on the given rows, for a look inside (interpretation), and the inputs of each.
+
+    Members that leave out different inner folds see different omics.
+    """
     chosen = get_method(method)
     if chosen.build is None:
         raise ValueError(f"method '{method}' is no network")
@@ -280,7 +284,8 @@ def train_models(
     inputs = fold_inputs(
         chosen, data, train, test, profile, protocol or Protocol.preset("honest"), seed, omics_cache, device
     )
-    return fit_network(chosen, inputs).models, inputs
+    output = fit_network(chosen, inputs)
+    return output.models, output.parts
 
 
 def _fold_rows(
@@ -305,13 +310,19 @@ def predictions_table(
     task: tuple[int, int, NDArray[np.int64], NDArray[np.int64]],
     output: FoldOutput,
     grid: NDArray[np.float64],
+    *,
+    said: Output | None,
 ) -> pd.DataFrame:
-    """One row per test patient of a (repeat, fold, train, test): the columns of ``cross_validate``."""
+    """One row per test patient of a (repeat, fold, train, test): the columns of ``cross_validate``.
+
+    said: what the method says about a patient (``Method.output``).
+    """
     repeat, fold, train, test = task
-    spread = float(np.std(output.train_risk))
+    known = output.train_risk[np.isfinite(output.train_risk)]
+    spread = float(np.std(known))
     scale = spread if spread > 0 else 1.0
-    middle = float(np.median(output.train_risk))
-    curves = breslow_survival(output.train_risk, data.time[train], data.event[train], output.risk, grid)
+    middle = float(np.median(known))
+    curves = survival_curves(output, data.time[train], data.event[train], grid, said=said)
     frame = pd.DataFrame(
         {
             "patient": [data.patients[row] for row in test],
@@ -320,12 +331,39 @@ def predictions_table(
             "risk": output.risk,
             "time": data.time[test],
             "event": data.event[test],
-            "risk_z": (output.risk - float(np.mean(output.train_risk))) / scale,
+            "risk_z": (output.risk - float(np.mean(known))) / scale,
             "high": output.risk > middle,
         }
     )
     columns = {f"S@{day:.0f}": curves[:, number] for number, day in enumerate(grid)}
     return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+
+
+def survival_curves(
+    output: FoldOutput,
+    time: NDArray[np.floating],
+    event: NDArray[np.integer],
+    grid: NDArray[np.float64],
+    *,
+    said: Output | None = "log hazard",
+) -> NDArray[np.float64]:
+    """Survival probabilities of the test rows [n_test, len(grid)] from what a method says; time, event [n_train].
+
+    - Hazards in bins: the survival that they spell out, the mean over the networks (``metrics.discrete_survival``).
+    - Else, with held-out training risks: the risks times their slope in a Cox model of these, over their Breslow
+      baseline. Training patients without a held-out risk take no part. A slope below zero says that the risks hold
+      nothing: it is zero, and everybody has the baseline.
+    - Else (protocols without inner folds): the Breslow baseline of the in-sample risks, as they are for log hazards,
+      times their slope for scores.
+    """
+    if output.binned:
+        return np.mean([discrete_survival(item.hazards, item.ends, grid) for item in output.binned], axis=0)
+    known = np.isfinite(output.train_risk)
+    risk, days, dead = output.train_risk[known], time[known], event[known]
+    slope = 1.0
+    if output.held_out or said != "log hazard":
+        slope = max(0.0, cox_slope(risk, days, dead))
+    return breslow_survival(slope * risk, days, dead, slope * output.risk, grid)
 
 
 def survival_grid(time: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -355,7 +393,9 @@ def method_key(
 ) -> Key:
     """``predictions_key`` for inputs whose content is known; ``selected``: omics were chosen beforehand."""
     profile = chosen.adapt(profile) if chosen.adapt is not None else profile
-    names = [name for name in chosen.reads if protocol.epoch == "inner" or name not in INNER]
+    # A network without inner folds reads nothing about them.
+    fixed = "protocol.epoch" in chosen.reads and protocol.epoch != "inner"
+    names = [name for name in chosen.reads if not (fixed and name in INNER)]
     ours = [name for name in names if name.startswith("protocol.")]
     settings = {**pick(profile, [name for name in names if name not in ours]), "seed": seed}
     settings.update({name: getattr(protocol, name.removeprefix("protocol.")) for name in ours})
@@ -370,7 +410,10 @@ def method_key(
 
 
 # Between a method and its kept numbers, beside the training loop of networks.
-HARNESS = (fold_seed, predictions_table, survival_grid, FoldInputs.outcome, PackedBags.packed)
+HARNESS = (
+    *(fold_seed, predictions_table, survival_grid, learnt_rows, inner_numbers, PackedBags.packed),
+    *(FoldInputs.outcome, FoldInputs.part),
+)
 
 
 def _kept_part(path: Path | None) -> pd.DataFrame | None:

@@ -1,10 +1,11 @@
-"""Fit one network on the training rows of one fold: groups of patients, Cox loss, ensemble, choice of the epoch."""
+"""Fit networks on the training rows of one fold: groups of patients, Cox loss, ensemble, choice of the epoch."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hcmae.cohort.splits import inner_folds
 from hcmae.evaluation.metrics import concordance
 from hcmae.optimiser import parameter_groups
 from hcmae.survival.bags import compact, pad, thin
-from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
+from hcmae.survival.fold import Binned, FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import Method, Sizes
 from hcmae_core.attention import InputScale
 from hcmae_core.losses import cox_loss
@@ -35,15 +35,24 @@ class Feeder:
         self.method, self.data, self.device = method, inputs.data, inputs.device
         self.bag = method.bag
         self.kinds = {argument: kind for argument, kind in method.inputs.items() if kind not in ("omics", "clinical")}
-        self.omics = None
-        if "omics" in method.needs:
-            assert inputs.omics is not None
-            self.omics = torch.from_numpy(np.ascontiguousarray(inputs.omics)).to(self.device)
+        self.omics = self._omics(method, inputs)
         self.resident: dict[str, Any] = {}
         self.sizes_of = self.data.sizes(self.bag) if self.bag else None
         if self.kinds and self._resident_bytes() <= RESIDENT_BYTES:
             everyone = np.arange(len(self.data.time))
             self.resident = {kind: self._pad(kind, everyone) for kind in set(self.kinds.values())}
+
+    def _omics(self, method: Method, inputs: FoldInputs) -> Tensor | None:
+        if "omics" not in method.needs:
+            return None
+        assert inputs.omics is not None
+        return torch.from_numpy(np.ascontiguousarray(inputs.omics)).to(self.device)
+
+    def fed(self, method: Method, inputs: FoldInputs) -> Feeder:
+        """The same bags with the omics of another part of the fold."""
+        other = copy.copy(self)
+        other.method, other.omics = method, self._omics(method, inputs)
+        return other
 
     def _resident_bytes(self) -> int:
         longest = int(self.data.sizes(self.bag).max()) if self.bag else 0
@@ -110,69 +119,99 @@ def sizes_for(method: Method, inputs: FoldInputs) -> Sizes:
     )
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a network says about patients: risk [n], larger is worse; hazards in time bins [n, K] where it has any."""
+
+    risk: NDArray[np.float64]
+    hazards: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One trained network: what it learnt from, its epochs, what it says of the watched rows after each epoch."""
+
+    method: Method
+    inputs: FoldInputs
+    feeder: Feeder
+    model: nn.Module
+    epochs: int
+    watched: list[Predicted]
+
+
 def fit_network(method: Method, inputs: FoldInputs) -> FoldOutput:
     """Train an ensemble of a method's network on one fold (section III-A; protocols of the book).
 
     epoch = "last": each member, with its own initial weights, sees all training rows for the fixed number of epochs.
-    epoch = "inner": member k leaves out inner fold k and keeps the weights of its best epoch there; with an ensemble
-    as large as the number of inner folds every training patient teaches all members but one.
+    epoch = "inner": member k leaves out inner fold k, whose patients neither train it nor choose its omics, and keeps
+    the weights of its best epoch there; with an ensemble as large as the number of inner folds every training patient
+    teaches all members but one. Training risks are those of the members that left a patient out, NaN where none did.
     epoch = "best_test": as "last", but the reported epoch is the one with the best C-index on the test rows: a leak,
     kept because the release does it.
     """
-    settings, protocol = inputs.profile.survival, inputs.protocol
-    feeder = Feeder(method, inputs)
-    time, event = inputs.data.time, inputs.data.event
-    members = settings.ensemble
-    inner = None
-    if protocol.epoch == "inner":
-        n_inner = max(2, round(1 / settings.inner_fraction))
-        inner = inner_folds(time[inputs.train], event[inputs.train], n_inner, [inputs.seed, 11])
-    test_risks, train_risks, models = [], [], []
-    held_out = np.full((members, len(inputs.train)), np.nan)
-    curves, epochs = [], []
-    for member in range(members):
-        left_out = inner == member % (int(inner.max()) + 1) if inner is not None else None
-        rows = inputs.train if left_out is None else inputs.train[~left_out]
-        watched = {"inner": inputs.train[left_out] if left_out is not None else None, "best_test": inputs.test}.get(
-            protocol.epoch
-        )
-        model, risks, best = _train_member(method, inputs, feeder, rows, watched, [inputs.seed, member])
-        models.append(model)
-        if protocol.epoch == "best_test":
-            curves.append(risks)
-        else:
-            test_risks.append(predict(method, model, feeder, inputs.test))
-        fitted = predict(method, model, feeder, inputs.train)
-        train_risks.append(fitted)
-        if left_out is not None:
-            held_out[member, left_out] = fitted[left_out]
-        epochs.append(best)
-    info: dict[str, Any] = {"epochs": epochs}
-    if protocol.epoch == "best_test":
-        curve = np.mean(curves, 0)
-        scores = [concordance(time[inputs.test], event[inputs.test], risk) for risk in curve]
+    inner = inputs.protocol.epoch == "inner"
+    bags = Feeder(method, inputs)
+    ready: dict[int, tuple[Method, FoldInputs, Feeder]] = {}
+    fits = []
+    for member in range(inputs.profile.survival.ensemble):
+        number = member % inputs.inner_count if inner else 0
+        if number not in ready:
+            part = inputs.part(number) if inner else inputs
+            own, part = (method, part) if method.prepare is None else method.prepare(method, part)
+            ready[number] = own, part, bags.fed(own, part)
+        fits.append(_train_member(*ready[number], [inputs.seed, member]))
+    if inner:
+        return _held_out_output(inputs, fits)
+    output = FoldOutput(np.empty(0), np.mean([predict(f.method, f.model, f.feeder, inputs.train) for f in fits], 0))
+    output.models, output.parts = [f.model for f in fits], [f.inputs for f in fits]
+    if inputs.protocol.epoch == "best_test":
+        time, event = inputs.data.time[inputs.test], inputs.data.event[inputs.test]
+        curve = np.mean([[said.risk for said in f.watched] for f in fits], 0)
+        scores = [concordance(time, event, risk) for risk in curve]
         best = int(np.argmax(scores))
-        info = {"epochs": [best + 1] * members, "test_curve": scores}
-        risk = curve[best]
+        output.info = {"epochs": [best + 1] * len(fits), "test_curve": scores}
+        said = [f.watched[best] for f in fits]
     else:
-        risk = np.mean(test_risks, 0)
-    train_risk = np.mean(train_risks, 0)
-    known = np.isfinite(held_out).any(0)
-    if known.any():
-        train_risk = np.where(known, np.nanmean(np.where(known, held_out, 0.0), 0), train_risk)
-    return FoldOutput(risk, train_risk, info, models)
+        output.info = {"epochs": [f.epochs for f in fits]}
+        said = [say_of(f.method, f.model, f.feeder, inputs.test) for f in fits]
+    output.risk = np.mean([item.risk for item in said], 0)
+    output.binned = _binned(fits, said)
+    return output
 
 
-def _train_member(
-    method: Method,
-    inputs: FoldInputs,
-    feeder: Feeder,
-    rows: Rows,
-    watched: Rows | None,
-    seed: Sequence[int],
-) -> tuple[nn.Module, NDArray, int]:
-    """One network: (model, risks of the watched rows per epoch [E, n], number of epochs behind the weights)."""
+def _held_out_output(inputs: FoldInputs, fits: Sequence[_Fit]) -> FoldOutput:
+    """Mean of members that each left an inner fold out.
+
+    A log hazard has no origin of its own: the risks of each member are taken from their mean over the patients that it
+    learnt from, so that those of different members can stand in one table.
+    """
+    total, count = np.zeros(len(inputs.train)), np.zeros(len(inputs.train))
+    risks, said = [], []
+    for fit in fits:
+        origin = float(np.mean(predict(fit.method, fit.model, fit.feeder, fit.inputs.train)))
+        said.append(say_of(fit.method, fit.model, fit.feeder, inputs.test))
+        risks.append(said[-1].risk - origin)
+        away = np.isin(inputs.train, fit.inputs.left_out)
+        total[away] += predict(fit.method, fit.model, fit.feeder, inputs.train[away]) - origin
+        count[away] += 1
+    held_out = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    info = {"epochs": [fit.epochs for fit in fits]}
+    models, parts = [fit.model for fit in fits], [fit.inputs for fit in fits]
+    return FoldOutput(np.mean(risks, 0), held_out, info, models, True, _binned(fits, said), parts)
+
+
+def _binned(fits: Sequence[_Fit], said: Sequence[Predicted]) -> list[Binned]:
+    return [
+        Binned(item.hazards, fit.method.bins.ends(fit.inputs))
+        for fit, item in zip(fits, said, strict=True)
+        if fit.method.bins is not None and item.hazards is not None
+    ]
+
+
+def _train_member(method: Method, inputs: FoldInputs, feeder: Feeder, seed: Sequence[int]) -> _Fit:
+    """One network on the training rows of ``inputs``; it watches the rows that the protocol lets choose the epoch."""
     settings, data = inputs.profile.survival, inputs.data
+    watched = {"inner": inputs.left_out, "best_test": inputs.test}.get(inputs.protocol.epoch)
     state = np.random.SeedSequence(list(seed)).generate_state(3)
     rng = np.random.default_rng(state[0])
     generator = torch.Generator().manual_seed(int(state[1]))
@@ -184,8 +223,9 @@ def _train_member(
         if feeder.bag is not None and settings.scale_vectors:
             for module in model.modules():
                 if isinstance(module, InputScale):
-                    module.fit(feeder.vectors(rows))
-        return _epochs(method, inputs, feeder, model, rows, watched, rng, generator, data)
+                    module.fit(feeder.vectors(inputs.train))
+        said, epochs = _epochs(method, inputs, feeder, model, inputs.train, watched, rng, generator, data)
+    return _Fit(method, inputs, feeder, model, epochs, said)
 
 
 def _epochs(
@@ -198,14 +238,15 @@ def _epochs(
     rng: np.random.Generator,
     generator: torch.Generator,
     data: SurvivalData,
-) -> tuple[nn.Module, NDArray, int]:
+) -> tuple[list[Predicted], int]:
+    """Train ``model``; gives what it says of the watched rows after each epoch, and the epochs behind its weights."""
     settings, fidelity = inputs.profile.survival, inputs.profile.fidelity
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
     n_groups = len(group_rows(rows, settings.group, fidelity.drop_last_group, rng))
     total = settings.epochs * n_groups
     warmup = settings.warmup_epochs * n_groups
     step = 0
-    risks: list[NDArray] = []
+    said: list[Predicted] = []
     scores: list[float] = []
     kept: dict[str, Tensor] | None = None
     kept_epoch, kept_score = settings.epochs, -math.inf
@@ -226,10 +267,9 @@ def _epochs(
             step += 1
         if watched is None:
             continue
-        risk = predict(method, model, feeder, watched)
-        risks.append(risk)
+        said.append(say_of(method, model, feeder, watched))
         if inputs.protocol.epoch == "inner":
-            scores.append(_inner_score(data, watched, risk))
+            scores.append(_inner_score(data, watched, said[-1].risk))
             # Three epochs are averaged: with a handful of deaths a single one is mostly luck.
             smooth = float(np.mean(scores[-3:]))
             if len(scores) >= 3 and smooth > kept_score:
@@ -240,7 +280,7 @@ def _epochs(
     if kept is not None:
         model.load_state_dict(kept)
     model.eval()
-    return model, np.array(risks), kept_epoch
+    return said, kept_epoch
 
 
 def _drawn(method: Method, inputs: FoldInputs, rows: Rows, rng: np.random.Generator) -> Rows:
@@ -344,20 +384,27 @@ def _forward(model: nn.Module, batch: dict[str, Tensor], inputs: FoldInputs) -> 
         return model(**batch)
 
 
+def predict(method: Method, model: nn.Module, feeder: Feeder, rows: Rows) -> NDArray[np.float64]:
+    """Risk of each row [n]; larger is worse. Raises what ``say_of`` raises."""
+    return say_of(method, model, feeder, rows).risk
+
+
 @torch.no_grad()
-def predict(method: Method, model: nn.Module, feeder: Feeder, rows: Rows, part: int = 256) -> NDArray[np.float64]:
-    """Risk of each row [n]; larger is worse.
+def say_of(method: Method, model: nn.Module, feeder: Feeder, rows: Rows, part: int = 256) -> Predicted:
+    """Risk of each row and, where the method has them, hazards in time bins.
 
     Raises ValueError naming the first patient whose risk is not finite.
     """
     if len(rows) == 0:  # a network trained on everybody, for a look inside
-        return np.empty(0, dtype=np.float64)
+        return Predicted(np.empty(0, dtype=np.float64))
     training = model.training
     model.eval()
-    pieces = []
+    pieces, hazards = [], []
     for chunk in np.array_split(rows, max(1, math.ceil(len(rows) / part))):
         output = model(**feeder(chunk))
         pieces.append((method.risk(output) if method.risk else output).float().cpu().numpy())
+        if method.bins is not None:
+            hazards.append(method.bins.hazards(output).double().cpu().numpy())
     model.train(training)
     risk = np.concatenate(pieces).astype(np.float64)
     if not np.isfinite(risk).all():
@@ -366,7 +413,7 @@ def predict(method: Method, model: nn.Module, feeder: Feeder, rows: Rows, part: 
             f"{method.name}: the risk of patient {feeder.data.patients[rows[bad]]} is {risk[bad]}; "
             "look for NaN in its vectors or omics, or lower survival.learning_rate"
         )
-    return risk
+    return Predicted(risk, np.concatenate(hazards) if hazards else None)
 
 
 def _schedule(step: int, total: int, warmup: float, kind: str) -> float:

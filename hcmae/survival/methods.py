@@ -18,6 +18,8 @@ from hcmae.config import ComparisonSettings, MethodSettings, Profile
 from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
 
 Group = Literal["clinical", "omics", "image", "multimodal"]
+# What a method says about a patient; survival curves are made from it accordingly (``cross_validate.survival_curves``).
+Output = Literal["log hazard", "hazards in bins", "score"]
 # The kinds that can be a method's bag of vectors.
 VECTORS = ("region", "region_reg", "region_hipt", "patch", "patch_features")
 NEEDS = ("omics", *VECTORS, "thumbnail", "handcrafted", "clinical")
@@ -68,6 +70,18 @@ Loss = Callable[[Any, Tensor, Tensor, "FoldInputs"], Tensor]
 
 
 @dataclass(frozen=True)
+class Bins:
+    """How hazards in time bins are read from a network.
+
+    hazards: output of the network -> [B, K], each in (0, 1). ends: inputs of the fit -> where the K bins end, days [K],
+    ascending; learnt from ``inputs.train``.
+    """
+
+    hazards: Callable[[Any], Tensor]
+    ends: Callable[[FoldInputs], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
 class Method:
     """One row of a comparison.
 
@@ -77,6 +91,11 @@ class Method:
             the bags is always passed as ``mask``.
         build: (sizes, profile) -> network. Without ``loss`` it is trained by the Cox loss on its output.
         loss, risk: for networks whose output is no log hazard; risk maps the output to [B], larger = worse.
+        output: what it says about a patient: "log hazard" (the default of networks under the Cox loss), "hazards in
+            bins" (the default with ``bins``), or "score", an order and no more (the default of everything else).
+        bins: how hazards in time bins are read from the network.
+        prepare: (method, inputs) -> (method, inputs), before a network is trained: features made or ranked, a first
+            stage. It learns from ``inputs.train`` and is called for every inner part anew.
         fit: instead of ``build``: everything from training rows to risks, for methods that are no networks.
         needs: what data must hold; follows from ``inputs`` for networks.
         paper: key of the paper's row, where there is one.
@@ -97,6 +116,9 @@ class Method:
     fit: Callable[[FoldInputs], FoldOutput] | None = None
     loss: Loss | None = None
     risk: Callable[[Any], Tensor] | None = None
+    output: Output | None = None
+    bins: Bins | None = None
+    prepare: Callable[[Method, FoldInputs], tuple[Method, FoldInputs]] | None = None
     needs: frozenset[str] = frozenset()
     paper: str | None = None
     note: str = ""
@@ -108,6 +130,11 @@ class Method:
     def __post_init__(self) -> None:
         if (self.build is None) == (self.fit is None):
             raise ValueError(f"method {self.name}: give either build (a network) or fit (anything else)")
+        usual: Output = "log hazard" if self.build is not None and self.loss is None else "score"
+        usual = "hazards in bins" if self.bins is not None else usual
+        object.__setattr__(self, "output", self.output or usual)
+        if self.build is not None and (self.bins is not None) != (self.output == "hazards in bins"):
+            raise ValueError(f"method {self.name}: output {self.output!r} does not fit: hazards in bins come with bins")
         fed = frozenset(kind for kind in self.inputs.values() if kind != "positions")
         object.__setattr__(self, "needs", self.needs | fed)
         unknown = sorted(self.needs - set(NEEDS))

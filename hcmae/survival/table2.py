@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from hcmae.config import MethodSettings, Profile
 from hcmae.survival.fit import Feeder, fit_network, sizes_for
-from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
-from hcmae.survival.methods import COX, Method, Sizes, register
+from hcmae.survival.fold import FoldInputs, FoldOutput, Rows, learnt_rows
+from hcmae.survival.methods import COX, Bins, Method, Sizes, register
 from hcmae.survival.table3 import INTEGRATION, integration_network
 from hcmae_core.attention import InputScale
 from hcmae_core.baselines import (
@@ -58,7 +58,7 @@ def _dropout(own: MethodSettings) -> dict[str, Any]:
 
 def training_rows(inputs: FoldInputs) -> Rows:
     """The patients whose labels and distributions may be used: the training part, or all under the leaking protocol."""
-    return inputs.train if inputs.protocol.select_on == "train" else np.arange(len(inputs.data.time))
+    return learnt_rows(inputs.train, inputs.data, inputs.protocol)
 
 
 def time_edges(time: NDArray[np.floating], event: NDArray[np.integer], bins: int) -> NDArray[np.float64]:
@@ -98,6 +98,16 @@ def balanced_weights(inputs: FoldInputs, rows: Rows) -> NDArray[np.float64] | No
     bins = _fold_bins(torch.from_numpy(inputs.data.time[rows]), inputs).numpy()
     classes = 2 * bins + (inputs.data.event[rows] > 0)
     return 1.0 / np.bincount(classes)[classes]
+
+
+def bin_ends(inputs: FoldInputs) -> NDArray[np.float64]:
+    """Where the time bins of ``discrete_loss`` end, in days [bins]; the last with the last death.
+
+    Raises ValueError without any death among the training patients.
+    """
+    rows = training_rows(inputs)
+    time, event = inputs.data.time[rows], inputs.data.event[rows]
+    return np.append(time_edges(time, event, inputs.profile.comparisons.bins), time[event > 0].max())
 
 
 # What this loss reads (its bins follow the training patients), and the sampler that goes with it.
@@ -175,7 +185,6 @@ class Scaled(nn.Module):
 def _published(
     network: Method,
     settings: Callable[[Profile], MethodSettings],
-    fit: Callable[[Method, FoldInputs], FoldOutput],
     *,
     has_dropout: bool = True,
 ) -> Method:
@@ -188,7 +197,7 @@ def _published(
         return own_profile(profile, own)
 
     def run(inputs: FoldInputs) -> FoldOutput:
-        return fit(network, replace(inputs, profile=adapt(inputs.profile)))
+        return fit_network(network, replace(inputs, profile=adapt(inputs.profile)))
 
     return register(
         Method(
@@ -199,6 +208,7 @@ def _published(
             needs=network.needs,
             paper=network.paper,
             note=network.note,
+            output=network.output,
             settings=network.reads,
             adapt=adapt,
         )
@@ -227,12 +237,12 @@ def _gpdbn_loss(output: tuple[Tensor, Tensor], time: Tensor, event: Tensor, inpu
     return _cox(output[0], time, event, inputs) + _GPDBN_L1 * output[1]
 
 
-def _fit_gpdbn(network: Method, inputs: FoldInputs) -> FoldOutput:
+def _gpdbn_features(network: Method, inputs: FoldInputs) -> tuple[Method, FoldInputs]:
     assert inputs.omics is not None
     count = inputs.profile.comparisons.gpdbn_features
     genes = best_columns(inputs.omics.reshape(len(inputs.omics), -1), inputs, count)
     pathology = best_columns(handcrafted_table(inputs), inputs, count)
-    return fit_network(network, replace(inputs, omics=np.stack([genes, pathology], axis=1).astype(np.float32)))
+    return network, replace(inputs, omics=np.stack([genes, pathology], axis=1).astype(np.float32))
 
 
 _published(
@@ -244,13 +254,14 @@ _published(
         lambda sizes, profile: _Penalised(sizes.omics_features, **_dropout(profile.comparisons.gpdbn)),
         loss=_gpdbn_loss,
         risk=lambda output: output[0],
+        output="log hazard",
+        prepare=_gpdbn_features,
         needs=frozenset({"handcrafted"}),
         paper="GPDBN",
         note="the best omics and hand-crafted features of the training patients",
         settings=(*COX, "comparisons.gpdbn_features", "comparisons.gpdbn.dropout"),
     ),
     lambda profile: profile.comparisons.gpdbn,
-    _fit_gpdbn,
 )
 
 
@@ -272,7 +283,7 @@ def _camr_loss(
     return network.total_loss(_cox(risk, time, event, inputs), losses)
 
 
-def _fit_camr(network: Method, inputs: FoldInputs) -> FoldOutput:
+def _camr_features(network: Method, inputs: FoldInputs) -> tuple[Method, FoldInputs]:
     assert inputs.omics is not None
     if inputs.omics.shape[1] < 2:
         raise ValueError("CAMR needs RNA and at least one other omics: its three slots are RNA, pathology, other omics")
@@ -283,7 +294,7 @@ def _fit_camr(network: Method, inputs: FoldInputs) -> FoldOutput:
         best_columns(handcrafted_table(inputs), inputs, count),
         best_columns(others, inputs, count),
     ]
-    return fit_network(network, replace(inputs, omics=np.stack(slots, axis=1).astype(np.float32)))
+    return network, replace(inputs, omics=np.stack(slots, axis=1).astype(np.float32))
 
 
 _published(
@@ -297,13 +308,14 @@ _published(
         ),
         loss=_camr_loss,
         risk=lambda output: output[0],
+        output="log hazard",
+        prepare=_camr_features,
         needs=frozenset({"handcrafted"}),
         paper="CAMR",
         note="slots: RNA, hand-crafted features, miRNA with methylation",
         settings=(*COX, "comparisons.camr_features", "comparisons.camr_aligned", "comparisons.camr.dropout"),
     ),
     lambda profile: profile.comparisons.camr,
-    _fit_camr,
 )
 
 
@@ -333,8 +345,8 @@ def _deepcorrsurv(sizes: Sizes, profile: Profile) -> _Thumbnails:
     return _Thumbnails(DeepCorrSurv(sizes.modalities * sizes.omics_features, sizes.thumbnail))
 
 
-def _fit_deepcorrsurv(network: Method, inputs: FoldInputs) -> FoldOutput:
-    """Stage 1 once per fold (it sees no label), stage 2 from there for every member."""
+def _correlated(network: Method, inputs: FoldInputs) -> tuple[Method, FoldInputs]:
+    """Stage 1 on the training patients (it sees no label); stage 2 of every member begins there."""
     settings = inputs.profile.comparisons
     feeder = Feeder(network, inputs)
     seed = np.random.SeedSequence([inputs.seed, 23]).generate_state(2)
@@ -362,7 +374,7 @@ def _fit_deepcorrsurv(network: Method, inputs: FoldInputs) -> FoldOutput:
             loss.backward()
             optimizer.step()
     first.update({name: value.detach().clone() for name, value in model.state_dict().items()})
-    return fit_network(replace(network, build=build), inputs)
+    return replace(network, build=build), inputs
 
 
 _THUMBNAILS = {"thumbnails": "thumbnail", "omics": "omics"}
@@ -375,10 +387,10 @@ _published(
         _THUMBNAILS,
         _deepcorrsurv,
         paper="DeepCorrSurv",
+        prepare=_correlated,
         settings=("comparisons.correlation_epochs", "comparisons.correlation_learning_rate"),
     ),
     lambda profile: profile.comparisons.deepcorrsurv,
-    _fit_deepcorrsurv,
     has_dropout=False,
 )
 _published(
@@ -394,7 +406,6 @@ _published(
         settings=(),
     ),
     lambda profile: profile.comparisons.deepcorrsurv_hc,
-    fit_network,
     has_dropout=False,
 )
 
@@ -435,6 +446,7 @@ _published(
         _mcat,
         loss=discrete_loss,
         risk=hazard_risk,
+        bins=Bins(torch.sigmoid, bin_ends),
         paper="MCAT",
         note="patch vectors of the frozen MAE-Patch unless others are stored",
         settings=(*_DISCRETE, *_BALANCED, "comparisons.mcat_dim", "comparisons.mcat.dropout"),
@@ -442,7 +454,6 @@ _published(
         learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.mcat,
-    fit_network,
 )
 
 
@@ -461,13 +472,13 @@ _published(
         _hipt,
         loss=discrete_loss,
         risk=hazard_risk,
+        bins=Bins(torch.sigmoid, bin_ends),
         paper="HIPT (WSI only)",
         settings=(*_DISCRETE, *_BALANCED, "comparisons.hipt_dim", "comparisons.hipt.dropout"),
         weights=balanced_weights,
         learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.hipt,
-    fit_network,
 )
 
 
@@ -483,7 +494,6 @@ _published(
         settings=INTEGRATION,
     ),
     lambda profile: profile.comparisons.hipt_integration,
-    fit_network,
 )
 
 
@@ -521,18 +531,19 @@ _published(
         clam_network,
         loss=clam_loss,
         risk=lambda output: hazard_risk(output[0]),
+        bins=Bins(lambda output: torch.sigmoid(output[0]), bin_ends),
         note="bag classes are time bins; patch vectors as for MCAT",
         settings=(*_DISCRETE, "comparisons.clam_dim", "comparisons.clam_sb.dropout"),
         learns_from_censored=True,
     ),
     lambda profile: profile.comparisons.clam_sb,
-    fit_network,
 )
 
 __all__ = [
     "Scaled",
     "balanced_weights",
     "best_columns",
+    "bin_ends",
     "cox_scores",
     "discrete_loss",
     "handcrafted_table",

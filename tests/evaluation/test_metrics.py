@@ -245,3 +245,35 @@ def test_sampling_noise_matches_the_size_of_the_paper_cohorts() -> None:
     single, mean = compare.sampling_noise(374, 0.36, c_index=0.65, draws=60, seed=1)
     assert 0.045 < single < 0.08
     assert mean < single / 1.7
+
+
+def test_slope_of_risks_is_that_of_a_cox_model_and_finite() -> None:
+    from lifelines import CoxPHFitter
+
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=400)
+    time = rng.exponential(np.exp(-0.5 * x)) * 500 + 1
+    event = (rng.random(400) < 0.7).astype(int)
+    fitter = CoxPHFitter().fit(pd.DataFrame({"x": x, "time": time, "event": event}), "time", "event")
+    assert metrics.cox_slope(x, time, event) == pytest.approx(fitter.params_["x"], rel=0.02)
+    # Twice the risk is half the slope; risks that order all deaths have one too, and equal or unseen ones have none.
+    assert metrics.cox_slope(2 * x + 7, time, event) == pytest.approx(metrics.cox_slope(x, time, event) / 2)
+    assert np.isfinite(metrics.cox_slope(-time, time, event))
+    assert metrics.cox_slope(np.full(400, 0.1), time, event) == 0
+    assert metrics.cox_slope(x, time, 0 * event) == 0
+
+
+def test_survival_from_hazards_in_bins() -> None:
+    """Products at the ends, constant rates between, level after the last; a bin without width is a step."""
+    hazards, ends = np.array([[0.5, 0.2, 0.0], [0.0, 1.0, 0.3]]), np.array([100.0, 200.0, 400.0])
+    curves = metrics.discrete_survival(hazards, ends, [0, 50, 100, 150, 200, 400, 9000])
+    assert np.allclose(curves[0], [1, np.sqrt(0.5), 0.5, 0.5 * np.sqrt(0.8), 0.4, 0.4, 0.4])
+    assert np.allclose(curves[1], [1, 1, 1, 0, 0, 0, 0], atol=1e-5)
+    step = metrics.discrete_survival(hazards[:1], [100.0, 100.0, 400.0], [99.999, 100.0])
+    assert np.allclose(step, [[0.5, 0.4]], atol=1e-4)
+    with pytest.raises(ValueError, match="must ascend"):
+        metrics.discrete_survival(hazards, [100.0, 50.0, 400.0], [1.0])
+    with pytest.raises(ValueError, match="K ends of bins"):
+        metrics.discrete_survival(hazards, ends[:2], [1.0])
+    with pytest.raises(ValueError, match="0 to 1"):
+        metrics.discrete_survival(hazards * 3, ends, [1.0])

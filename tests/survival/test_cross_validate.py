@@ -355,8 +355,8 @@ def test_selection_sees_training_rows_only(profile: Profile) -> None:
         )[0]
         for select in ("all", "train")
     }
-    # Everybody's selection is made once, the training ones once per fold.
-    assert len(cache) == 4
+    # Everybody's selection is made once, the others once per fold and once per inner fold of each.
+    assert len(cache) == 1 + 3 * (1 + 5)
     assert scores["all"] > 0.6 > scores["train"]
     values, chosen = fold_omics(data, np.arange(60), settings, HONEST, 0, cache)
     assert values.shape == (90, 2, settings.omics.top_k)
@@ -368,7 +368,7 @@ def test_a_network_may_be_trained_on_everybody(data: SurvivalData, profile: Prof
     everyone = np.arange(len(data.patients))
     models, inputs = train_models("hcmae", data, everyone, changed(profile, epochs=1, ensemble=1), LAST)
     assert len(models) == 1
-    assert len(inputs.test) == 0
+    assert len(inputs[0].test) == 0
 
 
 def test_interpretation(data: SurvivalData, profile: Profile) -> None:
@@ -382,13 +382,13 @@ def test_interpretation(data: SurvivalData, profile: Profile) -> None:
     assert effect.shape == (data.sizes("region")[41],)
     gradients = interpret.omics_gradients(models, inputs, np.array([40, 41]), steps=24)
     # Completeness: the attributions add up to the change of the log hazard from the baseline.
-    batch = fitting.Feeder(METHODS["hcmae"], inputs)(np.array([40]))
+    batch = fitting.Feeder(METHODS["hcmae"], inputs[0])(np.array([40]))
     zero = {**batch, "omics": torch.zeros_like(batch["omics"])}
     with torch.no_grad():
         change = np.mean([(m(**batch) - m(**zero)).item() for m in models])
     assert gradients[0].sum() == pytest.approx(change, abs=2e-3)
     with pytest.raises(TypeError, match="omics-guided"):
-        interpret.region_attention([torch.nn.Identity()], inputs, np.array([40]))
+        interpret.region_attention([torch.nn.Identity()], inputs[:1], np.array([40]))
 
 
 def test_load_tables_reads_real_lihc(shared_data) -> None:

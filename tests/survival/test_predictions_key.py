@@ -264,8 +264,8 @@ def expected(name: str, profile: Profile) -> set[str]:
         | OWN_LOSS
         | OMICS
         | {"comparisons.correlation_epochs", "comparisons.correlation_learning_rate"},
-        "coxnet_omics": OMICS,
-        "cox_clinical": set(),
+        "coxnet_omics": OMICS | {"survival.inner_fraction"},
+        "cox_clinical": {"survival.inner_fraction"},
     }[name]
     if name not in own_sections():
         return found
@@ -327,6 +327,11 @@ def test_a_protocol_counts_where_it_is_used(profile: Profile) -> None:
     waiting = profile.model_copy(update={"survival": profile.survival.model_copy(update={"patience": 4})})
     last = Protocol(epoch="last")
     assert predictions_key("hipt", data, waiting, last, 0) == predictions_key("hipt", data, profile, last, 0)
+    # Linear models have inner folds under every protocol, networks where one of them chooses the epoch.
+    halves = profile.model_copy(update={"survival": profile.survival.model_copy(update={"inner_fraction": 0.5})})
+    for name, same in (("cox_clinical", False), ("hipt", True)):
+        keys = [predictions_key(name, data, settings, last, 0) for settings in (profile, halves)]
+        assert (keys[0] == keys[1]) == same
 
 
 # --- which inputs ---------------------------------------------------------------------------------------------------
