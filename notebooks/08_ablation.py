@@ -21,7 +21,7 @@
 # Table III of the paper removes parts one by one. In the authors' release some of its rows differ in architecture as well as in
 # input (its HC-RegSli has no cross-attention), so their gap does not isolate anything. Here all rows are made of the same parts. Even so,
 # taking one thing away takes more with it: without thumbnails a Transformer goes too, without omics the thumbnails ask instead of being
-# asked. A table below counts what differs.
+# asked. The next table counts what differs.
 
 # %% tags=["parameters"]
 cancer = "LIHC"

@@ -201,11 +201,18 @@ def _held_out_output(inputs: FoldInputs, fits: Sequence[_Fit]) -> FoldOutput:
 
 
 def _binned(fits: Sequence[_Fit], said: Sequence[Predicted]) -> list[Binned]:
+    """Hazards in bins of each network; none where it has none, or has learnt them from patients drawn by weight."""
     return [
         Binned(item.hazards, fit.method.bins.ends(fit.inputs))
         for fit, item in zip(fits, said, strict=True)
-        if fit.method.bins is not None and item.hazards is not None
+        if fit.method.bins is not None and item.hazards is not None and not _reweighted(fit)
     ]
+
+
+def _reweighted(fit: _Fit) -> bool:
+    """Whether patients were drawn by weights: the hazards are then those of that mixture and of no cohort."""
+    method, inputs = fit.method, fit.inputs
+    return method.weights is not None and method.weights(inputs, inputs.train) is not None
 
 
 def _train_member(method: Method, inputs: FoldInputs, feeder: Feeder, seed: Sequence[int]) -> _Fit:

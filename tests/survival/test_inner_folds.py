@@ -208,7 +208,9 @@ def test_every_method_says_what_its_output_is() -> None:
 @pytest.mark.parametrize("epoch", ["inner", "last", "best_test"])
 def test_curves_of_hazards_in_bins_are_the_networks_own(epoch: str, profile: Profile) -> None:
     data, method = make_data(), METHODS["mcat"]
-    two = profile.model_copy(update={"survival": profile.survival.model_copy(update={"ensemble": 2})})
+    evenly = profile.comparisons.model_copy(update={"balanced_sampling": False})
+    settings = profile.survival.model_copy(update={"ensemble": 2})
+    two = profile.model_copy(update={"survival": settings, "comparisons": evenly})
     inputs = inputs_of(method, data, two, Protocol(epoch=epoch))
     output = survival.fit_fold(method, inputs)
     assert len(output.binned) == 2
@@ -224,6 +226,13 @@ def test_curves_of_hazards_in_bins_are_the_networks_own(epoch: str, profile: Pro
         # The risk is minus the sum of the curve over the bins, in the mean over members.
         total = [np.cumprod(1 - item.hazards, axis=1).sum(1) for item in output.binned]
         assert np.allclose(output.risk, -np.mean(total, 0), atol=1e-5)
+
+
+def test_hazards_learnt_from_patients_drawn_by_weight_are_no_curve(profile: Profile) -> None:
+    assert profile.comparisons.balanced_sampling
+    assert survival.fit_fold(METHODS["mcat"], inputs_of(METHODS["mcat"], make_data(), profile)).binned == []
+    # CLAM's own code draws nobody by weight.
+    assert survival.fit_fold(METHODS["clam_sb"], inputs_of(METHODS["clam_sb"], make_data(), profile)).binned
 
 
 def test_a_score_has_curves_in_no_unit_of_its_own() -> None:
