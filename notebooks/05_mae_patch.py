@@ -53,17 +53,15 @@ plots.style.notebook()
 
 # %%
 import numpy as np
-import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
 from hcmae.evaluation import sentences
-from hcmae.interpretation import probe
+from hcmae.interpretation import controls, probe
 from hcmae.pretraining.logs import read_log
 from hcmae.pretraining.networks import load_mae_patch
 from hcmae.pretraining.pretrain import reconstruct
 from hcmae.slides import regions
-from hcmae.slides.store import SlideStore
 from hcmae.slides.store_reading import iter_regions
 
 weights = run.pretrain_patch(progress=False)
@@ -128,34 +126,44 @@ display(
 #
 # The synthetic cohort has known latent factors. A ridge regression from the mean patch vector of a patient to each factor, judged on
 # held-out patients, says what is in the vector. R2 is 1 for all of it and about 0 for nothing.
+#
+# A number without a control says little: a factor that shows in the mean colour of a slide can be read from anything. In the synthetic world
+# *cell* changes the size of nuclei, how unequal they are, and their darkness, so colour tells something of it; so it does of *burden*,
+# because normal tissue has another colour. Two controls are asked the same question:
+#
+# - **colour statistics**: mean, deviation, 10th, 50th and 90th percentile of red, green and blue of each patch, and nothing else;
+# - **untrained encoder**: MAE-Patch as it was before its first step.
 
 # %%
-rows, names = [], []
-for patient, path in zip(run.cohort().table.index, run.stores(), strict=True):
-    rows.append(
-        SlideStore(path).vectors("patch_vectors").astype(np.float32).mean(axis=(0, 1))
+table = controls.probe_run(run, ("MAE-Patch",), progress=False)
+if table is not None:
+    run.save_result(
+        "probe_patch",
+        {
+            "r2": probe.r2_table(table).loc["MAE-Patch"].to_dict(),
+            "rows": table.to_dict("records"),
+        },
     )
-    names.append(patient)
-truth = run.truth()
-if truth is not None:
-    scores = probe.linear_probe(
-        probe.patient_means(np.stack(rows), names),
-        truth,
-        names=("cell", "architecture", "burden"),
-    )
-    run.save_result("probe_patch", {"r2": scores.mean().to_dict()})
-    table = pd.DataFrame(
-        {"R2, mean of three splits": scores.mean(), "sd": scores.std()}
-    )
-    display(table.round(3))
-    ranked = sentences.largest(
-        scores.mean().to_dict(), what="R2 is largest for", form=".2f"
-    )
-    display(Markdown(f"{ranked}."))
+    display(probe.readable(table))
 
 # %% [markdown]
-# **What to see.** How much of *cell*, which is painted inside patches, is in the vector, and how much of *architecture*: how patches are
-# arranged leaves each patch as it is, so a mean of patch vectors cannot hold it. That is the gap MAE-Region is made for.
+# R2 on held-out patients, and the interval over patients. Whether training has added anything to the controls is computed:
+
+# %%
+if table is not None:
+    said = probe.in_words(table, "MAE-Patch", "cell")
+    display(Markdown("\n".join(f"- {sentence}" for sentence in said)))
+
+# %% [markdown]
+# One run is one draw of patients and one training. The same table over several cohorts and trainings, each on the slides of one cancer:
+#
+# ```{measured} probes
+# ```
+#
+# **What to see.** A high R2 alone is no proof of learning: the rows of the controls say what can be had from colour, and from a network of
+# random weights. Where the computed sentences do not put MAE-Patch before both, this cohort does not show what its training is for. How patches
+# are *arranged* no description of patches can know, because the arrangement leaves each patch as it is. That is the gap MAE-Region is made
+# for.
 #
 # ```{exercise}
 # :label: ex-05-burden
@@ -167,4 +175,4 @@ if truth is not None:
 # Because the mean over all patches of a slide is the mean of tumour and normal patches, weighted by their shares.
 # ```
 #
-# **Takeaway.** Filling in what is hidden is enough to learn what a patch is made of.
+# **Takeaway.** Filling in what is hidden needs no label. What was learnt that way is judged beside what needs no learning.

@@ -11,7 +11,7 @@ import pandas as pd
 from hcmae.config import Profile
 from hcmae.content import content_id, tensors_hash
 from hcmae.files import atomic_path, read_json, read_parquet, write_json
-from hcmae.interpretation.probe import linear_probe, patient_means
+from hcmae.interpretation.probe import FACTORS, linear_probe, patient_means
 from hcmae.keys import Key, Reads
 from hcmae.pretraining.embed import embed_regions
 from hcmae.pretraining.pretrain import pretrain_region
@@ -19,7 +19,6 @@ from hcmae.slides.store import SlideStore
 from hcmae_core.mae_region import Reading
 
 READINGS: tuple[Reading, ...] = tuple(reading for reading in get_args(Reading) if reading != "none")
-FACTORS = ("cell", "architecture", "burden")
 READS = Reads(
     ("geometry", "network", "mae_region", "fidelity.augment", "fidelity.extract_augment", "compute.precision"),
     (
