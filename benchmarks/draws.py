@@ -43,7 +43,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "book" / "results"
 # Quick ones first, so that a run that is stopped has said most.
 METHOD_NAMES = (
     "cox_clinical", "coxnet_omics", "trans_mo", "gpdbn", "camr", "deepcorrsurv", "mcat", "hipt", "hipt_integration",
-    "clam_sb", "abmil_patch", "mae_pat", "mae_reg", "mae_patreg", "hcmae_image", "hcmae",
+    "clam_sb", "abmil_patch", "mae_pat", "mae_reg", "mae_patreg", "hc_regsli", "hcmae_image", "hcmae_regions",
+    "hcmae_paper", "hcmae",
 )  # fmt: skip
 # What the paper's protocol adds is shown for a linear model, a network on omics, and one with images.
 LEAKING = ("coxnet_omics", "trans_mo", "hcmae")

@@ -158,9 +158,10 @@ display(Markdown(text))
 # A probability needs more than an order. The risks of a Cox network are log hazards in a unit that over-training stretches, so a Cox model
 # with one coefficient is fitted to the risks of training patients *by the networks that left them out*: its slope says how much of the
 # risks is to be believed {cite:p}`vanhouwelingen2000`, and the baseline hazard comes from the same patients. Training patients whom no
-# network left out take no part. A slope below zero counts as zero. Networks that give hazards in time bins (MCAT, HIPT, CLAM)
-# say the probability themselves: the product of what is left after each bin, at a constant rate inside a bin {cite:p}`kvamme2021`, level after
-# the last death of the training patients.
+# network left out take no part. A slope below zero counts as zero. A network that gives hazards in time bins (CLAM) says the
+# probability itself: the product of what is left after each bin, at a constant rate inside a bin {cite:p}`kvamme2021`, level after the last
+# death of the training patients. MCAT and HIPT give hazards too, but draw their patients by weight (`balanced_sampling`): theirs belong to
+# no cohort and get slope and baseline as above.
 
 # %%
 summaries = {n: metrics.summary(p, draws=300) for n, p in parts.items()}

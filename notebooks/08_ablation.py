@@ -76,7 +76,8 @@ pd.DataFrame(
 # Two rows are not in the paper's table. *HC-MAE without thumbnails* takes region vectors as keys and as values: the missing neighbour
 # between Trans-MO and HC-MAE, and the same network as HIPT (Integration) of [lesson 9](09_comparison). *HC-MAE, paper's reading* is HC-MAE
 # with the survival stage as the paper describes it. Its region vectors are those of this run: vectors of its own would need a MAE-PatReg of
-# its own.
+# its own. It is one network and leaves one inner fold out, so a share of the training patients never teaches it, and its cut-off and curves
+# rest on that share.
 
 # %% [markdown]
 # ## What was planted

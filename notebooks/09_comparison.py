@@ -454,18 +454,18 @@ printed = pd.DataFrame(
         for m, row in tables.PAPER_TABLE2.items()
     }
 )
-published = compare.rank_methods(printed)
-plots.plot_critical_difference(published, labels=labels)
+printed_ranks = compare.rank_methods(printed)
+plots.plot_critical_difference(printed_ranks, labels=labels)
 
 # %%
 near = [
     labels[m]
-    for m, r in published.mean.items()
-    if 0 < r - published.mean["hcmae"] <= published.critical_difference
+    for m, r in printed_ranks.mean.items()
+    if 0 < r - printed_ranks.mean["hcmae"] <= printed_ranks.critical_difference
 ]
 display(
     Markdown(
-        f"In the paper HC-MAE has mean rank {published.mean['hcmae']:.1f} (Friedman's p = {published.p:.1g}). The ranks of six "
+        f"In the paper HC-MAE has mean rank {printed_ranks.mean['hcmae']:.1f} (Friedman's p = {printed_ranks.p:.1g}). The ranks of six "
         f"cancers do not set it apart from {', '.join(near)}."
     )
 )

@@ -191,7 +191,7 @@ pd.DataFrame(added).round(3)
 # labels the gain stands on top of a real signal: whoever sees the leaky number alone cannot take the two apart.
 #
 # One cohort with one set of labels is one draw, and so is its C-index. The page *Benchmarks* has many draws ({result}`draws_null`): the
-# honest protocol for every method of this book, both leaks for the three above.
+# honest protocol for the methods that it lists, the paper's protocol for the three above.
 #
 # ## Real patients
 #

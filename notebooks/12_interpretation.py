@@ -228,7 +228,7 @@ if summary:
             + (
                 ", and the gradients favour planted features."
                 if share > among + 2 * np.sqrt(among * (1 - among) / 30)
-                else ": 30 features drawn at random would do about as well, so the gradients do **not** single out what was planted."
+                else ": the gradients do **not** single out what was planted."
             )
         )
     )

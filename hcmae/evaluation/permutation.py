@@ -104,7 +104,7 @@ def permutation_test(
     for number in range(len(values), permutations + 1):
         order = np.arange(len(days))
         if number:  # the first is the truth
-            order = np.random.default_rng([seed, number]).permutation(len(days))
+            order = np.random.default_rng([seed, number, 2011]).permutation(len(days))
         value = float(statistic(procedure(days[order], died[order])))
         if not np.isfinite(value):
             raise ValueError(f"permutation {number}: the statistic is {value}; give 0 where groups cannot be compared")

@@ -80,7 +80,7 @@ TABLE2_ROWS: tuple[tuple[str, str, str], ...] = (
     ("HC-MAE", "hcmae", "Deep learning"),
     ("HC-MAE, paper's reading", "hcmae_paper", "Deep learning"),
     ("HC-MAE, images only", "hcmae_image", "Added here"),
-    ("Trans-MO (omics only)", "trans_mo", "Added here"),
+    ("Trans-MO", "trans_mo", "Added here"),
     ("CLAM-SB", "clam_sb", "Added here"),
     ("ABMIL on patches", "abmil_patch", "Added here"),
     ("Elastic net on omics", "coxnet_omics", "Added here"),
@@ -393,10 +393,9 @@ def figure2_table(ours: Mapping[str, Any], *, provenance: Mapping[str, Any] | No
                 groups.ratio_text() if groups else "",
             ]
         )
-    cohort = [str(provenance["cancer"])] if provenance and provenance.get("cancer") else []
     caption = (
         "Log-rank p of low against high predicted risk. Paper: BRCA, naive too. "
-        f"Ours: {', '.join([*cohort, provenance_text(provenance)])}. "
+        f"Ours: {provenance_text(provenance)}. "
         f"{NAIVE[0].upper()}{NAIVE[1:]}. Permuted: folds, choice of features, training and groups made again for each "
         "permutation of the outcomes; empty where that was not paid for."
     )

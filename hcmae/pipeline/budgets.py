@@ -9,6 +9,7 @@ import pandas as pd
 
 from hcmae.files import read_json
 from hcmae.pipeline.place import Place
+from hcmae.pipeline.work import starts_warm
 from hcmae.pretraining.dino import budget as dino_budget
 
 # Step -> (whose, what an image is, its log below the folder of the pool's pre-training).
@@ -31,6 +32,9 @@ def budgets(run: Place) -> pd.DataFrame:
     """
     rows = []
     for step, (method, level, log) in TRAINED.items():
+        # Without a warm start MAE-Reg is a row of the ablation and no part of HC-MAE.
+        if step == "mae_region_reg" and not starts_warm(run.profile, "patreg"):
+            continue
         record = run.pretrain_dir / "stages" / f"{step}.json"
         seconds = read_json(record).get("core_seconds") if record.exists() else None
         path = run.pretrain_dir / log
@@ -77,9 +81,9 @@ def budget_sentence(found: pd.DataFrame) -> str:
     if not share > 0:
         return text + "This run has no record of the core-seconds that they took."
     verdict = (
-        "the same compute, within a tenth"
+        "the same, within a tenth"
         if abs(share - 1) <= EQUAL
-        else f"{100 * share:.0f} % of HC-MAE's compute, so that HIPT's vectors have been trained "
+        else f"HIPT has had {100 * share:.0f} % of HC-MAE's core-seconds, so its vectors have been trained "
         + ("less" if share < 1 else "longer")
     )
     return (

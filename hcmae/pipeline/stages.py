@@ -97,7 +97,8 @@ class Stage:
         if missing:
             raise RuntimeError(f"step {self.name} ended without writing {missing[0]}; nothing was recorded")
         seconds = round(time.perf_counter() - start, 2)
-        self.write(seconds, round(_core_seconds() - cores, 2))
+        # Of several processes each knows its own time only.
+        self.write(seconds, round(_core_seconds() - cores, 2) if world().size == 1 else None)
         say(f"{self.name}: done in {seconds:.1f} s")
         return True
 

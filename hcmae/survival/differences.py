@@ -70,6 +70,7 @@ def _described(method: Method, profile: Profile, parameters: float | None) -> di
     return {
         "parameters": f"{parameters:,.0f}" if parameters is not None and parameters == parameters else "n/a",
         "networks": str(own.survival.ensemble),
+        "survival stage": _listed({k: v for k, v in variant(own)[1].items() if k != "ensemble"}) or "the paper's",
         "vectors": kind or "none",
         "thumbnails": thumbnail_role(method),
         "omics": "yes" if "omics" in method.needs else "no",

@@ -39,7 +39,7 @@ def permutation_of_groups(
     ``make_folds`` for this seed, so that its naive p-value is that of ``risk_groups`` on the same folds.
 
     Args:
-        out_dir: finished permutations are kept there, one file per method, and not computed again.
+        out_dir: finished permutations are kept there, one file for each key, and not computed again.
         workers, device, protocol: as in ``cross_validate``.
 
     Raises:
@@ -64,9 +64,9 @@ def permutation_of_groups(
             f"permutation test of {method}",
             {"folds": profile.survival.folds, "repeats": repeats},
             {"predictions": predictions.digest},
-            {"groups": code_of(log_rank_statistic, make_folds)},
+            {"groups": code_of(log_rank_statistic, make_folds, permutation_test)},
         )
-        digest, kept = key.digest, Path(out_dir) / f"{method}.permutations.json"
+        digest, kept = key.digest, Path(out_dir) / f"{method}-{key.digest}.permutations.json"
     return permutation_test(
         procedure,
         log_rank_statistic,

@@ -40,11 +40,11 @@ def test_budgets_are_counted_from_logs_and_records(tmp_path: Path) -> None:
     regions = 20 * profile.mae_region.optimisation.batch_size
     text = budget_sentence(budgets(run))
     assert f"{found.loc['mae_patch', 'images']:,.0f} patches and {regions:,} regions" in text
-    assert "500 core-seconds for HC-MAE and 100 for HIPT: 20 % of HC-MAE's compute" in text
+    assert "500 core-seconds for HC-MAE and 100 for HIPT: HIPT has had 20 % of HC-MAE's core-seconds" in text
     assert "trained less" in text
 
 
-@pytest.mark.parametrize(("share", "words"), [(1.0, "the same compute"), (0.92, "the same compute"), (1.5, "longer")])
+@pytest.mark.parametrize(("share", "words"), [(1.0, "the same, within"), (0.92, "the same, within"), (1.5, "longer")])
 def test_equal_is_said_of_equal_budgets_only(tmp_path: Path, share: float, words: str) -> None:
     seconds = {step: 50.0 * (share * 3 / 2 if step.startswith("dino") else 1.0) for step in TRAINED}
     assert words in budget_sentence(budgets(run_with(tmp_path, dict.fromkeys(TRAINED, 3), seconds)))
@@ -68,3 +68,11 @@ def test_a_step_records_what_it_took_of_all_cores(tmp_path: Path) -> None:
     record: dict[str, Any] = stage.record() or {}
     assert 0 < record["core_seconds"] < 60
     assert record["seconds"] > 0
+
+
+def test_mae_reg_counts_where_mae_patreg_starts_from_it_only(tmp_path: Path) -> None:
+    run = run_with(tmp_path, dict.fromkeys(TRAINED, 1), {})
+    assert "mae_region_reg" in set(budgets(run)["step"])
+    cold = run.profile.fidelity.model_copy(update={"region_warm_start": False})
+    run.profile = run.profile.model_copy(update={"fidelity": cold})
+    assert "mae_region_reg" not in set(budgets(run)["step"])
