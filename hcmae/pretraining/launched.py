@@ -11,13 +11,13 @@ from dataclasses import dataclass
 # of several tasks says so to every program in it; only srun, which starts one process per task, sets the step's count.
 _TOLD = {
     "torchrun": ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"),
-    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_LOCALID"),
     "mpirun": (
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
         "OMPI_COMM_WORLD_LOCAL_RANK",
     ),
+    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_LOCALID"),
     "mpiexec": ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
 }
 # Where the processes meet, if nobody says so: torch's own port, moved by the number of the job.
@@ -53,6 +53,9 @@ def world(told: Mapping[str, str] | None = None) -> World:
     for launcher, names in _TOLD.items():
         size = _count(told.get(names[0], "1"))
         if size < 2:
+            # torchrun and mpirun stand inside a step of srun, never around one: their word for one process holds.
+            if launcher in ("torchrun", "mpirun") and names[0] in told:
+                return World()
             continue
         if names[1] not in told:
             raise LaunchError(f"{launcher}: {names[0]} is {size}, but {names[1]} is missing: start all processes alike")

@@ -217,7 +217,7 @@ def test_a_corrected_table_of_resolutions(tmp_path: Path) -> None:
 def test_a_new_slide_behind_a_link(project: Path, tmp_path: Path) -> None:
     names = [f"P{number:03d}" for number in range(PATIENTS + 1)]
     write_tables(root_of(project), names)
-    write_slide(tmp_path / "share" / f"P{PATIENTS:03d}.svs", seed=6)
+    write_slide(tmp_path / "share" / f"P{PATIENTS:03d}.svs", seed=600)
     (root_of(project) / "slides" / "new").symlink_to(tmp_path / "share")
     done = again(project)
     assert {"curate", "slides", "omics"} | IMAGES | PREDICTIONS == done

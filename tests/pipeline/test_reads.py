@@ -35,7 +35,7 @@ CARRIERS = (
     "hcmae", "hcmae.config", "hcmae.content", "hcmae.files", "hcmae.keys", "hcmae.manifest",
     "hcmae.pipeline.*", "hcmae.cohort.paths", "hcmae.slides.hdf5", "hcmae.slides.store", "hcmae.slides.store_reading",
     "hcmae.slides.locations", "hcmae.slides.journal", "hcmae.slides.batch", "hcmae.pretraining.logs",
-    "hcmae.pretraining.checkpoint", "hcmae.omics.kept",
+    "hcmae.pretraining.checkpoint", "hcmae.pretraining.launched", "hcmae.omics.kept",
 )  # fmt: skip
 PIXELS = tuple(f"hcmae.slides.{name}" for name in ("reader", "handles", "tiles", "tiff", "mpp", "overview", "errors"))
 

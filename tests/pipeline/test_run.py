@@ -260,9 +260,13 @@ def test_two_processes_of_a_launcher_train_once_and_what_one_does_in_two_parts(r
     profile = tmp_path / "tiny.yaml"
     profile.write_text(yaml.safe_dump(run.profile.model_dump(mode="json")), encoding="utf-8")
 
-    def train(name: str, launcher: str, count: int) -> dict[str, Any]:
+    def cut_already(name: str) -> Path:
         runs = tmp_path / name
         shutil.copytree(run.dir.parent, runs / "tiny", ignore=shutil.ignore_patterns("pretrain", "notebooks"))
+        return runs
+
+    def train(launcher: str, count: int) -> dict[str, Any]:
+        runs = cut_already(launcher)
         where = ["--data-dir", str(run.root.parent.parent), "--run-dir", str(runs)]
         command = ["-m", "hcmae", "run", "mae_patch", "--profile", str(profile), *where, "--shards", "2"]
         out, err, status = _ended(_started(launcher, command, count))
@@ -275,9 +279,11 @@ def test_two_processes_of_a_launcher_train_once_and_what_one_does_in_two_parts(r
         assert steps == sorted(set(steps)), "two trainings wrote one log"
         return load_file(runs / "tiny" / "pretrain" / "mae_patch.safetensors")
 
-    alone = train("alone", "torchrun", 1)
+    single = Run("LIHC", profile, "synthetic", 0, run.root.parent.parent, cut_already("alone"))
+    single.pretrain_patch(progress=False, shards=2)
+    alone = load_file(single.patch_weights)
     for launcher in ("torchrun", "srun"):
-        together = train(launcher, launcher, 2)
+        together = train(launcher, 2)
         # Sums of two halves round otherwise, and Adam makes full steps of small gradients; halves of their own would
         # be a hundred times as far apart.
         apart = sum(float((together[name] - tensor).square().sum()) for name, tensor in alone.items())

@@ -45,6 +45,7 @@ def test_each_launcher_is_understood(told: dict[str, str], expected: World) -> N
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"},  # inside sbatch, without srun
         {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},  # srun -n 1
         {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+        {**SRUN, "WORLD_SIZE": "1", "RANK": "0"},  # a torchrun of its own in each task of srun
     ],
 )
 def test_one_process_in_a_larger_allocation_is_alone(told: dict[str, str]) -> None:

@@ -295,7 +295,8 @@ def test_reconstruct_copies_visible_tokens() -> None:
 
 
 def test_processes_must_divide_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="processes must divide shards"):
         pretrain_patch(fake_stores(tmp_path), tiny_profile(), tmp_path, 0, progress=False)
 
