@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,10 +163,6 @@ def test_a_training_step_is_one_graph(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not torch.cuda.is_available() and not os.environ.get("HCMAE_COMPILE_TESTS"),
-    reason="compiling for a CPU takes minutes: set HCMAE_COMPILE_TESTS=1 to do so",
-)
 def test_a_compiled_run_is_resumed_and_its_weights_have_their_names(tmp_path: Path) -> None:
     """The compiler wraps the network in training only: checkpoints, hooks and weights are those of the plain one."""
     profile = tiny_profile()
