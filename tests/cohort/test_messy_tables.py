@@ -22,6 +22,7 @@ from hcmae.manifest import load_manifest
 from hcmae.omics.readers import OmicsFormatError, read_local_table, read_units
 from hcmae.pipeline.check import RULES, Finding
 from hcmae.tables import TableDoubt, TableNote, counts_rows, date_of
+from tests.support.outcomes import assert_outcomes_can_be_true
 
 
 def write(path: Path, *rows: str) -> Path:
@@ -299,12 +300,7 @@ def read_by_all(path: Path, patients: list[str], counts: dict[str, int]) -> None
         counts[reader] = counts.get(reader, 0) + 1
 
     with suppress(ClinicalError):
-        table = read_clinical(path)
-        for outcome in table.outcomes.values():
-            assert outcome.event in (0, 1, None)
-            assert outcome.time is None or 0 <= outcome.time < 120 * 366
-            assert outcome.reason or None not in (outcome.time, outcome.event)
-            assert outcome.age is None or 0 <= outcome.age <= 130
+        assert_outcomes_can_be_true(read_clinical(path))
         counted("clinical")
     with suppress(CurationError):
         assert all(table_samples(path, None, patients).values())
@@ -362,3 +358,17 @@ def test_any_table_ends_in_a_value_or_in_the_documented_error_of_each_reader(tmp
     # Each reader takes some and refuses some: a generator that none takes would show nothing.
     assert set(counts) == {"clinical", "samples of a table", "omics", "omics with unit", "remarks", "columns.json"}
     assert all(2 <= count < 60 for count in counts.values())
+
+
+# --- an event that is none ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Alive", "is_alive", "Survived", "censored", "Censorship"])
+def test_a_column_that_means_the_opposite_is_no_event(name: str, tmp_path: Path) -> None:
+    rows = [f"P{number:02d}\t{100 + number}\t{number % 2}" for number in range(12)]
+    path = write(tmp_path / "clinical.tsv", f"patient\ttime_days\t{name}", *rows)
+    with pytest.raises(ClinicalError, match=rf"event = '{name}'.*'censored'"):
+        read_clinical(path, {"event": name})
+    # What the message advises turns it round.
+    table = read_clinical(path, {"censored": name})
+    assert [outcome.event for outcome in table.outcomes.values()] == [1 - number % 2 for number in range(12)]
