@@ -120,11 +120,6 @@ def execute(page, cancer):
     )
 
 
-def needed(what, *paths):
-    """Inputs that only a road with these things has."""
-    return list(paths) if {"slides": SLIDES, "omics": bool(MODALITIES)}[what] else []
-
-
 rule all:
     default_target: True
     input: "_build/html/index.html"
@@ -156,35 +151,31 @@ rule survival_in_one_hour:
     params: given=PARAMETERS
     shell: execute("01_survival", "{wildcards.cancer:q}")
 
-def others(pattern):
-    """The same output for every other cancer, wanted by the page that shows all of them."""
-    return lambda w: [pattern.format(cancer=c) for c in CANCERS if c != SHOWN] if w.cancer == SHOWN else []
+# Curation, regions and tables of a cohort in one program: each start of one costs as much as a curation.
+rule prepare:
+    input: SETTINGS, CODE, raw
+    output: f"{RUN}/{{cancer}}/prepared.done"
+    params: options=OPTIONS, stages=["curate", *(["slides"] if SLIDES else []), *(["omics"] if MODALITIES else [])]
+    priority: 10
+    shell: "hcmae run {params.stages} --cancer {wildcards.cancer:q} --workers 1 {params.options:q} && touch {output:q}"
 
 rule cohort:
-    # Table I stands in the shown cancer's notebook and counts the regions of all of them, where there are regions.
+    # Table I stands in the shown cancer's notebook and counts all of them.
     input:
-        "notebooks/02_cohort.ipynb", SETTINGS, CODE, raw,
-        others(f"{RUN}/{{cancer}}/notebooks/{'03_slides' if SLIDES else '02_cohort'}.ipynb"),
+        "notebooks/02_cohort.ipynb", rules.prepare.output,
+        lambda w: expand(rules.prepare.output, cancer=CANCERS) if w.cancer == SHOWN else [],
     output: f"{RUN}/{{cancer}}/notebooks/02_cohort.ipynb"
     params: given=PARAMETERS
-    priority: 10
     shell: execute("02_cohort", "{wildcards.cancer:q}")
 
 rule slides:
-    input: "notebooks/03_slides.ipynb", rules.cohort.output
+    input: "notebooks/03_slides.ipynb", rules.prepare.output
     output: f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb"
     params: given=PARAMETERS
-    priority: 10
     shell: execute("03_slides", "{wildcards.cancer:q}")
 
-rule omics_tables:
-    input: rules.cohort.output
-    output: f"{RUN}/{{cancer}}/omics.h5mu"
-    params: options=OPTIONS
-    shell: "hcmae run omics --cancer {wildcards.cancer:q} {params.options:q} && touch {output:q}"
-
 rule omics:
-    input: "notebooks/04_omics.ipynb", rules.omics_tables.output
+    input: "notebooks/04_omics.ipynb", rules.prepare.output
     output: f"{RUN}/{{cancer}}/notebooks/04_omics.ipynb"
     params: given=PARAMETERS
     shell: execute("04_omics", "{wildcards.cancer:q}")
@@ -199,7 +190,7 @@ def train(verb, command=HCMAE_PROCESSES):
     )
 
 rule train_mae_patch:
-    input: expand(rules.slides.output, cancer=CANCERS)
+    input: expand(rules.prepare.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/mae_patch.done"
     params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
@@ -208,7 +199,7 @@ rule train_mae_patch:
 
 rule train_mae_reg:
     # MAE-Region without patch vectors: needs nothing of MAE-Patch.
-    input: expand(rules.slides.output, cancer=CANCERS)
+    input: expand(rules.prepare.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/mae_reg.done"
     params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
@@ -225,7 +216,7 @@ rule train_mae_patreg:
 
 rule train_dino:
     # HIPT's two stages draw from the same pool as the two MAEs.
-    input: expand(rules.slides.output, cancer=CANCERS)
+    input: expand(rules.prepare.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/dino.done"
     params: options=OPTIONS, cancer=SHOWN
     threads: THREADS
@@ -247,19 +238,17 @@ rule mae_region:
 
 rule nuclei:
     # Whenever a core is free.
-    input: rules.slides.output
+    input: rules.prepare.output
     output: f"{RUN}/{{cancer}}/nuclei.done"
     params: options=OPTIONS
     shell: "hcmae run nuclei --cancer {wildcards.cancer:q} --workers 1 {params.options:q} && touch {output:q}"
 
-# What the methods read: all vectors of the slides and their nuclei, and the omics, as far as the run has them.
-READ = [
-    *needed("slides", rules.train_mae_patreg.output, rules.train_dino.output, rules.nuclei.output),
-    *needed("omics", rules.omics_tables.output),
-]
+# What the methods read: the omics, and all vectors of the slides and their nuclei, as far as the run has them.
+READ = [rules.prepare.output, *(([rules.train_mae_patreg.output, rules.train_dino.output]) if SLIDES else [])]
+READ_AND_NUCLEI = [*READ, *([rules.nuclei.output] if SLIDES else [])]
 
 rule survival:
-    input: "notebooks/07_survival.ipynb", READ
+    input: "notebooks/07_survival.ipynb", READ_AND_NUCLEI
     output: f"{RUN}/{{cancer}}/notebooks/07_survival.ipynb"
     params: given=PARAMETERS
     priority: 5
@@ -273,38 +262,38 @@ rule ablation:
     shell: execute("08_ablation", "{wildcards.cancer:q}")
 
 rule predictions:
-    # The shown cancer's methods, ahead of the page that waits for all other cancers.
-    input: READ, rules.survival.output
+    # Columns of Table II, one program for each cancer; the shown one's pages first.
+    input: READ, lambda w: f"{RUN}/{SHOWN}/notebooks/07_survival.ipynb" if w.cancer == SHOWN else []
     output: f"{RUN}/{{cancer}}/table2.done"
-    params: options=OPTIONS
+    params: options=OPTIONS, stages=[*(["nuclei"] if SLIDES else []), "survival"]
     priority: 3
-    shell: "hcmae run survival --method table2 --cancer {wildcards.cancer:q} {params.options:q} && touch {output:q}"
+    shell:
+        "hcmae run {params.stages} --method table2 --cancer {wildcards.cancer:q} --workers 1 {params.options:q} "
+        "&& touch {output:q}"
 
 rule comparison:
-    # Table II stands in the shown cancer's notebook; the others compute their columns in a run of their own.
+    # Table II stands in the shown cancer's notebook, with the columns of the others.
     input:
-        "notebooks/09_comparison.ipynb", READ,
-        lambda w: f"{RUN}/{SHOWN}/table2.done" if w.cancer == SHOWN else [],
-        others(f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"),
+        "notebooks/09_comparison.ipynb",
+        lambda w: expand(rules.predictions.output, cancer=CANCERS if w.cancer == SHOWN else [w.cancer]),
     output: f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"
     params: given=PARAMETERS
     shell: execute("09_comparison", "{wildcards.cancer:q}")
 
 rule kaplan_meier:
-    input: "notebooks/10_kaplan_meier.ipynb", rules.comparison.output
+    input: "notebooks/10_kaplan_meier.ipynb", rules.predictions.output
     output: f"{RUN}/{{cancer}}/notebooks/10_kaplan_meier.ipynb"
     params: given=PARAMETERS
     shell: execute("10_kaplan_meier", "{wildcards.cancer:q}")
 
 rule null_cohort:
-    input: f"{RAW}/NULL.done", needed("slides", rules.train_mae_patreg.output, rules.train_dino.output)
-    output: f"{RUN}/NULL/prepared.done"
-    params: options=OPTIONS, stages=["curate", *needed("slides", "slides"), *needed("omics", "omics"), *needed("slides", "embed")]
-    shell:
-        "for stage in {params.stages}; do hcmae run $stage --cancer NULL {params.options:q} || exit 1; done; touch {output:q}"
+    input: f"{RUN}/NULL/prepared.done", [rules.train_mae_patreg.output, rules.train_dino.output] if SLIDES else []
+    output: f"{RUN}/NULL/embedded.done"
+    params: options=OPTIONS
+    shell: ("hcmae run embed --cancer NULL {params.options:q} && " if SLIDES else "") + "touch {output:q}"
 
 rule leaks:
-    input: "notebooks/11_leaks.ipynb", rules.survival.output, [f"{RUN}/{c}/prepared.done" for c in NULL]
+    input: "notebooks/11_leaks.ipynb", rules.survival.output, [f"{RUN}/{c}/embedded.done" for c in NULL]
     output: f"{RUN}/{{cancer}}/notebooks/11_leaks.ipynb"
     params: given=PARAMETERS
     shell: execute("11_leaks", "{wildcards.cancer:q}")

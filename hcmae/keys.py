@@ -10,6 +10,7 @@ import ast
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import linecache
@@ -18,7 +19,7 @@ import sysconfig
 import time
 import types
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -190,10 +191,21 @@ def _module_source(name: str, path: Path) -> str:
 
 @functools.cache
 def _file_of(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module {module}: what does this step run?")
-    return Path(spec.origin)
+    """The file of a module, found without importing the packages it lies in: a key must not cost an import of torch."""
+    where: Sequence[str] | None = None
+    parts, origin = module.split("."), None
+    for number in range(len(parts)):
+        dotted = ".".join(parts[: number + 1])
+        spec = importlib.machinery.PathFinder.find_spec(dotted, where)
+        if spec is None and number == 0:  # a package that is installed in another way than on the path
+            spec = importlib.util.find_spec(dotted)
+        if spec is None:
+            break
+        where, origin = spec.submodule_search_locations or [], spec.origin
+    else:
+        if origin is not None:
+            return Path(origin)
+    raise ModuleNotFoundError(f"no module {module}: what does this step run?")
 
 
 @functools.cache

@@ -299,17 +299,23 @@ if len(ready) < len(wanted):
     display(Markdown(f"Not run yet (their inputs are not there): {missing}."))
 predictions = {name: run.evaluate(name, "honest") for name in ready}
 scores = {name: {run.cancer: tables.score(p)} for name, p in predictions.items()}
+absent = {}
 for other in pipeline.all_runs(run):
-    # Other cancers that were run with this profile fill their columns.
+    # Other cancers that were run with this profile fill their columns; what no longer holds does not.
+    if other.cancer == run.cancer:
+        continue
     for name in ready:
-        try:
-            stored = other.load_result("table2")["scores"][name]
-        except (FileNotFoundError, KeyError):
-            continue
-        scores[name].setdefault(
-            other.cancer,
-            tables.Score(**{k: stored[k] for k in ("mean", "sd", "low", "high")}),
+        kept = other.kept(name)
+        if kept is None:
+            absent.setdefault(other.cancer, []).append(labels[name])
+        else:
+            scores[name][other.cancer] = tables.score(kept)
+for name, lacking in absent.items():
+    display(
+        Markdown(
+            f"{name}: not run, or made from what has changed since: {', '.join(lacking)}."
         )
+    )
 run.save_result(
     "table2",
     {"scores": {name: vars(value[run.cancer]) for name, value in scores.items()}},

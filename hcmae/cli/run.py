@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run_command(
-    stage: Annotated[str, typer.Argument(help=f"One of {', '.join(VERBS)}.")],
+    stages: Annotated[list[str], typer.Argument(help=f"One or several of {', '.join(VERBS)}, in that order.")],
     cancer: Annotated[str, _CANCER] = "LIHC",
     profile: Annotated[str, _PROFILE] = "smoke",
     source: Annotated[str, _SOURCE] = "synthetic",
@@ -82,23 +82,25 @@ def run_command(
         ),
     ] = None,
 ) -> None:
-    """Run one stage; steps that are up to date are skipped."""
+    """Run one stage, or several one after the other; steps that are up to date are skipped."""
     from hcmae.pipeline import Run
 
-    if stage not in _WORK:
-        raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(VERBS)}")
     here = world()
-    if here.size > 1 and stage not in _SHARED:
-        raise ConfigError(
-            f"stage '{stage}' works in one process, and {here.launcher} has started {here.size}: start it without "
-            f"{here.launcher}; {', '.join(_SHARED)} share their work"
-        )
+    for stage in stages:
+        if stage not in _WORK:
+            raise ConfigError(f"unknown stage '{stage}': choose one of {', '.join(VERBS)}")
+        if here.size > 1 and stage not in _SHARED:
+            raise ConfigError(
+                f"stage '{stage}' works in one process, and {here.launcher} has started {here.size}: start it without "
+                f"{here.launcher}; {', '.join(_SHARED)} share their work"
+            )
     if here.rank:
         # What happens is said once.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
-    _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards))
+    for stage in stages:
+        _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards))
 
 
 def status_command(

@@ -6,7 +6,7 @@ Nothing here computes anything; ``Run`` adds the verbs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -40,6 +40,17 @@ def listed_modalities(asked: str | Sequence[str]) -> tuple[str, ...]:
     if unknown:
         raise ConfigError(f"unknown modality '{unknown[0]}': choose among {', '.join(MODALITIES)}, or none")
     return tuple(name for name in MODALITIES if name in names)
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    """A table from disk, read once as long as the file is the same. Raises what ``read_parquet`` raises."""
+    stat = path.stat()
+    return _read_once(path, stat.st_size, stat.st_mtime_ns, stat.st_ino).copy()
+
+
+@lru_cache(maxsize=64)
+def _read_once(path: Path, *stat: int) -> pd.DataFrame:
+    return read_parquet(path)
 
 
 class Place:
@@ -135,7 +146,7 @@ class Place:
             path = self.dir / f"{name}.parquet"
             if not path.exists():
                 raise FileNotFoundError(f"{path} is missing: run curate() (notebook 02) for {self.cancer} first")
-            frames.append(read_parquet(path))
+            frames.append(_frame(path))
         return Cohort(located(frames[0], self.root), *frames[1:])
 
     # --- pixels -----------------------------------------------------------------------------------------------------
@@ -148,7 +159,7 @@ class Place:
     def slide_outcomes(self) -> pd.DataFrame:
         """What became of each slide; empty before the first call of ``make_slides``."""
         path = self.dir / "slides.parquet"
-        return read_parquet(path) if path.exists() else pd.DataFrame()
+        return _frame(path) if path.exists() else pd.DataFrame()
 
     def stores(self) -> list[Path]:
         """The slide stores of the cohort, in the order of its table; slides without a region have none."""

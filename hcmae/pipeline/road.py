@@ -443,6 +443,13 @@ def record_predictions(run: Place, method: str, protocol: str, repeats: int | No
     ROAD["predictions"].stage(run, options).write(seconds)
 
 
+def kept_predictions(run: Place, method: str, protocol: str) -> Sequence[Path]:
+    """Files of predictions that are done under today's key; none where they are missing or stale."""
+    options = {"method": method, "protocol": protocol, "repeats": None}
+    state, _ = _state(run, ROAD["predictions"], options)
+    return ROAD["predictions"].outputs(run, options) if state == "done" else ()
+
+
 def stale_steps(run: Place) -> list[tuple[str, str]]:
     """Steps before survival that were done once and no longer hold, with the reason."""
     found = []

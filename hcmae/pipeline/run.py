@@ -220,6 +220,13 @@ class Run(Place):
             road.record_predictions(self, method, protocol.name, repeats, seconds)
         return predictions
 
+    def kept(self, method: str, protocol: str = "honest") -> pd.DataFrame | None:
+        """Predictions of ``evaluate`` that were made before and still hold; None where there are none, or where what
+        they rest on has changed. Trains nothing and loads no data of the cohort.
+        """
+        paths = road.kept_predictions(self, method, protocol)
+        return read_parquet(paths[0]) if paths else None
+
     # --- results ------------------------------------------------------------------------------------------------
 
     def save_result(self, name: str, value: dict[str, Any]) -> Path:

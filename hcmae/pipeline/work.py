@@ -5,7 +5,6 @@ Imports of the work itself are inside its functions, so that looking at the road
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -202,17 +201,9 @@ def need_stores(run: Place, options: Options) -> Mapping[str, str]:
 
 
 def _stores(run: Place) -> Iterator[tuple[Path, Any]]:
-    for path in run.stores():
-        stat = path.stat()
-        yield path, _opened(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    from hcmae.slides.store import opened_stores
 
-
-@functools.lru_cache(maxsize=1 << 14)
-def _opened(path: Path, *stat: int) -> Any:
-    """A store's view, asked for by several steps and opened once as long as the file is the same."""
-    from hcmae.slides.store import SlideStore
-
-    return SlideStore(path)
+    return opened_stores(run.store_dir, run.stores())
 
 
 def _vectors_of(store: Any, name: str) -> str:

@@ -12,10 +12,13 @@ Two attributes say what a store is: ``key`` how it was asked for (settings, slid
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +28,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hcmae.config import Geometry
+from hcmae.content import RACY_NS
 from hcmae.files import atomic_path, one_writer
 from hcmae.slides.errors import SlideError
 from hcmae.slides.hdf5 import numbers, refuse_links
 from hcmae.slides.locations import located_slide
 from hcmae.slides.reader import Slide, open_slide
 
-__all__ = ["SlideStore", "export_features", "import_coords", "verify_store", "write_store", "write_vectors"]
+__all__ = [
+    "SlideStore",
+    "export_features",
+    "import_coords",
+    "opened_stores",
+    "verify_store",
+    "write_store",
+    "write_vectors",
+]
 
 FORMAT = 1
+HEADS_NAME = ".heads.json"
 _BASE = ("coords", "thumbnails", "tissue_fraction")
 # What a read of a damaged or hostile file ends in, whichever layer of h5py notices.
 _UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError)
@@ -49,28 +62,26 @@ class SlideStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise FileNotFoundError(f"{self.path}: no such store; cut the slide into regions first")
         try:
-            with h5py.File(self.path, "r") as file:
-                refuse_links(file, _LINKS)
-                self.attrs: dict[str, Any] = {key: _plain(value) for key, value in file.attrs.items()}
-                self.regions: int = int(numbers(file, "coords").shape[0])
-                vectors = {
-                    name: item.attrs
-                    for name, item in file.items()
-                    if isinstance(item, h5py.Dataset) and name not in (*_BASE, "features") and "weights" in item.attrs
-                }
-                self.vector_weights: dict[str, str] = {name: str(a["weights"]) for name, a in vectors.items()}
-                # Vectors written before there were keys are kept under the network that made them.
-                self.vector_keys: dict[str, str] = {n: str(a.get("key", a["weights"])) for n, a in vectors.items()}
-                self._vector_content: dict[str, str] = {name: str(a.get("content", "")) for name, a in vectors.items()}
-        except _UNREADABLE as error:
-            raise ValueError(f"{self.path}: not a slide store ({error}); delete it and cut the slide again") from error
-        if self.attrs.get("hcmae_format") != FORMAT:
-            raise ValueError(
-                f"{self.path}: format {self.attrs.get('hcmae_format')} is not {FORMAT}; cut the slide again"
-            )
+            self._stat = _stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"{self.path}: no such store; cut the slide into regions first") from None
+        self.regions, self._content = _once(_head, self.path, self._stat)
+
+    @functools.cached_property
+    def attrs(self) -> dict[str, Any]:
+        """All attributes of the store."""
+        return dict(_once(_attributes, self.path, self._stat))
+
+    @functools.cached_property
+    def vector_weights(self) -> dict[str, str]:
+        """Vector dataset -> hash of the weights that made it."""
+        return {name: made["weights"] for name, made in _once(_vectors, self.path, self._stat).items()}
+
+    @functools.cached_property
+    def vector_keys(self) -> dict[str, str]:
+        """Vector dataset -> key that it is kept under: the network that made it, where it was written before keys."""
+        return {name: made.get("key", made["weights"]) for name, made in _once(_vectors, self.path, self._stat).items()}
 
     def __len__(self) -> int:
         return self.regions
@@ -107,18 +118,15 @@ class SlideStore:
 
         Not of how it was asked for: settings that lead to the same regions give the same content.
         """
-        kept = self.attrs.get("content")
-        if kept is not None:
-            return str(kept)
+        if self._content is not None:
+            return self._content
         return _store_content(self.attrs, self.coords, [self.thumbnails])
 
-    @property
+    @functools.cached_property
     def vector_content(self) -> dict[str, str]:
         """Vector dataset -> hash of its numbers (bytes, shape, type); of a store written before, computed now."""
-        for name, kept in self._vector_content.items():
-            if not kept:
-                self._vector_content[name] = array_content(self._read(name))
-        return dict(self._vector_content)
+        found = _once(_vectors, self.path, self._stat)
+        return {name: made.get("content") or array_content(self._read(name)) for name, made in found.items()}
 
     @property
     def slide_path(self) -> Path:
@@ -173,6 +181,95 @@ class SlideStore:
     def _read(self, name: str, indices: Any = slice(None)) -> NDArray[Any]:
         with h5py.File(self.path, "r") as file:
             return np.asarray(numbers(file, name)[indices])
+
+
+# What is read of a store beside its arrays is read once as long as the file is the same: every step asks all stores of
+# a pool what they hold, and most of them for very little. Each reader opens the file only for what it gives.
+Stat = tuple[int, int, int]
+_remembered: dict[tuple[str, Path], tuple[Stat, Any]] = {}
+
+
+def _stat(path: Path) -> Stat:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _once(read: Callable[[Path], Any], path: Path, stat: Stat) -> Any:
+    found = _remembered.get((read.__name__, path))
+    if found is None or found[0] != stat:
+        found = _remembered[read.__name__, path] = (stat, read(path))
+    return found[1]
+
+
+def _head(path: Path) -> tuple[int, str | None]:
+    """Number of regions and content of a sound store. Raises ValueError for a file that is none."""
+    with _opened(path) as file:
+        refuse_links(file, _LINKS)
+        regions, found = int(numbers(file, "coords").shape[0]), _plain(file.attrs.get("hcmae_format"))
+        content = _plain(file.attrs.get("content"))
+    if found != FORMAT:
+        raise ValueError(f"{path}: format {found} is not {FORMAT}; cut the slide again")
+    return regions, None if content is None else str(content)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    with _opened(path) as file:
+        return {key: _plain(value) for key, value in file.attrs.items()}
+
+
+def _vectors(path: Path) -> dict[str, dict[str, str]]:
+    """The attributes of each vector dataset: weights, key, content."""
+    found = {}
+    with _opened(path) as file:
+        for name in file:
+            item = file[name] if name not in (*_BASE, "features") else None
+            if isinstance(item, h5py.Dataset) and "weights" in item.attrs:
+                found[name] = {key: str(value) for key, value in item.attrs.items()}
+    return found
+
+
+def opened_stores(folder: str | Path, paths: Iterable[Path]) -> Iterator[tuple[Path, SlideStore]]:
+    """Views of stores in a folder; what they hold is remembered there (``.heads.json``) for the next program.
+
+    A store's stat stands for its content, as in ``hcmae.content``. The memory is a help and never a truth: where it is
+    missing or cannot be read, or for a store younger than two seconds, the store itself is opened.
+    """
+    memory = Path(folder) / HEADS_NAME
+    kept = _read_heads(memory)
+    news = False
+    for path in paths:
+        stat = _stat(path)
+        known = kept.get(path.name)
+        if known is not None and tuple(known[0]) == stat:
+            _remembered.setdefault((_head.__name__, path), (stat, tuple(known[1])))
+            _remembered.setdefault((_vectors.__name__, path), (stat, known[2]))
+        elif time.time_ns() - stat[1] > RACY_NS:
+            kept[path.name] = [stat, _once(_head, path, stat), _once(_vectors, path, stat)]
+            news = True
+        yield path, SlideStore(path)
+    if news:
+        # A folder of somebody else, which cannot be written to, does without.
+        with contextlib.suppress(OSError), atomic_path(memory) as temporary:
+            temporary.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def _read_heads(memory: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(memory.read_text(encoding="utf-8"))
+        sound = {name: item for name, item in kept.items() if len(item) == 3 and len(item[0]) == 3}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+    return sound
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The open file. Raises ValueError where it, or what is read of it, is damaged."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: not a slide store ({error}); delete it and cut the slide again") from error
 
 
 @dataclass(frozen=True)

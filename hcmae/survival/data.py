@@ -217,7 +217,7 @@ def load_inputs(
         step = float(getattr(store, "side", 0) or _grid_step(corner))
         places = ((corner - corner.min(0)) / step).astype(np.float32)
         positions.append(places if rows is None else places[rows])
-        held = {kind for kind, name in STORE_FIELDS.items() if _holds(store, name)}
+        held = {kind for kind, name in STORE_FIELDS.items() if name in store.vector_weights}
         fields = held if fields is None else fields & held
     if not kept:
         raise ValueError(f"no patient of {len(table)} has regions in {store_dir}: run the slide stage first")
@@ -293,13 +293,6 @@ def load_tables(
 def _grid_step(corners: NDArray[np.float64]) -> float:
     gaps = np.diff(np.unique(corners.ravel()))
     return float(gaps[gaps > 0].min()) if (gaps > 0).any() else 1.0
-
-
-def _holds(store: Any, name: str) -> bool:
-    try:
-        return store.vectors(name) is not None
-    except (KeyError, ValueError):
-        return False
 
 
 def _weights(path: Path, name: str) -> str | None:
