@@ -174,15 +174,14 @@ def thin(mask: Tensor, *, drop: float, limit: int | None, generator: torch.Gener
     return kept
 
 
-def compact(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Shorten padded bags [B, L, ...] to the longest that is left under ``mask``; the order inside a bag is kept."""
+def places_left(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of the items that are left under mask [B, L], in their order: [B, L'] and the mask [B, L'] of real ones.
+
+    L' is the longest bag that is left, at least 1; places beyond a bag's own items point at items that are not left.
+    """
     length = max(int(mask.sum(1).max()), 1)
-    if length == mask.shape[1]:
-        return values, mask
-    index = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :length]
-    shape = (*index.shape, *([1] * (values.ndim - 2)))
-    picked = torch.take_along_dim(values, index.reshape(shape), 1)
-    return picked, torch.take_along_dim(mask, index, 1)
+    places = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :length]
+    return places, torch.take_along_dim(mask, places, 1)
 
 
-__all__ = ["MODALITIES", "STORE_FIELDS", "Bags", "PackedBags", "Padded", "StoredBags", "compact", "pad", "thin"]
+__all__ = ["MODALITIES", "STORE_FIELDS", "Bags", "PackedBags", "Padded", "StoredBags", "pad", "places_left", "thin"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hcmae.evaluation.metrics import concordance
 from hcmae.optimiser import parameter_groups
-from hcmae.survival.bags import compact, pad, thin
+from hcmae.survival.bags import pad, places_left, thin
 from hcmae.survival.fold import Binned, FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import Method, Sizes
 from hcmae_core.attention import InputScale
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Bags of a cohort up to this size stay on the device for the whole fold.
 RESIDENT_BYTES = 4 << 30
+# Patients are predicted together as long as their padded bags hold no more items than this.
+PADDED_ITEMS = 1 << 14
 
 
 class Feeder:
@@ -74,22 +76,21 @@ class Feeder:
         mask: Tensor | None = None
         longest = max(int(self.sizes_of[rows].max()), 1) if self.sizes_of is not None else 0
         chosen: Tensor | None = None
+        places: Tensor | None = None
         for argument, kind in self.kinds.items():
-            if self.resident:
-                padded = self.resident[kind]
-                values, real = padded.values[index, :longest], padded.mask[index, :longest]
-            else:
-                padded = self._pad(kind, rows)
-                values, real = padded.values, padded.mask
+            padded = self.resident[kind] if self.resident else self._pad(kind, rows)
+            lines = index if self.resident else torch.arange(len(rows), device=self.device)
             if chosen is None:
-                chosen = real
+                real = padded.mask[lines, :longest]
+                chosen = mask = real
                 if generator is not None:
-                    chosen = thin(real, drop=drop, limit=limit, generator=generator)
-            if chosen is not real and limit is not None:
-                values, mask = compact(values, chosen)
-            else:
-                mask = chosen
-            batch[argument] = values
+                    chosen = mask = thin(real, drop=drop, limit=limit, generator=generator)
+                if chosen is not real and limit is not None:
+                    # Only what is left is copied: a tenth of long bags of patches.
+                    places, mask = places_left(chosen)
+            batch[argument] = (
+                padded.values[lines, :longest] if places is None else padded.values[lines[:, None], places]
+            )
         if mask is not None:
             batch["mask"] = mask
         if self.omics is not None:
@@ -406,21 +407,41 @@ def say_of(method: Method, model: nn.Module, feeder: Feeder, rows: Rows, part: i
         return Predicted(np.empty(0, dtype=np.float64))
     training = model.training
     model.eval()
-    pieces, hazards = [], []
-    for chunk in np.array_split(rows, max(1, math.ceil(len(rows) / part))):
-        output = model(**feeder(chunk))
+    pieces, hazards, order = [], [], []
+    for places in _alike(feeder, rows, part):
+        output = model(**feeder(rows[places]))
+        order.append(places)
         pieces.append((method.risk(output) if method.risk else output).float().cpu().numpy())
         if method.bins is not None:
             hazards.append(method.bins.hazards(output).double().cpu().numpy())
     model.train(training)
-    risk = np.concatenate(pieces).astype(np.float64)
+    back = np.argsort(np.concatenate(order))
+    risk = np.concatenate(pieces).astype(np.float64)[back]
     if not np.isfinite(risk).all():
         bad = int(np.flatnonzero(~np.isfinite(risk))[0])
         raise ValueError(
             f"{method.name}: the risk of patient {feeder.data.patients[rows[bad]]} is {risk[bad]}; "
             "look for NaN in its vectors or omics, or lower survival.learning_rate"
         )
-    return Predicted(risk, np.concatenate(hazards) if hazards else None)
+    return Predicted(risk, np.concatenate(hazards)[back] if hazards else None)
+
+
+def _alike(feeder: Feeder, rows: Rows, part: int) -> Iterator[Rows]:
+    """Places in ``rows`` to be predicted together, ``part`` at most: bags of about one length, which need no padding.
+
+    Bags of patches differ tenfold in length; padded to the longest, most of the work would be on nothing.
+    """
+    if feeder.sizes_of is None:
+        yield from np.array_split(np.arange(len(rows)), math.ceil(len(rows) / part))
+        return
+    sizes = np.maximum(feeder.sizes_of[rows], 1)
+    order = np.argsort(sizes, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        last = end == len(order)
+        if last or end - start == part or (end + 1 - start) * sizes[order[end]] > PADDED_ITEMS:
+            yield order[start:end]
+            start = end
 
 
 def _schedule(step: int, total: int, warmup: float, kind: str) -> float:

@@ -13,7 +13,7 @@ from hcmae.evaluation import metrics
 from hcmae.interpretation import interpret
 from hcmae.survival import cross_validate as survival
 from hcmae.survival import fit as fitting
-from hcmae.survival.bags import PackedBags, compact, pad, thin
+from hcmae.survival.bags import PackedBags, pad, places_left, thin
 from hcmae.survival.cross_validate import cross_validate, train_models
 from hcmae.survival.data import SurvivalData, load_tables
 from hcmae.survival.fold import fold_omics
@@ -235,7 +235,8 @@ def test_bags() -> None:
         assert not (kept & ~padded.mask).any()
         assert kept.sum(1).min() >= 1
         assert kept.sum(1).max() <= 2
-        values, mask = compact(padded.values, kept)
+        places, mask = places_left(kept)
+        values = padded.values[torch.arange(len(kept))[:, None], places]
         assert torch.equal(mask.sum(1), kept.sum(1))
         assert values[mask].tolist() == padded.values[kept].tolist()
     with pytest.raises(ValueError, match="sum to"):
