@@ -1,4 +1,4 @@
-"""For processes that are forked from a server: what each of them would import and hash anew, done once in the server."""
+"""For processes that are forked from a server: what each would import and hash anew is done once, in the server."""
 
 from hcmae.keys import source_of
 
