@@ -34,14 +34,14 @@ book: $(STAMP)  ## synthetic cohorts -> executed notebooks -> the HTML book in _
 	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --quiet progress --rerun-triggers mtime params input -- book
 
 test: $(STAMP)  ## every test, the slow ones too
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 quick: $(STAMP)  ## the tests that are not slow
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 coverage: $(STAMP)  ## every test, and which part of both packages the tests run
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(CORES) --dist loadfile
+	$(BIN)/coverage run -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -62,7 +62,7 @@ def barcodes(draw: st.DrawFn) -> Barcode:
 
 
 @given(barcodes())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_barcode_survives_being_written_and_read(code: Barcode) -> None:
     text = str(code)
     assert parse(text) == code
@@ -72,7 +72,7 @@ def test_a_barcode_survives_being_written_and_read(code: Barcode) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_other_text_is_refused_with_the_documented_error(text: str) -> None:
     for read in (parse, parse_slide_name):
         with suppress(BarcodeError):
@@ -244,7 +244,7 @@ DAYS = st.none() | st.integers(-400, 9000)
     st.lists(DAYS, max_size=4),
     st.lists(DAYS, max_size=5),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_outcome_properties(status: str | None, death: int | None, a: list[int | None], b: list[int | None]) -> None:
     outcome = read_outcome(_hit(status, death, a, b))
     assert outcome.event in (0, 1, None)
@@ -277,7 +277,7 @@ JUNK = st.recursive(
 
 
 @given(JUNK)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_junk_records_give_the_documented_error_only(junk: Any) -> None:
     for value in (junk, [junk], [{"submitter_id": "TCGA-AA-0001", "demographic": junk, "diagnoses": [junk]}]):
         with suppress(ClinicalError):

@@ -630,8 +630,12 @@ def test_bad_input_ends_in_one_line(
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_command_and_the_same_command_again(server: StandIn, tmp_path: Path, repo: Path) -> None:
+def test_kill_9_of_the_command_and_the_same_command_again(
+    server: StandIn, tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once in a large file, once in a bundle: the second run asks for the missing bytes and files only."""
+    from hcmae.cli import typer_app
+
     for entry in server.files.values():
         if entry.name.endswith(".svs"):
             entry.content = random.Random(entry.id).randbytes(200_000)
@@ -640,24 +644,23 @@ def test_kill_9_of_the_command_and_the_same_command_again(server: StandIn, tmp_p
             entry.content += b"#" + random.Random(entry.id).randbytes(40_000).hex().encode()
             entry.hit |= {"file_size": len(entry.content), "md5sum": entry.md5}
     shutil.copytree(repo / "data_manifests", tmp_path / "data_manifests", ignore=lambda *_: ["lock"])
-    settings = {**os.environ, "HCMAE_GDC_URL": server.url, "HCMAE_MIRROR_URL": ""}
+    monkeypatch.setenv("HCMAE_GDC_URL", server.url)
+    monkeypatch.setenv("HCMAE_MIRROR_URL", "")
+    monkeypatch.chdir(tmp_path)
     # Slides as large as these must count as large.
+    monkeypatch.setattr(fetch, "ALONE_BYTES", 100_000)
     code = "from hcmae.gdc import fetch; fetch.ALONE_BYTES = 100_000; from hcmae.cli import app; app()"
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=-1, stderr=-1, text=True)
-
     def run(*arguments: str) -> str:
-        child = start(*arguments)
-        out, errors = child.communicate(timeout=120)
-        assert child.returncode == 0, errors
-        return out
+        done = CliRunner().invoke(typer_app, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
 
     def killed(*arguments: str) -> None:
         server.paused.clear()
         server.released.clear()
-        child = start(*arguments)
+        # Only what is killed needs a process of its own.
+        child = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=-1, stderr=-1, text=True)
         try:
             assert server.paused.wait(60)
             time.sleep(0.5)  # what was sent is on disk by then; the server sends no more

@@ -9,17 +9,15 @@ import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
+import torch.distributed.run as torchrun
 from safetensors.torch import load_file
 
 from hcmae.config import Compute, Fidelity, Optimisation, Profile, load_profile
@@ -310,146 +308,118 @@ def test_processes_must_divide_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_pa
         pretrain_patch(fake_stores(tmp_path), tiny_profile(), tmp_path, 0, progress=False)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from tests.pretraining.test_pretrain import train
-from tests.pretraining.test_pretrain import _slow
-out = Path(sys.argv[3])
-train(sys.argv[1], Path(sys.argv[2]), out, checkpoint_steps=int(sys.argv[4]), on_step=_slow)
-"""
+# --- processes that are struck --------------------------------------------------------------------------------------
 
 
-def _slow(step: int) -> None:
-    """Mark the step for the parent; at the step to be struck, wait until the parent has struck."""
-    out = Path(sys.argv[3])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "now").write_text(str(step))
-    limit = time.monotonic() + 60
-    while len(sys.argv) > 5 and step == int(sys.argv[5]) and time.monotonic() < limit:
-        if (out / "struck").exists():
-            break
-        time.sleep(0.02)
+@pytest.fixture(scope="module")
+def forked() -> multiprocessing.context.ForkServerContext:
+    """Processes of a server that has imported everything once: each starts in a moment."""
+    context = multiprocessing.get_context("forkserver")
+    # Lightning and the compiler are otherwise imported by the first training of every process.
+    context.set_forkserver_preload([__name__, "lightning_fabric", "torch._dynamo", "tests.support.imported"])
+    return context
 
 
-def _run(*arguments: str, processes: int = 1) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", SCRIPT, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).resolve().parents[2]
-    if processes == 1:
-        return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE)
-    script = Path(arguments[1]) / "run.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(root)!r})\n{SCRIPT}")
+def _train_one(kind: str, folder: str, out: str, checkpoint_steps: int, pause: float, struck_at: int) -> None:
+    """Body of one process: one thread, a mark after every update; at ``struck_at`` it waits until it was struck."""
+    torch.set_num_threads(1)
+    marks = Path(out)
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / f"pid{os.environ.get('RANK', 0)}").write_text(str(os.getpid()))
+
+    def mark(step: int) -> None:
+        (marks / "now").write_text(str(step))
+        time.sleep(pause)
+        limit = time.monotonic() + 60
+        while step == struck_at and time.monotonic() < limit and not (marks / "struck").exists():
+            time.sleep(0.02)
+
+    train(kind, Path(folder), marks, checkpoint_steps=checkpoint_steps, on_step=mark)
+
+
+def _train_two(*arguments: Any) -> None:
+    """Body of a process that is torchrun itself; its two workers are forked, which ``--start-method`` asks for."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
-        "--master-addr", "127.0.0.1", "--master-port", str(port), str(script), *arguments,
-    ]  # fmt: skip
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE)
+    told = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", "--start-method=fork", "none"]
+    config, _, _ = torchrun.config_from_args(torchrun.parse_args(told))
+    torchrun.elastic_launch(config, _train_one)(*arguments)
 
 
-def _strike(process: subprocess.Popen[bytes], out: Path, step: int, number: int, *, one_worker: bool = False) -> None:
-    """Send a signal as soon as the run has made so many updates: to the process, or to one that torchrun started."""
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit and process.poll() is None:
-        marker = out / "now"
-        if marker.exists() and int(marker.read_text() or 0) >= step:
-            os.kill(_workers(process)[0] if one_worker else process.pid, number)
-            # torchrun passes the signal on; there is no sign of its arrival.
-            time.sleep(3)
-            (out / "struck").touch()
-            return
-        time.sleep(0.005)
+def _start(
+    forked: Any, kind: str, folder: Path, out: Path, *, processes: int = 1, checkpoint_steps: int = 100,
+    pause: float = 0.0, struck_at: int = 0,
+) -> Any:  # fmt: skip
+    for name in ("now", "struck"):
+        (out / name).unlink(missing_ok=True)
+    fake_stores(folder)
+    arguments = (kind, str(folder), str(out), checkpoint_steps, pause, struck_at)
+    process = forked.Process(target=_train_one if processes == 1 else _train_two, args=arguments)
+    process.start()
+    return process
 
 
-def _finish(kind: str, folder: Path, out: Path, processes: int) -> dict[str, torch.Tensor]:
+def _finish(forked: Any, kind: str, folder: Path, out: Path, processes: int = 1) -> dict[str, torch.Tensor]:
     """Run to the end, in processes like those that are interrupted: rounding depends on the number of threads."""
-    process = _run(kind, str(folder), str(out), "100", processes=processes)
-    _, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err.decode()[-2000:]
+    process = _start(forked, kind, folder, out, processes=processes)
+    process.join(180)
+    assert process.exitcode == 0
     (weights,) = out.glob("*.safetensors")
     return load_file(weights)
 
 
-def _workers(process: subprocess.Popen[bytes]) -> list[int]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child.pid for child in children if any(part.endswith("run.py") for part in child.cmdline())]
-
-
-def _one_run(folder: str, out: str, pause: float) -> None:
-    """Body of a process that may be struck: one thread, a mark after every update, time for the parent to strike."""
-    torch.set_num_threads(1)
-
-    def mark(step: int) -> None:
-        (Path(out) / "now").write_text(str(step))
-        time.sleep(pause)
-
-    # Checkpoints every other update, so that a kill loses work that has to be done again.
-    train("patch", Path(folder), Path(out), checkpoint_steps=2, on_step=mark)
+def _strike(process: Any, out: Path, step: int, number: int, *, one_worker: bool = False) -> None:
+    """Send a signal as soon as the run has made so many updates: to the process, or to one that torchrun started."""
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit and process.is_alive():
+        marker = out / "now"
+        if marker.exists() and int(marker.read_text() or 0) >= step:
+            os.kill(int((out / "pid0").read_text()) if one_worker else process.pid, number)
+            return
+        time.sleep(0.005)
 
 
 @pytest.mark.slow
-def test_ten_kills_and_terms_at_random_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed outright five times and asked to stop five times, at random steps: the very same weights at the end."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hcmae.pretraining.pretrain", "lightning_fabric", "h5py"])
-    fake_stores(tmp_path)
-
-    def run(out: Path, pause: float = 0.0) -> Any:
-        out.mkdir(exist_ok=True)
-        (out / "now").unlink(missing_ok=True)
-        process = context.Process(target=_one_run, args=(str(tmp_path), str(out), pause))
-        process.start()
-        return process
-
-    def finish(out: Path) -> dict[str, torch.Tensor]:
-        process = run(out)
-        process.join(90)
-        assert process.exitcode == 0
-        return load_file(out / "mae_patch.safetensors")
-
-    whole = finish(tmp_path / "whole")
+def test_kills_and_terms_at_random_steps(tmp_path: Path, forked: Any) -> None:
+    """Killed outright three times and asked to stop three times, each pair early, midway or late: the same weights."""
+    whole = _finish(forked, "patch", tmp_path, tmp_path / "whole")
     seed = random.SystemRandom().randrange(2**32)
     draw = random.Random(seed)
-    for number in range(5):
+    early, midway, late = range(2, 5), range(5, 8), range(8, 11)
+    for number, parts in enumerate(((early, midway), (early, late), (midway, late))):
         out = tmp_path / f"cut{number}"
-        steps = sorted(draw.sample(range(2, 11), 2))
-        for step, kind in zip(steps, draw.sample([signal.SIGKILL, signal.SIGTERM], 2), strict=True):
-            process = run(out, 0.1)
-            limit = time.monotonic() + 90
-            while process.is_alive() and time.monotonic() < limit:
-                marker = out / "now"
-                if marker.exists() and int(marker.read_text() or 0) >= step:
-                    os.kill(process.pid, kind)
-                    break
-                time.sleep(0.005)
+        for part, kind in zip(parts, draw.sample([signal.SIGKILL, signal.SIGTERM], 2), strict=True):
+            step = draw.choice(part)
+            # Checkpoints every other update, so that a kill loses work that has to be done again.
+            process = _start(forked, "patch", tmp_path, out, checkpoint_steps=2, pause=0.1)
+            _strike(process, out, step, kind)
             process.join(90)
             assert process.exitcode == (EXIT_INTERRUPTED if kind == signal.SIGTERM else -signal.SIGKILL), (seed, step)
             assert not list(out.glob("*.safetensors")), (seed, step)
-        again = finish(out)
+        again = _finish(forked, "patch", tmp_path, out)
         assert all(torch.equal(whole[name], again[name]) for name in whole), seed
 
 
 @pytest.mark.slow
-def test_two_processes_alone_and_interrupted(tmp_path: Path) -> None:
+def test_two_processes_alone_and_interrupted(tmp_path: Path, forked: Any) -> None:
     """Two processes do what one does; killed or stopped and run again, they end like two that were left alone."""
-    one = _finish("region", tmp_path, tmp_path / "one", 1)
-    whole = _finish("region", tmp_path, tmp_path / "whole", 2)
+    one = _finish(forked, "region", tmp_path, tmp_path / "one")
+    whole = _finish(forked, "region", tmp_path, tmp_path / "whole", 2)
     out = tmp_path / "cut"
     draw = random.SystemRandom()
     for step, kind in ((draw.randrange(3, 7), signal.SIGKILL), (draw.randrange(7, 11), signal.SIGTERM)):
-        for name in ("now", "struck"):
-            (out / name).unlink(missing_ok=True)
-        process = _run("region", str(tmp_path), str(out), "2", str(step), processes=2)
+        process = _start(forked, "region", tmp_path, out, processes=2, checkpoint_steps=2, struck_at=step)
         _strike(process, out, step, kind, one_worker=kind == signal.SIGKILL)
-        process.communicate(timeout=120)
-        assert process.returncode != 0, (step, kind)
+        # torchrun passes the signal on; there is no sign of its arrival.
+        time.sleep(3)
+        (out / "struck").touch()
+        process.join(120)
+        assert process.exitcode not in (0, None), (step, kind)
         assert not list(out.glob("*.safetensors"))
         assert list(out.glob("checkpoints/*/step-*"))
-    cut = _finish("region", tmp_path, out, 2)
+    cut = _finish(forked, "region", tmp_path, out, 2)
     assert max(float((whole[k] - cut[k]).abs().max()) for k in whole) <= 1e-6
     # The optimiser divides by the gradient's size, so rounding in the order of sums shows more than in the gradient.
     assert max(float((whole[k] - one[k]).abs().max()) for k in whole) <= 5e-5
