@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib
 import importlib.machinery
@@ -214,7 +215,14 @@ def _file_source(path: Path, mtime_ns: int) -> str:
 
 
 def _tree_hash(tree: ast.AST) -> str:
-    return hashlib.sha256(json.dumps(_plain_tree(tree)).encode()).hexdigest()[:LENGTH]
+    # Half a million small lists: the collector would go through all that torch has loaded, time and again, for nothing.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return hashlib.sha256(json.dumps(_plain_tree(tree)).encode()).hexdigest()[:LENGTH]
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _plain_tree(node: Any) -> Any:

@@ -19,11 +19,11 @@ class QuizOptionNode(nodes.General, nodes.Element):
     """One answer; children are its text and the reply that opens when it is chosen."""
 
 
-class QuizTextNode(nodes.General, nodes.Element):
+class QuizTextNode(nodes.General, nodes.TextElement):
     """Question or text of an answer."""
 
 
-class QuizReplyNode(nodes.General, nodes.Element):
+class QuizReplyNode(nodes.General, nodes.TextElement):
     """What the reader is told after choosing."""
 
 

@@ -46,7 +46,7 @@ class Pretrained(Protocol):
     def pretrain_region(self, variant: Literal["patreg", "reg"] = ..., *, progress: bool = ...) -> Path: ...
 
 
-def probe_readings(run: Pretrained, *, epochs: int = 12, progress: bool = True) -> pd.DataFrame | None:
+def probe_readings(run: Pretrained, *, epochs: int = 6, progress: bool = True) -> pd.DataFrame | None:
     """R2 of the latent factors in region vectors of the three readings of Eq. 4, none of them with a residual.
 
     Each reading goes on from MAE-Reg's weights for the same few epochs on this cancer's regions; rows are readings,
