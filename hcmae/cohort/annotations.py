@@ -260,8 +260,10 @@ class SampleNotes:
 
     def _add_type(self, name: str, row: Mapping[str, str], where: str) -> str:
         found: list[tuple[str, str]] = []
-        for column in (c for c in _TYPE_COLUMNS if row.get(c)):
+        for column in (c for c in (*_TYPE_COLUMNS, *_LOOSE_TYPE_COLUMNS) if row.get(c)):
             code = sample_type(row[column])
+            if code is None and column in _LOOSE_TYPE_COLUMNS:
+                continue
             if code is None:
                 doubt(
                     f"{where}, '{name}': {column} '{row[column]}' is no sample type that is known (Primary Tumor, "
@@ -284,12 +286,13 @@ class SampleNotes:
 
     def _add_preservation(self, name: str, row: Mapping[str, str], where: str) -> str:
         method = next((row[c] for c in _METHOD_COLUMNS if row.get(c)), "")
-        flag = row.get("is_ffpe", "").lower()
+        column = next((c for c in _FFPE_COLUMNS if row.get(c)), _FFPE_COLUMNS[0])
+        flag = row.get(column, "").lower()
         if flag and flag not in _YES | _NO and not is_missing(flag):
             if method and not is_missing(method):
-                doubt(f"{where}, '{name}': is_ffpe '{row['is_ffpe']}' is neither yes nor no; '{method}' counts")
+                doubt(f"{where}, '{name}': {column} '{row[column]}' is neither yes nor no; '{method}' counts")
             else:
-                method = row["is_ffpe"]
+                method = row[column]
             flag = ""
         said = preservation(method or None, flag or None)
         if said not in ("", FFPE, NOT_FFPE) and not _METHODS.search(said.lower()):
@@ -298,7 +301,7 @@ class SampleNotes:
                 "sample is taken as one that is not of FFPE tissue"
             )
         if said == FFPE and (flag in _NO or (flag in _YES and method and preservation(method) != FFPE)):
-            doubt(f"{where}, '{name}': preservation '{method}' and is_ffpe '{row['is_ffpe']}' disagree; taken as FFPE")
+            doubt(f"{where}, '{name}': preservation '{method}' and {column} '{row[column]}' disagree; taken as FFPE")
         if name and said:
             before = self._preservation.setdefault(name, said)
             if (before == FFPE) != (said == FFPE):
@@ -322,8 +325,17 @@ _NAME_COLUMNS = (
     "aliquot_submitter_id", "slide", "slide_id", "patient", "patient_id", "case_submitter_id", "case_id", "case",
 )  # fmt: skip
 _TYPE_COLUMNS = ("sample_type", "tissue_type", "tumor_descriptor", "tumor_or_normal")
-_METHOD_COLUMNS = ("preservation_method", "preservation")
-_TELLING_COLUMNS = {"category", "classification", "is_ffpe", *_METHOD_COLUMNS, *_TYPE_COLUMNS}
+# Names that stand for other things as well, an organ for example: read where the cell is a type of sample.
+_LOOSE_TYPE_COLUMNS = ("tissue", "type", "group", "condition")
+_METHOD_COLUMNS = ("preservation_method", "preservation", "fixation")
+_FFPE_COLUMNS = ("is_ffpe", "ffpe")
+# Columns of yes and no, or of words such as 'fail', that say whether a sample is to be used.
+_NOT_USED = {"exclude", "excluded", "exclusion", "remove", "removed", "drop", "dropped", "discard", "discarded",
+             "reject", "rejected", "bad", "failed", "fail", "qc_fail", "qc_failed", "outlier"}  # fmt: skip
+_USED = {"usable", "use", "used", "include", "included", "keep", "kept", "valid", "good", "pass", "passed", "qc",
+         "qc_pass", "qc_passed", "qc_status", "quality"}  # fmt: skip
+_FAILED = {"fail", "failed", "bad", "poor", "reject", "rejected", "exclude", "excluded"}
+_TELLING_COLUMNS = {"category", "classification", *_FFPE_COLUMNS, *_METHOD_COLUMNS, *_TYPE_COLUMNS, *_NOT_USED, *_USED}
 
 
 def _in_other_columns(name: str, row: Mapping[str, str], where: str) -> list[Annotation]:
@@ -332,6 +344,8 @@ def _in_other_columns(name: str, row: Mapping[str, str], where: str) -> list[Ann
     for column, cell in row.items():
         if column in _NAME_COLUMNS or is_missing(cell):
             continue
+        if _says_not_used(column, cell.lower()):
+            return [Annotation(entity, "", f"do not use (column {column}, {_clean(cell)[:60]})")]
         if notice_kind(column.replace("_", " ")):
             if cell.lower() in _YES or notice_kind(cell):
                 return [Annotation(entity, "", _clean(column.replace("_", " ")))]
@@ -340,6 +354,13 @@ def _in_other_columns(name: str, row: Mapping[str, str], where: str) -> list[Ann
         elif notice_kind(cell):
             return [Annotation(entity, "", _clean(cell)[:120])]
     return []
+
+
+def _says_not_used(column: str, cell: str) -> bool:
+    """Whether a column such as 'exclude' or 'usable' says that a sample is not to be used."""
+    if column in _NOT_USED:
+        return cell in _YES | _FAILED
+    return column in _USED and cell in _NO | _FAILED
 
 
 def _near(name: str, known: Iterable[str]) -> str:

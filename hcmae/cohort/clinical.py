@@ -17,6 +17,7 @@ import pandas as pd
 
 from hcmae.cohort.barcodes import named_patient, patient_id
 from hcmae.cohort.cells import age_bound, event_of, plain_number, sex_of
+from hcmae.cohort.covariates import readable_age, unread
 from hcmae.cohort.follow_up import STATED, look_at_times
 from hcmae.cohort.layouts import (
     NAMES,
@@ -491,9 +492,8 @@ class _Rows:
         if bound is not None:
             notes.append(f"age '{text}' is a bound; taken as {bound:g}")
             return bound
-        age = plain_number(text)
-        if 0 <= age <= 130:
-            return age
+        if readable_age(text):
+            return plain_number(text)
         notes.append(f"age '{text}' is no age in years; left out")
         return None
 
@@ -549,6 +549,7 @@ class _Rows:
             death, last = self.column["days_to_death"], self.column["days_to_last"]
             notes.append(f"{name}: survival time in days from columns '{death}' of the dead and '{last}' of others")
         notes += [f"{name}: {twin.line()}" for twin in self.twins if not twin.differ]
+        notes += [f"{name}: {line}" for line in unread(rows, self.column, self.mapping.get("sex_values", {}))]
         several = [patient for patient, found in rows.items() if len(found) > 1]
         if several:
             notes.append(f"{name}: {len(several)} patients have several rows that agree ({several[0]} first); merged")

@@ -21,6 +21,7 @@ from hcmae.cohort.annotations import FFPE, described, matching, parsed
 from hcmae.cohort.barcodes import DIAGNOSTIC, choose_aliquot
 from hcmae.cohort.clinical import ClinicalError, Outcome
 from hcmae.cohort.evidence import Candidate, CurationError, Evidence, check_modalities, slide_barcode
+from hcmae.cohort.follow_up import warn_of_one_outcome
 from hcmae.cohort.local import local_evidence
 from hcmae.cohort.lock import lock_evidence, read_lock
 from hcmae.cohort.slide_names import without_suffix
@@ -183,6 +184,7 @@ def apply_rules(
         [_row(evidence.outcomes[p], chosen, modalities, slides, evidence.notes.get(p, ())) for p in remaining],
         index=pd.Index(remaining, name="patient"),
     )
+    warn_of_one_outcome(table["event"].tolist(), where)
     return Cohort(table, losses, frame, pd.DataFrame(choices, columns=list(CHOICE_COLUMNS)))
 
 

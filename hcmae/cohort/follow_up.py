@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -156,3 +157,19 @@ def _check_unknown(known: Mapping[str, float], column: TimeColumn, patient: str,
         f"(patient {patient}){odd}, as in a table in months; state it in columns.json, "
         '{"clinical": {"time_unit": "months"}} (or days, years), or name the column time_days or months'
     )
+
+
+class OneOutcomeWarning(UserWarning):
+    """Everybody in a cohort died, or nobody."""
+
+
+def warn_of_one_outcome(events: Sequence[int], where: str) -> None:
+    """Warn where so many patients have one outcome that it is no chance."""
+    deaths = sum(events)
+    if len(events) >= _TELLING and deaths in (0, len(events)):
+        said = "everybody died" if deaths else "nobody died, so that no model can learn from them"
+        warnings.warn(
+            f"{where}: of the {len(events)} patients {said}; is the column of events what it is taken for?",
+            OneOutcomeWarning,
+            stacklevel=4,
+        )

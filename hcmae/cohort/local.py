@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -287,4 +288,24 @@ def _add_slides(
     }
     evidence.unclaimed = [candidate(file, "taken for no patient") for file in claims.unclaimed]
     evidence.lost, evidence.notes = claims.lost, claims.notes
-    evidence.faults, evidence.doubts = claims.faults, claims.doubts
+    evidence.faults, evidence.doubts = claims.faults, [*claims.doubts, *_odd_names(claims.slides)]
+
+
+# What lies beside slides under their suffixes, other stains, and words of people who looked at them.
+_ODD_WORDS = re.compile(
+    r"\b(mask|thumb|thumbnail|macro|overview|heat ?map|annotations?|segmentation|ihc|ki ?67|her2|pd ?l1|masson"
+    r"|trichrome|do ?not ?use|dnu|exclude|failed|blurr?y|blurred|out of focus)\b"
+)
+
+
+def _odd_names(slides: Mapping[str, Sequence[tuple[SlideFile, str]]]) -> list[str]:
+    """A line for each slide whose name says that it may be none to be used, with the patient it was taken for."""
+    lines = []
+    for patient, files in slides.items():
+        for file, _ in files:
+            found = _ODD_WORDS.search(" ".join(re.sub(r"[^a-z0-9]+", " ", file.stem.lower()).split()))
+            if found:
+                lines.append(
+                    f"{file.relative}: taken for {patient}; its name says '{found[0]}': see if it is to be used"
+                )
+    return lines

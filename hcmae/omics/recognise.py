@@ -24,6 +24,8 @@ _LARGEST_LOG = 30.0
 _MILLION = (0.8e6, 1.01e6)
 # Sums beyond these are far from a million.
 _ABOUT_MILLION = (1e5, 2e6)
+# So few different negative numbers among many others are marks for "missing".
+_MARKS = 2
 # Patients looked at where all would not say more.
 _SOME = 50
 
@@ -220,6 +222,8 @@ def _expression(table: _Table) -> Recognition:
         return Recognition(UNITS["counts"], "because all values are whole numbers and none is negative")
     if count <= max(1, _STRAY_FRACTIONS * positive):
         raise table.error(fractions, "is no whole number, while nearly all others are")
+    _check_one_unit(table, _LARGEST_LOG, 1000.0)
+    _check_thousands(table, fractions)
     largest = float(np.nanmax(values))
     if largest <= 1:
         raise UnitError(f"{table.where}: all values lie between 0 and 1, as no expression does; {_ask(table.modality)}")
@@ -244,6 +248,10 @@ def _with_negatives(table: _Table, negative: np.ndarray) -> Recognition:
     share = float(negative.sum() / np.isfinite(values).sum())
     if negative.sum() <= max(1, _STRAY * np.isfinite(values).sum()):
         raise table.error(negative, "is negative, while nearly all others are not")
+    marks = np.unique(values[negative])
+    if len(marks) <= _MARKS < len(np.unique(values[~negative & np.isfinite(values)])):
+        kind = "the only negative value" if len(marks) == 1 else "one of few that are negative"
+        raise table.error(negative, f"is {kind} and stands again and again: a mark for a missing value is left empty")
     if _standardised(values):
         reason = f"because {share:.0%} of the values are negative and most features have mean 0 and deviation 1"
         return Recognition(UNITS["z_score"], reason)
@@ -255,6 +263,37 @@ def _with_negatives(table: _Table, negative: np.ndarray) -> Recognition:
         f"{table.where}: {share:.0%} of the values are negative, yet they reach from {np.nanmin(values):g} to "
         f"{np.nanmax(values):g}, as neither logarithms nor z-scores do; {_ask(table.modality)}"
     )
+
+
+def _check_one_unit(table: _Table, low: float, high: float) -> None:
+    """Raise UnitError where some patients have no value above ``low`` and others have values above ``high``.
+
+    Half a table in one unit and half in another, put together from two sources, fits the unit of neither.
+    """
+    largest = np.nanmax(np.where(np.isfinite(table.values), table.values, -np.inf), axis=1)
+    small, large = (largest > 0) & (largest <= low), largest > high
+    if small.any() and large.any():
+        one, other = int(small.argmax()), int(large.argmax())
+        raise UnitError(
+            f"{table.where}: no value of patient {table.patients[one]} is above {largest[one]:.3g} ({small.sum():,} "
+            f"such patients of {len(largest):,}), while those of {table.patients[other]} reach {largest[other]:,.0f}: "
+            "the table holds two units; bring all patients to one"
+        )
+
+
+def _check_thousands(table: _Table, fractions: np.ndarray) -> None:
+    """Raise UnitError where the points can be marks between thousands: '3.751' for 3751 reads."""
+    values = table.values
+    if np.nanmax(values) >= 1000 or fractions.sum() < 3:
+        return
+    thousands = values[fractions].astype(np.float64) * 1000
+    whole = np.abs(thousands - np.rint(thousands)) < 0.05
+    third = np.rint(thousands) % 10 != 0
+    if whole.all() and third.mean() > 0.5 and (values[~fractions & (values > 0)].size > 0):
+        raise table.error(
+            fractions, "has three decimals, as all fractions here have, and no value reaches 1000: if the point "
+            "separates thousands, write the numbers without it; if not"
+        )  # fmt: skip
 
 
 def _logarithms(table: _Table, largest: float) -> Recognition:
@@ -283,6 +322,7 @@ def _methylation(table: _Table) -> Recognition:
         return _with_negatives(table, negative)
     largest = float(np.nanmax(values))
     if 20 < largest <= 100:
+        _check_one_unit(table, 1.0, 20.0)
         return Recognition(UNITS["beta_percent"], f"because the values lie between 0 and {largest:g}")
     raise table.error(outside, f"is no share between 0 and 1, and with values up to {largest:g} not in per cent either")
 

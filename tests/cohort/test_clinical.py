@@ -26,6 +26,7 @@ from hcmae.cohort.clinical import (
     ClinicalError,
     parse_clinical_json,
     primary_diagnosis,
+    read_clinical,
     read_clinical_json,
     read_clinical_table,
     read_hits,
@@ -401,3 +402,15 @@ def test_the_real_table_is_read(shared_data: Path) -> None:
     assert len(outcomes) == len(slides) == 329
     assert sum(o.event or 0 for o in outcomes.values()) == 112
     assert sum(o.time is not None and o.time < 30 for o in outcomes.values()) == 22
+
+
+def test_covariates_that_cannot_be_read_are_counted_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "clinical.tsv"
+    rows = ["P1\t400\t1\t61\tmale\tStage II", "P2\t500\t0\t999\tw\tpT2N0", "P3\t600\t1\tNA\tf\tStage X"]
+    path.write_text("\n".join(["patient\ttime_days\tevent\tage\tsex\tstage", *rows]) + "\n")
+    notes = "\n".join(read_clinical(path).notes)
+    assert "column 'age': 1 of 2 values say no age ('999' of patient P2 first) and count as missing" in notes
+    assert "column 'sex': 1 of 3 values say no sex ('w' of patient P2 first)" in notes
+    assert "column 'stage': 1 of 3 values say no stage ('pT2N0' of patient P2 first)" in notes
+    path.write_text("\n".join(["patient\ttime_days\tevent\tage\tsex\tstage", rows[0]]) + "\n")
+    assert not [note for note in read_clinical(path).notes if "say no" in note]

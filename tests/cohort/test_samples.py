@@ -26,6 +26,7 @@ from hcmae.cohort.annotations import (
 from hcmae.cohort.curate import HeavyLossWarning, UnknownPreservationWarning, apply_rules, curate
 from hcmae.cohort.evidence import Annotation, CurationError
 from hcmae.cohort.features import outcome_names, outcome_values
+from hcmae.cohort.follow_up import OneOutcomeWarning
 from hcmae.cohort.inputs import curate_inputs
 from hcmae.cohort.lock import LOCK_COLUMNS
 from hcmae.config import MODALITIES, ConfigError
@@ -266,6 +267,58 @@ def test_a_notice_is_seen_in_either_table_and_in_whichever_column(
         Q[3]: "the patient is flagged: item flagged dnu", Q[4]: "the patient is flagged: Redacted",
     }  # fmt: skip
     assert table.loc[Q[5], "note"] == "annotated: Prior malignancy"
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "away"),
+    [
+        ("exclude", "yes", True), ("Exclude", "no", False), ("usable", "no", True), ("usable", "yes", False),
+        ("QC status", "FAIL", True), ("qc", "pass", False), ("keep", "0", True), ("outlier", "1", True),
+    ],
+)  # fmt: skip
+def test_a_column_that_says_whether_a_sample_is_to_be_used_is_read(
+    column: str, cell: str, away: bool, tmp_path: Path, manifest: Manifest
+) -> None:
+    root = tables(tmp_path / "LIHC", {p: i for i, p in enumerate(Q)})
+    (root / "samples.tsv").write_text(f"sample\t{column}\n{Q[0]}\t{cell}\n")
+    table, lost = curated(root, manifest)
+    assert (Q[0] in lost) is away
+    assert set(table.index) == set(Q) - ({Q[0]} if away else set())
+
+
+@pytest.mark.parametrize(("column", "cell"), [("FFPE", "yes"), ("ffpe", "FFPE block"), ("fixation", "formalin")])
+def test_other_names_for_preservation_are_read(column: str, cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "samples.tsv"
+    path.write_text(f"sample\t{column}\nP1\t{cell}\n")
+    notes = SampleNotes()
+    notes.add(path)
+    assert notes.preservation("P1") == "FFPE"
+
+
+def test_a_column_that_can_name_an_organ_is_a_sample_type_where_it_says_one(tmp_path: Path) -> None:
+    path = tmp_path / "samples.tsv"
+    path.write_text("sample\ttissue\tsample_type\nP1\tNormal\t\nP2\tLiver\tPrimary Tumor\n")
+    notes = SampleNotes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        notes.add(path)
+    assert (notes.sample_type("P1"), notes.sample_type("P2")) == ("11", "01")
+
+
+def test_everybody_dead_or_nobody_is_a_doubt(tmp_path: Path) -> None:
+    def said(events: list[int]) -> list[str]:
+        evidence = _evidence(tmp_path)
+        evidence.outcomes.clear()
+        for number, event in enumerate(events):
+            evidence.outcomes[f"P{number:02d}"] = _outcome(f"P{number:02d}", time=400 + number, event=event)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            apply_rules(evidence, Inclusion(), seed=0, modalities=(), slides=False)
+        return [str(w.message) for w in seen if issubclass(w.category, OneOutcomeWarning)]
+
+    assert "of the 20 patients nobody died" in said([0] * 20)[0]
+    assert "of the 20 patients everybody died" in said([1] * 20)[0]
+    assert said([0] * 19 + [1]) == said([1] * 5) == []
 
 
 def test_a_table_of_remarks_alone_is_read_where_it_holds_a_notice(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_slides_that_bear_anothers_name_are_a_warning(tmp_path: Path, manifest: 
         curated(root, manifest)
 
 
+def test_a_name_that_says_it_is_no_slide_to_be_used_is_a_warning(tmp_path: Path, manifest: Manifest) -> None:
+    root = folder(tmp_path / "A", {"P1": None, "P2": None, "Masket": None}, ["P1_mask.tif", "P2_HE.svs", "Masket.svs"])
+    with pytest.warns(SlideOwnerWarning, match=r"P1_mask\.tif: taken for P1; its name says 'mask'") as told:
+        curated(root, manifest)
+    assert len([w for w in told if w.category is SlideOwnerWarning]) == 1
+
+
 @pytest.mark.parametrize(
     ("file", "cell"),
     [("P1.tif.part", None), ("P1.png", None), ("P1_HE.zip", None), ("P1.czi", "P1"), ("P1.czi", "P1.svs"), ("P1", None),

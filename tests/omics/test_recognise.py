@@ -132,6 +132,38 @@ def test_what_is_not_plain_is_refused_until_it_is_stated(values: np.ndarray, mod
         _unit(values, modality)
 
 
+def _half(kind: str, other: str) -> np.ndarray:
+    """A table whose second half of patients is in another unit."""
+    values = _values(kind)
+    values[20:] = _values(other)[20:]
+    return values
+
+
+def _marked(kind: str, *marks: float) -> np.ndarray:
+    """A table with marks for missing values strewn over it."""
+    values = _values(kind)
+    for number, mark in enumerate(marks):
+        values[number :: len(marks) + 2, ::3] = mark
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "modality", "message"),
+    [
+        (_half("counts", "log2_counts"), "rna", "no value of patient P20 is above .* holds two units"),
+        (_half("log2_rpm", "rpm"), "mirna", "no value of patient P00 is above .* holds two units"),
+        (_half("beta", "beta_percent"), "methylation", "no value of patient P00 is above .* holds two units"),
+        (_marked("beta", -1), "methylation", "patient P00, feature G0: -1 is the only negative value"),
+        (_marked("rpm", -9), "mirna", "patient P00, feature G0: -9 is the only negative value"),
+        (_marked("counts", -1, -9), "rna", "patient P00, feature G0: -1 is one of few that are negative"),
+        (np.minimum(_values("counts"), 9999) / 1000, "rna", "if the point separates thousands"),
+    ],
+)
+def test_two_units_marks_and_thousands_in_a_table_are_no_unit(values: np.ndarray, modality: str, message: str) -> None:
+    with pytest.raises(UnitError, match=message):
+        _unit(values, modality)
+
+
 @pytest.mark.parametrize(
     ("kind", "stated", "modality", "message"),
     [
