@@ -230,8 +230,9 @@ class SurvivalSettings(Settings):
     # GPDBN and CAMR have no bags, and nothing to part.
     micro_batch: PositiveInt | None = None
     ties: Literal["breslow", "efron"] = "breslow"
-    # Stop when the inner C-index has not risen for so many epochs (None = never; only with Protocol.epoch = inner).
-    patience: PositiveInt | None = None
+    # Stop when the inner C-index has not risen for so many epochs, or for such a share of a method's epochs (None =
+    # never; only with Protocol.epoch = inner).
+    patience: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Fidelity(Settings):

@@ -22,6 +22,7 @@ from hcmae_core.attention import InputScale
 from hcmae_core.losses import cox_loss
 
 if TYPE_CHECKING:
+    from hcmae.config import SurvivalSettings
     from hcmae.survival.data import SurvivalData
 
 # Bags of a cohort up to this size stay on the device for the whole fold.
@@ -283,12 +284,20 @@ def _epochs(
             if len(scores) >= 3 and smooth > kept_score:
                 kept_score, kept_epoch = smooth, epoch + 1
                 kept = copy.deepcopy(model.state_dict())
-            if settings.patience is not None and epoch + 1 - kept_epoch >= settings.patience and kept is not None:
+            if kept is not None and epoch + 1 - kept_epoch >= _patience(settings):
                 break
     if kept is not None:
         model.load_state_dict(kept)
     model.eval()
     return said, kept_epoch
+
+
+def _patience(settings: SurvivalSettings) -> float:
+    """Epochs without a better one after which training stops: a number, or a share of the method's own epochs."""
+    asked = settings.patience
+    if asked is None:
+        return math.inf
+    return asked if asked >= 1 else math.ceil(asked * settings.epochs)
 
 
 def _drawn(method: Method, inputs: FoldInputs, rows: Rows, rng: np.random.Generator) -> Rows:

@@ -121,6 +121,28 @@ def test_test_labels_are_never_used(data: SurvivalData, folds: pd.DataFrame, pro
             assert np.allclose(first.loc[same, "risk"], second.loc[same, "risk"], atol=1e-6), (name, protocol.name)
 
 
+@pytest.mark.parametrize(("patience", "epochs"), [(None, 20), (2, 5), (0.25, 8)])
+def test_patience_is_a_number_of_epochs_or_a_share_of_them(
+    patience: float | None, epochs: int, data: SurvivalData, folds: pd.DataFrame, profile: Profile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    scores: list[float] = []
+
+    def falling(*_: object) -> float:
+        scores.append(1.0 - len(scores) / 100)
+        return scores[-1]
+
+    monkeypatch.setattr(fitting, "_inner_score", falling)
+    tested = set(folds.loc[folds["fold"] == 0, "patient"])
+    test = np.array([row for row, name in enumerate(data.patients) if name in tested])
+    train = np.setdiff1d(np.arange(len(data.patients)), test)
+    waiting = changed(profile, epochs=20, ensemble=1, patience=patience)
+    inputs = survival.fold_inputs(METHODS["trans_mo"], data, train, test, waiting, Protocol.preset("honest"), 0)
+    fitting.fit_network(METHODS["trans_mo"], inputs)
+    # The best of three epochs that are averaged is the third, the first that counts.
+    assert len(scores) == epochs
+
+
 def test_paper_protocol_takes_the_best_test_epoch(data: SurvivalData, folds: pd.DataFrame, profile: Profile) -> None:
     task_rows = np.array([i for i, p in enumerate(data.patients) if p in set(folds.loc[folds["fold"] == 0, "patient"])])
     train = np.setdiff1d(np.arange(len(data.patients)), task_rows)
