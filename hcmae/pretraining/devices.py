@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hcmae.config import Compute
-from hcmae.pretraining.launched import tell_torch, world
+from hcmae.pretraining.launched import LaunchError, tell_torch, world
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -32,7 +32,7 @@ def make_fabric(compute: Compute, *, find_unused: bool = False) -> Fabric:
     """One device, or every process that a launcher started (CPU or GPU, one or several hosts).
 
     Launchers are torchrun, srun, mpirun and mpiexec (``launched``): a notebook stays one process, and so does a program
-    alone in a larger allocation.
+    alone in a larger allocation. Raises LaunchError where there are fewer GPUs in sight than processes on this host.
     """
     # Imported late: where torchmetrics is installed, Fabric's import pulls in half of the environment.
     from lightning_fabric import Fabric
@@ -44,6 +44,11 @@ def make_fabric(compute: Compute, *, find_unused: bool = False) -> Fabric:
     accelerator = "cuda" if gpu else "cpu"
     here = world()
     if here.size > 1:
+        if gpu and (seen := torch.cuda.device_count()) < here.local_size:
+            raise LaunchError(
+                f"{here.launcher} has started {here.local_size} processes on this host and each sees {seen} GPU(s): "
+                "start one process per GPU, and let each see all of them (srun: --gpus-per-node, not --gpus-per-task)"
+            )
         tell_torch(here)
         strategy = DDPStrategy(find_unused_parameters=find_unused, cluster_environment=TorchElasticEnvironment())
         fabric = Fabric(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from hcmae.config import Compute
+from hcmae.pretraining.devices import make_fabric
 from hcmae.pretraining.launched import LaunchError, World, tell_torch, world
 
 SRUN = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x3)", "SLURM_LOCALID": "0"}
@@ -85,3 +88,15 @@ def test_hosts_without_a_name_cannot_meet() -> None:
     told = {"PMI_SIZE": "4", "PMI_RANK": "0", "MPI_LOCALNRANKS": "2"}
     with pytest.raises(LaunchError, match="set MASTER_ADDR"):
         tell_torch(world(told), told)
+
+
+def test_processes_that_do_not_see_all_gpus_are_told_how_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        LaunchError, match=r"has started 4 processes .* each sees 1 GPU\(s\): .*--gpus-per-node"
+    ):
+        make_fabric(Compute())
