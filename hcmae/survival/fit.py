@@ -259,6 +259,7 @@ def _epochs(
     scores: list[float] = []
     kept: dict[str, Tensor] | None = None
     kept_epoch, kept_score = settings.epochs, -math.inf
+    patience = _patience(settings) if inputs.protocol.epoch == "inner" else math.inf
     for epoch in range(settings.epochs):
         model.train()
         for group in group_rows(_drawn(method, inputs, rows, rng), settings.group, fidelity.drop_last_group, rng):
@@ -284,7 +285,7 @@ def _epochs(
             if len(scores) >= 3 and smooth > kept_score:
                 kept_score, kept_epoch = smooth, epoch + 1
                 kept = copy.deepcopy(model.state_dict())
-            if kept is not None and epoch + 1 - kept_epoch >= _patience(settings):
+            if kept is not None and epoch + 1 - kept_epoch >= patience:
                 break
     if kept is not None:
         model.load_state_dict(kept)

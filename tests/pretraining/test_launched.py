@@ -96,7 +96,5 @@ def test_processes_that_do_not_see_all_gpus_are_told_how_to_be_started(monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(
-        LaunchError, match=r"has started 4 processes .* each sees 1 GPU\(s\): .*--gpus-per-node"
-    ):
+    with pytest.raises(LaunchError, match=r"has started 4 processes .* each sees 1 GPU\(s\): .*--gpus-per-node"):
         make_fabric(Compute())
