@@ -135,8 +135,8 @@ def _embed_step(
 # --- the table ------------------------------------------------------------------------------------------------------
 
 _COHORT = (
-    "annotations", "barcodes", "cells", "clinical", "columns", "curate", "evidence", "follow_up", "layouts", "local",
-    "lock", "slide_names", "twins",
+    "annotations", "barcodes", "cells", "clinical", "columns", "covariates", "curate", "evidence", "follow_up",
+    "layouts", "local", "lock", "slide_names", "twins",
 )  # fmt: skip
 _TABLES = ("hcmae.packed", "hcmae.tables", "hcmae.units")
 _COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), *_TABLES)
