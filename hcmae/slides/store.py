@@ -240,11 +240,11 @@ def opened_stores(folder: str | Path, paths: Iterable[Path]) -> Iterator[tuple[P
     for path in paths:
         stat = _stat(path)
         known = kept.get(path.name)
-        if known is not None and tuple(known[0]) == stat:
-            _remembered.setdefault((_head.__name__, path), (stat, tuple(known[1])))
-            _remembered.setdefault((_vectors.__name__, path), (stat, known[2]))
+        if known is not None and tuple(known[1]) == stat:
+            _remembered.setdefault((_head.__name__, path), (stat, tuple(known[2])))
+            _remembered.setdefault((_vectors.__name__, path), (stat, known[3]))
         elif time.time_ns() - stat[1] > RACY_NS:
-            kept[path.name] = [stat, _once(_head, path, stat), _once(_vectors, path, stat)]
+            kept[path.name] = [FORMAT, stat, _once(_head, path, stat), _once(_vectors, path, stat)]
             news = True
         yield path, SlideStore(path)
     if news:
@@ -254,12 +254,27 @@ def opened_stores(folder: str | Path, paths: Iterable[Path]) -> Iterator[tuple[P
 
 
 def _read_heads(memory: Path) -> dict[str, Any]:
+    """The memory of a folder; empty where it is missing, damaged or of another format."""
     try:
         kept = json.loads(memory.read_text(encoding="utf-8"))
-        sound = {name: item for name, item in kept.items() if len(item) == 3 and len(item[0]) == 3}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return {name: item for name, item in kept.items() if _is_head(item)}
+    except (OSError, ValueError, AttributeError):
         return {}
-    return sound
+
+
+def _is_head(item: Any) -> bool:
+    if not isinstance(item, list) or len(item) != 4 or item[0] != FORMAT:
+        return False
+    _, stat, head, vectors = item
+    return (
+        isinstance(stat, list)
+        and isinstance(head, list)
+        and len(head) == 2
+        and isinstance(head[0], int)
+        and isinstance(head[1], str | None)
+        and isinstance(vectors, dict)
+        and all(isinstance(made, dict) and "weights" in made for made in vectors.values())
+    )
 
 
 @contextlib.contextmanager

@@ -87,6 +87,15 @@ def test_predictions_cover_every_patient_once(run: Run, method: str) -> None:
     assert np.isfinite(predictions["risk"]).all()
     again = run.evaluate(method)
     pd.testing.assert_frame_equal(predictions.reset_index(drop=True), again.reset_index(drop=True))
+    kept = run.kept(method)
+    assert kept is not None
+    pd.testing.assert_frame_equal(predictions.reset_index(drop=True), kept.reset_index(drop=True))
+    # Another setting that the method reads: what lies there does not hold for it.
+    if method == "trans_mo":
+        changed = {**(run._given["overrides"] or {}), "survival.learning_rate": 0.5}
+        other = Run(**{**run._given, "cancer": run.cancer, "overrides": changed})
+        assert other.kept(method) is None
+    assert run.kept(method, "paper") is None
 
 
 def test_second_pass_does_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
