@@ -362,6 +362,7 @@ PROOFS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", list(Fidelity.model_fields))
 def test_a_switch_changes_what_it_says(switch: str, store: Path, tmp_path: Path) -> None:
     assert switch in PROOFS, f"Fidelity.{switch} needs a proof here: a function proves_{switch}"

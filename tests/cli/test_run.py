@@ -58,6 +58,7 @@ def test_an_unknown_stage_names_the_known_ones() -> None:
     assert f"choose one of {', '.join(VERBS)}" in result.stderr
 
 
+@pytest.mark.slow
 def test_tables_without_slides_go_from_the_folder_to_table_2(tmp_path: Path) -> None:
     """Two omics, no slide: every stage that needs no pixels runs from the command line, status asks for no other."""
     root = tmp_path / "data" / "local" / "LIHC"

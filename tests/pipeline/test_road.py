@@ -223,6 +223,7 @@ def rule_graph() -> dict[str, set[str]]:
         before = grown
 
 
+@pytest.mark.slow
 def test_the_run_graph_keeps_every_edge_of_the_road() -> None:
     rules, before = snakefile_rules(), rule_graph()
     done = {name: steps for name, steps in rules.items() if name in before and steps}

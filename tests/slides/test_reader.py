@@ -155,6 +155,7 @@ def test_jpeg2000_ycbcr(picture: NDArray[np.uint8], tmp_path: Path) -> None:
         assert np.abs(slide.read(300, 300, (400, 400)).astype(int) - picture[300:700, 300:700]).mean() < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cmu-1-small-region.svs", "tcga-cr-7395-01a-01-ts1.svs"])
 def test_real_slides_equal_openslide(name: str, shared_data: Path) -> None:
     path = shared_data / "slides" / name

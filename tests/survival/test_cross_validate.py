@@ -91,6 +91,7 @@ BOOK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOOK)
 def test_every_method_learns_a_strong_signal(
     name: str, data: SurvivalData, folds: pd.DataFrame, profile: Profile

@@ -183,6 +183,7 @@ def fit(name: str, data: SurvivalData, profile: Profile) -> np.ndarray:
     return survival.fit_fold(METHODS[name], inputs).risk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_key_holds_the_settings_that_a_fit_reads(name: str, profile: Profile, spy: Any) -> None:
     """Declared settings are read; what is read and not in the key (a builder's common argument) changes no risk."""
