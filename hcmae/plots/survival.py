@@ -290,6 +290,28 @@ def plot_leaks(table: pd.DataFrame) -> Figure:
     return fig
 
 
+def plot_finding(table: pd.DataFrame) -> Figure:
+    """C-index of labels that mean nothing, without and with the leaks; table [cohort, protocol, mean, low, high].
+
+    One row per cohort, one mark per protocol in the order of the table; small enough to be read on a telephone.
+    """
+    cohorts, protocols = (list(dict.fromkeys(table[name])) for name in ("cohort", "protocol"))
+    fig, ax = style.figure(width="narrow", height=0.9 + 0.62 * len(cohorts))
+    for protocol, colour, marker in zip(protocols, (style.ACCENT, style.WARN), "os", strict=False):
+        shown = table[table["protocol"] == protocol].set_index("cohort").reindex(cohorts)
+        y = np.arange(len(cohorts))
+        ax.hlines(y, shown["low"], shown["high"], color=colour, linewidth=2.0)
+        ax.plot(shown["mean"], y, marker, color=colour, markersize=7, label=protocol)
+        for place, mean in zip(y, shown["mean"], strict=True):
+            ax.annotate(f"{mean:.2f}", (mean, place), (0, 8), textcoords="offset points", ha="center", color=colour)
+    ax.axvline(0.5, color=style.MUTED, linestyle=":")
+    ax.set_yticks(range(len(cohorts)), [fill(name, 14) for name in cohorts])
+    ax.set_ylim(len(cohorts) - 0.5, -0.7)
+    ax.set_xlabel("C-index of shuffled labels, 95 % interval")
+    fig.legend(loc="outside upper center", ncols=2)
+    return fig
+
+
 def plot_optimism_curve(curve: pd.DataFrame) -> Figure:
     """Leaky against nested C-index of pure noise by the number of candidates; table [candidates, leaky, nested]."""
     fig, ax = style.figure(width="medium")
