@@ -26,6 +26,24 @@ def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def edition_of_the_run() -> str:
+    """Profile, source, seed, date and commit of the published run; empty where none was published."""
+    found, status = _read(RESULT), _read(STATUS)
+    if found is None or status is None:
+        return ""
+    made = found["provenance"]
+    said = f"profile {made['profile']}, source {made['source']}, seed {made['seed']}"
+    if status.get("finished"):
+        said += f", {status['finished'][:10]}"
+    return said + (f", commit {made['commit'][:10]}" if made.get("commit") else "")
+
+
+def edition_line() -> str:
+    """Version of the book and the run that it shows, for the foot of every page."""
+    run = edition_of_the_run()
+    return f"Version {__version__}" + (f"; run: {run}" if run else "")
+
+
 class Finding(SphinxDirective):
     """``{finding}`` says and shows what lesson 11 of the published run found; says so where there is no such run."""
 
@@ -67,14 +85,8 @@ class Edition(SphinxDirective):
             author.get("name") or f"{author['given-names']} {author['family-names']}" for author in cited["authors"]
         )
         said = [f"{cited['title']}, version {__version__}, by {authors}."]
-        found, status = _read(RESULT), _read(STATUS)
-        if found is not None and status is not None:
-            made = found["provenance"]
-            day = f" on {status['finished'][:10]}" if status.get("finished") else ""
-            commit = f", commit {made['commit'][:10]}" if made.get("commit") else ""
-            said.append(
-                f"Its run: profile {made['profile']}, source {made['source']}, seed {made['seed']}{day}{commit}."
-            )
+        if run := edition_of_the_run():
+            said.append(f"Its run: {run}.")
         paper = cited["references"][0]
         names = ", ".join(author["family-names"] for author in paper["authors"])
         said.append(
