@@ -199,7 +199,7 @@ class OmicsSettings(Settings):
 
 
 class SurvivalSettings(Settings):
-    """Survival network and its training (section III-A; paper_vs_code S-rows)."""
+    """Survival network and its training (section III-A; page *Paper versus release*, survival)."""
 
     network: Network = Network()
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4

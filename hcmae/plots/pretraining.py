@@ -50,7 +50,10 @@ def plot_probes(table: pd.DataFrame, *, errors: pd.DataFrame | None = None) -> F
     for number, (name, row) in enumerate(table.iterrows()):
         bars = None if errors is None else errors.iloc[number].to_numpy()
         place = positions + (number - (len(table) - 1) / 2) * width
-        ax.bar(place, row.to_numpy(), width * 0.92, yerr=bars, label=str(name), error_kw={"elinewidth": 0.8})
+        # A method of the tables has its colour in every figure, whatever stands beside it.
+        known = style.METHODS.get(str(name).lower().replace("-", "_"))
+        look: dict[str, Any] = {} if known is None else {"color": known}
+        ax.bar(place, row.to_numpy(), width * 0.92, yerr=bars, label=str(name), error_kw={"elinewidth": 0.8}, **look)
     ax.axhline(0, color=style.INK, linewidth=0.8)
     ax.set_xticks(positions, list(table.columns))
     ax.set(ylabel="R² on held-out patients", title="What a linear probe reads")

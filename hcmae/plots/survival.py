@@ -51,15 +51,12 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
             ax.step(years, curve.survival, where="post", color=colour, label=f"{curve.label} risk")
             ax.fill_between(years, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
         # The verdict stands under the title: inside the panel a curve may run anywhere.
-        ax.set_title(title, pad=16 if verdict.permutation is None else 26)
-        ax.text(
-            0.0,
-            1.02,
-            _verdict_lines(verdict),
-            transform=ax.transAxes,
-            fontsize=7,
-            va="bottom",
-        )
+        said = _verdict_lines(verdict)
+        ax.set_title(fill(title, 24), pad=6 + 10 * (said.count("\n") + 1))
+        words = ax.text(0.0, 1.02, said, transform=ax.transAxes, fontsize=7, va="bottom")
+        words.set_in_layout(
+            False
+        )  # a long one may stand over the gap to the next panel, and takes no width from its own
         ax.set_ylim(0, 1.02)
         _numbers_at_risk(ax, verdict)
     for ax in axes[:, 0]:
@@ -77,8 +74,8 @@ def _verdict_lines(verdict: Any) -> str:
     """p-value and hazard ratio; a line of its own for the p-value of the whole procedure."""
     interval = f"HR {verdict.ratio_text(why=False)}"
     if not verdict.out_of_fold:
-        return f"{verdict.p_text()}, {interval}"
-    naive = f"naive: p = {verdict.log_rank_p:.2g}, {interval}"
+        return f"{verdict.p_text()}\n{interval}"
+    naive = f"naive: p = {verdict.log_rank_p:.2g}\nnaive: {interval}"
     if verdict.permutation is None:
         return naive
     return f"permuted ({verdict.permutation.permutations}): p = {verdict.permutation.p:.2g}\n{naive}"
@@ -330,9 +327,9 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     fig, axes = style.figure(1, len(tables), width="wide" if len(tables) > 1 else "narrow", height=3.0, squeeze=False)
     for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=style.MUTED, linestyle=":")
-        ax.vlines(table["predicted"], table["low"], table["high"], color=style.ACCENT)
-        ax.plot(table["predicted"], table["observed"], "o", color=style.ACCENT)
-        ax.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel="predicted survival")
+        ax.vlines(table["predicted"], table["low"], table["high"], color=style.ACCENT, clip_on=False)
+        ax.plot(table["predicted"], table["observed"], "o", color=style.ACCENT, clip_on=False, zorder=3)
+        ax.set(xlim=(0, 1.02), ylim=(0, 1.02), title=title, xlabel="predicted survival")
     axes[0, 0].set_ylabel("observed (Kaplan-Meier)")
     return fig
 
