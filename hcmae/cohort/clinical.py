@@ -26,6 +26,7 @@ from hcmae.cohort.layouts import (
     ColumnError,
     Layout,
     TimeColumn,
+    check_event_name,
     find_column,
     normalised,
     on_its_side,
@@ -34,7 +35,7 @@ from hcmae.cohort.layouts import (
 )
 from hcmae.cohort.twins import OUTCOME, Comparison, Found, doubts_of, twins
 from hcmae.packed import parse_json
-from hcmae.tables import TableError, doubt, is_missing, read_head, read_text, say
+from hcmae.tables import TableError, check_last_lines, doubt, is_missing, read_head, read_text, say
 from hcmae.units import TIME_UNITS
 
 DAYS_PER_MONTH = TIME_UNITS["months"]
@@ -259,6 +260,10 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
         reader = _Rows(path, columns, dict(mapping or {}), layout)
     except ColumnError as error:
         raise ClinicalError(f"{path}: {error}{on_its_side(first)}") from None
+    try:
+        check_last_lines(list(frame[reader.column["patient"]]), 2 + len(comments))
+    except TableError as error:
+        raise ClinicalError(f"{path}: {error}") from None
     rows: dict[str, list[dict[str, str]]] = {}
     skipped = 2 if layout.name == "Biotab" else 0
     for number, cells in enumerate(frame.iloc[skipped:].to_numpy().tolist()):
@@ -293,25 +298,6 @@ def _read(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         raise ClinicalError(f"{path}: not a readable table: {error}") from error
 
 
-# Names of columns in which 1 or yes is no death.
-_LIVING = ("alive", "is_alive", "living", "survived", "survivor")
-
-
-def _check_event_name(name: str | None) -> None:
-    """Refuse a column that columns.json calls the event and whose name says the opposite: 1 would count as a death."""
-    plain = normalised(name) if name is not None else ""
-    if plain in NAMES["censored"]:
-        raise ColumnError(
-            f"columns.json says event = '{name}', and in a column of that name 1 means no death: write 'censored' "
-            f"instead of 'event' as the key"
-        )
-    if plain in _LIVING:
-        raise ColumnError(
-            f"columns.json says event = '{name}', and in a column of that name 1 means alive: it would be read as a "
-            "death. Give a column in which 1 is a death, or say 'censored' instead of 'event' as the key"
-        )
-
-
 class _Rows:
     """Rows of one table made into outcomes, by the columns that were found in it."""
 
@@ -320,7 +306,7 @@ class _Rows:
         for wanted, name in mapping.items():
             if wanted in WANTED and name not in columns:
                 raise ColumnError(f"columns.json says {wanted} = '{name}', but the columns are {columns[:12]}")
-        _check_event_name(mapping.get("event"))
+        check_event_name(mapping.get("event"))
         self.column = {wanted: mapping.get(wanted) or find_column(columns, names) for wanted, names in NAMES.items()}
         self.times = time_columns(columns, mapping, layout)
         # Days to death and to the last visit are two columns; which of them counts, the vital status says.

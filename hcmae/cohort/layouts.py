@@ -89,6 +89,25 @@ def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return None
 
 
+# Names of columns in which 1 or yes is no death.
+_LIVING = ("alive", "is_alive", "living", "survived", "survivor")
+
+
+def check_event_name(name: str | None) -> None:
+    """Raise ColumnError where columns.json says event of a column whose name says the opposite: 1 would be a death."""
+    plain = normalised(name) if name is not None else ""
+    if plain in NAMES["censored"]:
+        raise ColumnError(
+            f"columns.json says event = '{name}', and in a column of that name 1 means no death: write 'censored' "
+            f"instead of 'event' as the key"
+        )
+    if plain in _LIVING:
+        raise ColumnError(
+            f"columns.json says event = '{name}', and in a column of that name 1 means alive: it would be read as a "
+            "death. Give a column in which 1 is a death, or say 'censored' instead of 'event' as the key"
+        )
+
+
 def on_its_side(first: Sequence[str]) -> str:
     """What to do where the ``first`` column of a table holds what should be names of columns; '' where it does not."""
     known = {name for names in NAMES.values() for name in names} | {"time_days", "os_time", "os_months", *_BARE_TIMES}

@@ -23,7 +23,7 @@ from hcmae.cohort.evidence import (
 from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
 from hcmae.content import files_below, slide_bytes, slide_parts
-from hcmae.tables import TableError, counts_rows, doubt, is_missing, listed, read_head, read_text
+from hcmae.tables import TableError, check_last_lines, counts_rows, doubt, is_missing, listed, read_head, read_text
 
 
 def local_mapping(root: Path) -> dict[str, Any]:
@@ -105,6 +105,7 @@ def table_samples(path: Path, named: str | None = None, patients: Collection[str
         across = [name for name in head.names if name and patient_id(sample_name(name)) in patients]
         column = head.names[_label_column(head.names, path, named, across)]
         cells = read_text(path, [column], head)[column]
+        check_last_lines(list(cells), 2 + len(head.comments))
     except TableError as error:
         raise CurationError(f"{path}: {error}") from error
     if len(across) > 1 and not any(patient_id(sample_name(cell)) in patients for cell in cells):

@@ -34,7 +34,7 @@ from hcmae.omics.gdc_files import (
     read_star_counts,
 )
 from hcmae.omics.recognise import Recognition, UnitError, converted, recognise
-from hcmae.tables import TableError, doubt, first_bad_number, listed, read_head, read_rows, say
+from hcmae.tables import TableError, check_last_lines, doubt, first_bad_number, listed, read_head, read_rows, say
 from hcmae.units import unit_in_name
 
 if TYPE_CHECKING:
@@ -483,14 +483,16 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
             )
         types = {label: pa.string(), **dict.fromkeys(features, pa.float32())}
         table = read_rows(path, head, types, missing=MISSING, wanted=[n for n in names if n not in left_out])
-        check_labels(path, label, table[label].to_pylist())
+        labels = table[label].to_pylist()
+        check_labels(path, label, labels)
+        check_last_lines(labels, 2 + len(head.comments))
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
     except TableError as error:
         raise OmicsFormatError(f"{path}: not a table of numbers: {_bad_cell(path, patient) or error}") from error
     if not table.num_rows or not features:
         raise OmicsFormatError(f"{path}: no patient or no feature in the table")
-    rows = [sample_name(cell) for cell in table[label].to_pylist()]
+    rows = [sample_name(cell) for cell in labels]
     values = np.empty((table.num_rows, len(features)), dtype=np.float32)
     for i, name in enumerate(features):
         values[:, i] = table[name].to_numpy()
