@@ -322,6 +322,15 @@ def date_of(text: str) -> tuple[int, int] | None:
     return None
 
 
+def why_no_number(text: str) -> str:
+    """What to do about a cell that is no number, where its form says it: a decimal comma, a date; '' otherwise."""
+    if re.fullmatch(r"[-+]?\d+(?:[.,]\d{3})*,\d+(?:[eE][-+]?\d+)?", text.strip()):
+        return "write numbers with a point for decimals and no mark between thousands"
+    if date_of(text) is not None:
+        return "this is a date, which a spreadsheet may have made of a number: take it from the original file"
+    return ""
+
+
 def counts_rows(cells: Sequence[object]) -> bool:
     """Whether cells are the numbers of their rows, from 0 or 1 on, as an index that was written with the table."""
     try:

@@ -35,7 +35,7 @@ from hcmae.cohort.layouts import (
 )
 from hcmae.cohort.twins import OUTCOME, Comparison, Found, doubts_of, twins
 from hcmae.packed import parse_json
-from hcmae.tables import TableError, check_last_lines, doubt, is_missing, read_head, read_text, say
+from hcmae.tables import TableError, check_last_lines, doubt, is_missing, read_head, read_text, say, why_no_number
 from hcmae.units import TIME_UNITS
 
 DAYS_PER_MONTH = TIME_UNITS["months"]
@@ -331,8 +331,8 @@ class _Rows:
             )
         if not self.times and not self.by_status:
             raise ColumnError(
-                f"no survival time among {columns[:12]}; name a column 'time_days' or 'months', bring days_to_death "
-                "and days_to_last_follow_up, or say in columns.json which column it is"
+                f"no survival time among {columns[:12]}; name a column 'time_days', 'weeks', 'months' or 'years', "
+                "bring days_to_death and days_to_last_follow_up, or say in columns.json which column it is"
             )
         if self.column["event"] is None and (self.column["censored"] is None or self.by_status):
             raise ColumnError(f"no event among {columns[:12]}; name a column 'event' (1 dead, 0 alive)")
@@ -529,7 +529,7 @@ class _Rows:
         """What was recognised or left out, one line each."""
         name, notes = self.path.name, self.layout_notes()
         for time in self.times:
-            if time.reason != STATED and time.column not in ("time_days", "months", "years"):
+            if time.reason != STATED and time.column not in ("time_days", "weeks", "months", "years"):
                 notes.append(f"{name}: survival time in {time.unit} from column '{time.column}', {time.reason}")
         if self.by_status:
             death, last = self.column["days_to_death"], self.column["days_to_last"]
@@ -572,7 +572,10 @@ def _number(value: Any, patient: str, field: str) -> float | None:
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ClinicalError(f"patient {patient}: {field} is '{value}', expected a number") from None
+        why = why_no_number(str(value)) or "correct it"
+        if "date" in why:
+            why = "give the days from the diagnosis to that date"
+        raise ClinicalError(f"patient {patient}: {field} is '{value}', expected a number; {why}") from None
     if not math.isfinite(number):
         raise ClinicalError(f"patient {patient}: {field} is {value}, expected a finite number")
     return number

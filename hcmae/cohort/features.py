@@ -109,7 +109,7 @@ def outcome_values(names: Sequence[str], matrix: ArrayLike, time: ArrayLike, eve
         return []  # so few numbers can be equal by chance
     found = np.zeros(values.shape[1], dtype=bool)
     # Few features get past the first patients; the others are compared whole.
-    for target in (days / unit for unit in (*TIME_UNITS.values(), 7)):
+    for target in (days / unit for unit in TIME_UNITS.values()):
         some = np.flatnonzero(_equal(values[:3], target[:3]))
         found[some[_equal(values[:, some], target) & _mostly_known(values[:, some])]] = True
     if len(days) >= FEWEST:

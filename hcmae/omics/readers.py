@@ -34,7 +34,17 @@ from hcmae.omics.gdc_files import (
     read_star_counts,
 )
 from hcmae.omics.recognise import Recognition, UnitError, converted, recognise
-from hcmae.tables import TableError, check_last_lines, doubt, first_bad_number, listed, read_head, read_rows, say
+from hcmae.tables import (
+    TableError,
+    check_last_lines,
+    doubt,
+    first_bad_number,
+    listed,
+    read_head,
+    read_rows,
+    say,
+    why_no_number,
+)
 from hcmae.units import unit_in_name
 
 if TYPE_CHECKING:
@@ -531,8 +541,8 @@ def _bad_cell(path: Path, patient: str | None) -> str:
     if found is None:
         return ""
     who, column, cell = found
-    comma = "; write numbers with a point" if "," in cell else ""
-    return f"patient {who}, column {column}: '{cell[:40]}' is no number; correct that cell{comma}"
+    why = why_no_number(cell)
+    return f"patient {who}, column {column}: '{cell[:40]}' is no number; correct that cell{': ' * bool(why)}{why}"
 
 
 class _as_format_error:  # noqa: N801  (used like a function)
