@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hcmae.cohort.barcodes import dashed
 from hcmae.cohort.evidence import Annotation, CurationError
 from hcmae.tables import (
     TableError,
@@ -394,7 +395,7 @@ def _type_code(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    text = unicodedata.normalize("NFC", name).strip()
+    text = dashed(unicodedata.normalize("NFC", name).strip())
     return text.upper() if text.upper().startswith("TCGA-") else text
 
 

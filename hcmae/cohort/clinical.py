@@ -33,6 +33,7 @@ from hcmae.cohort.layouts import (
     recognise_layout,
     time_columns,
 )
+from hcmae.cohort.people import line_of_dots
 from hcmae.cohort.twins import OUTCOME, Comparison, Found, doubts_of, twins
 from hcmae.packed import parse_json
 from hcmae.tables import TableError, check_last_lines, doubt, is_missing, read_head, read_text, say, why_no_number
@@ -264,6 +265,7 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
         check_last_lines(list(frame[reader.column["patient"]]), 2 + len(comments))
     except TableError as error:
         raise ClinicalError(f"{path}: {error}") from None
+    reader.dots = line_of_dots(list(frame[reader.column["patient"]]))
     rows: dict[str, list[dict[str, str]]] = {}
     skipped = 2 if layout.name == "Biotab" else 0
     for number, cells in enumerate(frame.iloc[skipped:].to_numpy().tolist()):
@@ -318,6 +320,7 @@ class _Rows:
         self.kind = find_column(columns, ("classification_of_tumor",))
         self.primary = find_column(columns, ("diagnosis_is_primary_disease",))
         self.codes: set[str] = set()
+        self.dots = ""  # what there is to say of barcodes without dashes
         self.columns = columns
         self.doubts: list[str] = []
         self.marks: dict[str, list[float]] = {}  # column -> numbers that stand for "unknown"
@@ -536,6 +539,7 @@ class _Rows:
             notes.append(f"{name}: survival time in days from columns '{death}' of the dead and '{last}' of others")
         notes += [f"{name}: {twin.line()}" for twin in self.twins if not twin.differ]
         notes += [f"{name}: {line}" for line in unread(rows, self.column, self.mapping.get("sex_values", {}))]
+        notes += [f"{name}: {self.dots}"] if self.dots else []
         several = [patient for patient, found in rows.items() if len(found) > 1]
         if several:
             notes.append(f"{name}: {len(several)} patients have several rows that agree ({several[0]} first); merged")

@@ -10,7 +10,7 @@ from typing import Any
 
 from hcmae.cohort import clinical
 from hcmae.cohort.annotations import SampleNotes
-from hcmae.cohort.barcodes import Barcode, composed, patient_id
+from hcmae.cohort.barcodes import Barcode, composed, dashed, patient_id
 from hcmae.cohort.columns import read_columns
 from hcmae.cohort.evidence import (
     SLIDE_SUFFIXES,
@@ -21,9 +21,17 @@ from hcmae.cohort.evidence import (
     slide_barcode,
 )
 from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
+from hcmae.cohort.people import (
+    doubts_of_spellings,
+    how_names_differ,
+    line_of_dots,
+    one_name_twice,
+    other_spellings,
+    spelt_alike,
+)
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
 from hcmae.content import files_below, slide_bytes, slide_parts
-from hcmae.tables import TableError, check_last_lines, counts_rows, doubt, is_missing, listed, read_head, read_text
+from hcmae.tables import TableError, check_last_lines, counts_rows, doubt, is_missing, listed, read_head, read_text, say
 
 
 def local_mapping(root: Path) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def patient_column(header: Sequence[str], path: Path, named: str | None = None) 
 
 def sample_name(cell: str) -> str:
     """What stands in the patient column of a user's table, a patient or the barcode of a sample, as it is kept."""
-    return composed(cell.strip().strip('"'))
+    return dashed(composed(cell.strip().strip('"')))
 
 
 def table_samples(path: Path, named: str | None = None, patients: Collection[str] = ()) -> dict[str, list[str]]:
@@ -111,6 +119,8 @@ def table_samples(path: Path, named: str | None = None, patients: Collection[str
     if len(across) > 1 and not any(patient_id(sample_name(cell)) in patients for cell in cells):
         raise _on_its_side(path, across)
     check_labels(path, column, list(cells))
+    if dots := line_of_dots(list(cells)):
+        say(f"{path}: {dots}")
     found: dict[str, list[str]] = {}
     for number, cell in enumerate(cells, start=2 + len(head.comments)):
         if is_missing(cell) or (number == 2 + len(head.comments) and normalised(cell) in PATIENT_NAMES):
@@ -192,10 +202,38 @@ def local_evidence(
             for patient, samples in found.items()
         }  # fmt: skip
     evidence = Evidence(outcomes, candidates)
+    _look_at_names(evidence, {what: local_file(root, what, mapping) for what in ("clinical", *modalities)})
     if slides:
         _add_slides(evidence, root / "slides", named, notes, str(table))
     _say_unmatched(notes, evidence)
     return evidence
+
+
+def _look_at_names(evidence: Evidence, paths: Mapping[str, Path]) -> None:
+    """Note who is spelt in two ways in the tables of a folder, and tell the user.
+
+    Raises CurationError where one table has two names that differ in capital letters or blanks alone.
+    """
+    tables = {path.name: evidence.outcomes if what == "clinical" else evidence.candidates[what]
+              for what, path in paths.items()}  # fmt: skip
+    for what, path in paths.items():
+        names = list(tables[path.name])
+        for one, other in one_name_twice(names):
+            raise CurationError(
+                f"{path}: patients '{one}' and '{other}' are one name but for {how_names_differ(one, other)}: the same "
+                "person twice could be in training and in test; keep one of them, or give them names that differ"
+            )
+        alike = spelt_alike(names)
+        # What is said of the clinical table need not be said of every other one.
+        if alike and (what == "clinical" or not set(alike) <= set(spelt_alike(list(evidence.outcomes)))):
+            pairs = [f"'{one}' and '{other}'" for one, other in alike]
+            doubt(
+                f"{path}: {listed(pairs, 3)} may be one patient under two names, which differ in "
+                f"{how_names_differ(*alike[0])}; if so, keep one of them"
+            )
+    evidence.spellings = other_spellings(tables)
+    for line in doubts_of_spellings(tables, evidence.spellings):
+        doubt(f"{next(iter(paths.values())).parent}: {line}")
 
 
 def sample_notes(root: Path, mapping: Mapping[str, Any]) -> SampleNotes:

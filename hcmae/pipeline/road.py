@@ -136,11 +136,11 @@ def _embed_step(
 
 _COHORT = (
     "annotations", "barcodes", "cells", "clinical", "columns", "covariates", "curate", "evidence", "follow_up",
-    "layouts", "local", "lock", "slide_names", "twins",
+    "layouts", "local", "lock", "people", "slide_names", "twins",
 )  # fmt: skip
 _TABLES = ("hcmae.packed", "hcmae.tables", "hcmae.units")
 _COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), *_TABLES)
-_OMICS = ("barcodes", "columns", "evidence", "features", "layouts", "local")
+_OMICS = ("barcodes", "columns", "evidence", "features", "layouts", "local", "people")
 _OMICS_CODE = (
     *(f"hcmae.omics.{name}" for name in ("gdc_files", "readers", "recognise")),
     *(f"hcmae.cohort.{name}" for name in _OMICS),
