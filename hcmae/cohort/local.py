@@ -30,6 +30,7 @@ from hcmae.cohort.people import (
     spelt_alike,
 )
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
+from hcmae.config import MODALITIES
 from hcmae.content import files_below, slide_bytes, slide_parts
 from hcmae.tables import TableError, check_last_lines, counts_rows, doubt, is_missing, listed, read_head, read_text, say
 
@@ -57,6 +58,8 @@ def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
     if not found:
         books = _named_like(root, what, (".xlsx", ".xls", ".ods", ".xlsm"))
         book = f" ({books[0].name} is a workbook: save its sheet as text, {what}.tsv or {what}.csv)" if books else ""
+        normal = [path.name for path in normal_files(root) if what in path.name.lower()]
+        book = book or (f" ({normal[0]} is one of normal tissue, by its name)" if normal else "")
         raise CurationError(f"{root}: no table for {what}{book}; put {what}.tsv there or name it in columns.json")
     if len(found) > 1:
         raise CurationError(
@@ -69,11 +72,43 @@ _SUFFIXES = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
 
 
 def _named_like(root: Path, what: str, suffixes: tuple[str, ...] = _SUFFIXES) -> list[Path]:
-    """Tables whose names begin with a word, in either case, packed or not."""
+    """Tables whose names begin with a word, in either case, packed or not; those of normal tissue are none."""
     return sorted(
         path
         for path in (root.iterdir() if root.is_dir() else ())
-        if path.name.lower().endswith(suffixes) and path.name.lower().split(".")[0].split("_")[0] == what
+        if path.name.lower().endswith(suffixes)
+        and path.name.lower().split(".")[0].split("_")[0] == what
+        and not _of_normal_tissue(path)
+    )
+
+
+def _of_normal_tissue(path: Path) -> bool:
+    return bool({"normal", "normals"} & set(re.split(r"[^a-z0-9]+", path.name.lower())))
+
+
+def normal_file(root: Path, modality: str) -> Path | None:
+    """The table of normal tissue of a modality in a user's folder (``normal_rna.tsv``, ``rna_normal.csv.gz`` ...).
+
+    None where there is none. Raises CurationError where there are several.
+    """
+    found = [path for path in normal_files(root) if modality in re.split(r"[^a-z0-9]+", path.name.lower())]
+    if len(found) > 1:
+        raise CurationError(
+            f"{root}: {found[0].name} and {found[1].name} could both be the table of normal tissue for {modality}; "
+            "keep one of them here"
+        )
+    return found[0] if found else None
+
+
+def normal_files(root: Path) -> list[Path]:
+    """Tables of normal tissue in a folder, by their names."""
+    wanted = set(MODALITIES)
+    return sorted(
+        path
+        for path in (root.iterdir() if root.is_dir() else ())
+        if path.name.lower().endswith(_SUFFIXES)
+        and _of_normal_tissue(path)
+        and wanted & set(re.split(r"[^a-z0-9]+", path.name.lower()))
     )
 
 
@@ -206,6 +241,9 @@ def local_evidence(
     if slides:
         _add_slides(evidence, root / "slides", named, notes, str(table))
     _say_unmatched(notes, evidence)
+    normal = [path.name for path in normal_files(root)]
+    if normal:
+        say(f"{root}: of normal tissue by name, and opened for omics.contrast = tumour_normal alone: {listed(normal)}")
     return evidence
 
 

@@ -21,7 +21,14 @@ from numpy.typing import ArrayLike
 
 from hcmae.cohort.barcodes import named_patient
 from hcmae.cohort.evidence import CurationError, open_text
-from hcmae.cohort.features import dated_genes, index_names, outcome_names, outcome_values, row_counters
+from hcmae.cohort.features import (
+    doubts_of_names,
+    index_names,
+    no_molecules,
+    outcome_names,
+    outcome_values,
+    row_counters,
+)
 from hcmae.cohort.local import check_labels, local_mapping, patient_column, sample_name
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
@@ -39,7 +46,6 @@ from hcmae.tables import (
     check_last_lines,
     doubt,
     first_bad_number,
-    listed,
     read_head,
     read_rows,
     say,
@@ -491,6 +497,13 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
                 f"{path}: column {_named(outcome)} is of the outcome, which features must not hold; remove it from "
                 "this table"
             )
+        others = no_molecules(features)
+        if others:
+            raise OmicsFormatError(
+                f"{path}: column {_named(others)} is no molecule by its name, but of the patients or of how their "
+                "samples were processed; remove it from this table (age, sex, stage and grade belong in the clinical "
+                "one)"
+            )
         types = {label: pa.string(), **dict.fromkeys(features, pa.float32())}
         table = read_rows(path, head, types, missing=MISSING, wanted=[n for n in names if n not in left_out])
         labels = table[label].to_pylist()
@@ -522,12 +535,8 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
 def _say_of_names(path: Path, left_out: Sequence[str], features: Sequence[str]) -> None:
     if left_out:
         say(f"{path}: column {_named(left_out)} is an index that was written with the table, no feature; left out")
-    dated = dated_genes(features)
-    if dated:
-        doubt(
-            f"{path}: {len(dated)} features are named like dates, as Excel makes of genes' names: {listed(dated)}; "
-            "take the names from the original file"
-        )
+    for line in doubts_of_names(features):
+        doubt(f"{path}: {line}")
 
 
 def _bad_cell(path: Path, patient: str | None) -> str:
