@@ -56,9 +56,7 @@ _NO_MOLECULES = frozenset(
     )
 )  # fmt: skip
 # One of them spread over several columns of zeros and ones.
-_SPREAD = re.compile(
-    r"(?:batch|plate|site|cent(?:er|re)|sex|gender|stage|race)(?:_?\d{1,3}|_[a-z]|_[ivx]+|_(?:fe)?male)"
-)
+_SPREAD = re.compile(r"(?:batch|plate|site|cent(?:er|re)|sex|gender|stage|race)(?:_?\d{1,3}|_[a-z]{1,3}|_(?:fe)?male)")
 
 
 def no_molecules(names: Iterable[str]) -> list[str]:

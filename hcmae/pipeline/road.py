@@ -142,7 +142,7 @@ _TABLES = ("hcmae.packed", "hcmae.tables", "hcmae.units")
 _COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), *_TABLES)
 _OMICS = ("barcodes", "columns", "evidence", "features", "layouts", "local", "people")
 _OMICS_CODE = (
-    *(f"hcmae.omics.{name}" for name in ("gdc_files", "readers", "recognise")),
+    *(f"hcmae.omics.{name}" for name in ("gdc_files", "mixtures", "readers", "recognise")),
     *(f"hcmae.cohort.{name}" for name in _OMICS),
     *_TABLES,
 )
