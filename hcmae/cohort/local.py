@@ -12,6 +12,7 @@ from hcmae.cohort import clinical
 from hcmae.cohort.annotations import SampleNotes
 from hcmae.cohort.barcodes import Barcode, composed, dashed, patient_id
 from hcmae.cohort.columns import read_columns
+from hcmae.cohort.copies import table_given_twice
 from hcmae.cohort.evidence import (
     SLIDE_SUFFIXES,
     Candidate,
@@ -20,6 +21,7 @@ from hcmae.cohort.evidence import (
     barcode_of,
     slide_barcode,
 )
+from hcmae.cohort.features import index_names
 from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
 from hcmae.cohort.people import (
     doubts_of_spellings,
@@ -172,6 +174,14 @@ def table_samples(path: Path, named: str | None = None, patients: Collection[str
     return found
 
 
+def table_features(path: Path, named: str | None = None) -> list[str]:
+    """Names of the features of a user's table whose patients `table_samples` has read."""
+    names = list(read_head(path).names)
+    label = patient_column(names, path, named)
+    index = set(index_names(names))
+    return [name for number, name in enumerate(names) if number != label and name not in index]
+
+
 def _label_column(header: Sequence[str], path: Path, named: str | None, across: Sequence[str]) -> int:
     try:
         return patient_column(header, path, named)
@@ -220,9 +230,12 @@ def local_evidence(
     outcomes, named = clinical.read_clinical_table(table, mapping.get("clinical"))
     notes = sample_notes(root, mapping) if notes is None else notes
     candidates: dict[str, dict[str, list[Candidate]]] = {}
+    features: dict[str, tuple[Path, list[str]]] = {}
     for modality in modalities:
         path = local_file(root, modality, mapping)
-        found = table_samples(path, mapping.get(modality, {}).get("patient"), outcomes)
+        label = mapping.get(modality, {}).get("patient")
+        found = table_samples(path, label, outcomes)
+        features[modality] = path, table_features(path, label)
         size = path.stat().st_size
 
         candidates[modality] = {
@@ -236,6 +249,8 @@ def local_evidence(
             ]
             for patient, samples in found.items()
         }  # fmt: skip
+    if given_twice := table_given_twice(features):
+        raise CurationError(given_twice)
     evidence = Evidence(outcomes, candidates)
     _look_at_names(evidence, {what: local_file(root, what, mapping) for what in ("clinical", *modalities)})
     if slides:

@@ -147,8 +147,10 @@ def why_no_name_is_shared(a: str, one: Collection[str], b: str, other: Collectio
         if (same := keys.get(spelling_key(text))) is not None:
             how = how_names_differ(same, text)
             return f": they differ in {how} ('{same}' and '{text}'){_BECAUSE.get(how, '')}"
-    for name, found in ((a, one), (b, other)):
-        if counts_rows(sorted(sorted(found), key=len)):
+    tables: dict[str, Collection[str]] = {a: one, b: other}
+    for name, found in tables.items():
+        by_length: list[str] = sorted(sorted(found), key=len)
+        if counts_rows(by_length):
             return f": those of {name} count the rows, as an index that was written with the table"
         if all(re.fullmatch(r"[(\[].*,.*[)\]]", text) for text in found):
             return f": those of {name} are of several levels in one, as where an index of pandas was made flat"

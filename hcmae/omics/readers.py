@@ -20,6 +20,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import ArrayLike
 
 from hcmae.cohort.barcodes import named_patient
+from hcmae.cohort.copies import line_of_equal_rows
 from hcmae.cohort.evidence import CurationError, open_text
 from hcmae.cohort.features import (
     doubts_of_names,
@@ -525,6 +526,8 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
             f"{path}: patient {rows[row]}, column {features[column]} has an infinite value; correct that cell"
         )
     frame = pd.DataFrame(values, index=pd.Index(rows, dtype=object), columns=features)
+    if equal := line_of_equal_rows(rows, values):
+        doubt(f"{path}: {equal}")
     counters = row_counters(features, values, names[0])
     _say_of_names(path, [*left_out, *counters], features)
     if len(counters) == len(features):
