@@ -15,8 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hcmae.cohort.barcodes import dashed
 from hcmae.cohort.evidence import Annotation, CurationError
-from hcmae.tables import TableError, doubt, is_missing, open_cell, open_quotation, read_plain, separator_of
+from hcmae.tables import (
+    TableError,
+    check_encoding,
+    doubt,
+    is_missing,
+    open_cell,
+    open_quotation,
+    read_plain,
+    separator_of,
+)
 
 NOTICES = "annotations.txt"
 # A notice is a line or two.
@@ -385,7 +395,7 @@ def _type_code(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    text = unicodedata.normalize("NFC", name).strip()
+    text = dashed(unicodedata.normalize("NFC", name).strip())
     return text.upper() if text.upper().startswith("TCGA-") else text
 
 
@@ -409,7 +419,9 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     try:
         if path.stat().st_size > (MOST_BYTES if path.name == NOTICES else 64 * MOST_BYTES):
             raise CurationError(f"{path}: far larger than such a table is; look at what it holds")
-        text = read_plain(path).decode("utf-8-sig", errors="replace")
+        content = read_plain(path)
+        check_encoding(content[:1000])
+        text = content.decode("utf-8-sig", errors="replace")
         # Not read as other tables are: a lone quote in a note must not swallow the rows behind it.
         if separator_of(path) == ",":
             for number, line in enumerate(io.StringIO(text, newline=None), start=1):

@@ -135,14 +135,14 @@ def _embed_step(
 # --- the table ------------------------------------------------------------------------------------------------------
 
 _COHORT = (
-    "annotations", "barcodes", "cells", "clinical", "columns", "covariates", "curate", "evidence", "follow_up",
-    "layouts", "local", "lock", "slide_names", "twins",
+    "annotations", "barcodes", "cells", "clinical", "columns", "copies", "covariates", "curate", "evidence", "features",
+    "fields", "follow_up", "layouts", "local", "lock", "people", "slide_names", "twins",
 )  # fmt: skip
 _TABLES = ("hcmae.packed", "hcmae.tables", "hcmae.units")
 _COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), *_TABLES)
-_OMICS = ("barcodes", "columns", "evidence", "features", "layouts", "local")
+_OMICS = ("barcodes", "cells", "columns", "copies", "evidence", "features", "layouts", "local", "people")
 _OMICS_CODE = (
-    *(f"hcmae.omics.{name}" for name in ("gdc_files", "readers", "recognise")),
+    *(f"hcmae.omics.{name}" for name in ("gdc_files", "mixtures", "readers", "recognise")),
     *(f"hcmae.cohort.{name}" for name in _OMICS),
     *_TABLES,
 )

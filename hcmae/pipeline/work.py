@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from hcmae.cohort.local import normal_files
 from hcmae.config import Profile, Protocol
 from hcmae.content import content_id
 from hcmae.files import atomic_path, read_json
@@ -479,7 +480,7 @@ MADE_BY = {
 def inputs_on_disk(run: Place) -> str:
     """What survival data are read from, by the stat of its files: whether data in memory are those on disk."""
     files = [run.dir / "cohort.parquet", run.dir / "slides.parquet", run.dir / "omics.h5mu", *run.stores()]
-    files += sorted(run.root.glob("normal_*.tsv"))
+    files += normal_files(run.root)
     found = [(path.name, path.stat()) for path in files if path.exists()]
     return content_id([[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found])
 

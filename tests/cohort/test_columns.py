@@ -35,7 +35,10 @@ def test_what_it_may_say(tmp_path: Path) -> None:
         ({"units": {"clinical": "days"}}, r"unknown key 'units\.clinical'"),
         ({"units": {"rna": "beta"}}, r"units\.rna: unit 'beta' is none of a table of rna: choose one of counts"),
         ({"units": {"rna": 3}}, r"units\.rna is 3; expected text"),
-        ({"clinical": {"time_unit": "weeks"}}, r"clinical\.time_unit is 'weeks'; choose one of days, months, years"),
+        (
+            {"clinical": {"time_unit": "hours"}},
+            r"clinical\.time_unit is 'hours'; choose one of days, weeks, months, years",
+        ),
         ({"clinical": {"sex_values": "1=male"}}, r"clinical\.sex_values is '1=male'; expected an object"),
         ({"clinical": {"sex_values": {"1": "m"}}}, r"clinical\.sex_values: '1' is 'm'; choose male or female"),
         ([], "expected an object"),
