@@ -226,8 +226,7 @@ class SurvivalSettings(Settings):
     # At most so many vectors of a bag are drawn per training step (None = all; bags of patches can hold 50,000).
     bag_limit: PositiveInt | None = None
     # Patients with their bags per forward pass inside a group; the gradient is that of the whole group (None = all at
-    # once). Refused where a loss needs more than one tensor of a network (CLAM-SB in groups larger than this).
-    # GPDBN and CAMR have no bags, and nothing to part.
+    # once). GPDBN and CAMR have no bags, and nothing to part.
     micro_batch: PositiveInt | None = None
     ties: Literal["breslow", "efron"] = "breslow"
     # Stop when the inner C-index has not risen for so many epochs, or for such a share of a method's epochs (None =
@@ -426,6 +425,9 @@ class Compute(Settings):
     # What decodes regions for pre-training: threads share one interpreter; processes start slowly and scale further.
     # auto: processes for a GPU with more than four workers.
     decoders: Literal["auto", "threads", "processes"] = "auto"
+    # Vectors and thumbnails of a cohort in the memory of survival training, in GiB; what is more is read from the
+    # stores as it is needed (the system keeps what it has room for).
+    memory_gib: Annotated[float, Field(gt=0)] = 8.0
 
 
 class Profile(Settings):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from hcmae import __version__
 from hcmae.cli import check, data, doctor, run
 from hcmae.cli.errors import Commands
+from hcmae.cli.progress import silence
 
 typer_app = typer.Typer(
     name="hcmae",
@@ -15,6 +19,26 @@ typer_app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"hcmae {__version__}")
+        raise typer.Exit
+
+
+@typer_app.callback(help=__doc__)
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")] = False,
+) -> None:
+    """What comes before a command."""
+    context.with_resource(silence(quiet))
+
+
 doctor.register(typer_app)
 check.register(typer_app)
 data.register(typer_app)

@@ -15,6 +15,7 @@ import psutil
 import typer
 
 from hcmae.config import Profile, load_profile
+from hcmae.processes import usable_cores
 
 GIB = 2**30
 # Disk that a run of the profile wants beside the environment, and memory it was seen to need, in GiB.
@@ -164,6 +165,6 @@ def _hours(profile: Profile, regions: int, seconds: float) -> Finding:
     found = estimate(profile, regions, seconds)
     text = "; ".join(f"{item.stage} about {item.hours:.1f} h, {item.limit} is the limit" for item in found)
     slow = [item for item in found if item.limit == "decoding" and item.hours > 1]
-    spare = (psutil.cpu_count() or 1) - profile.compute.workers
+    spare = usable_cores() - profile.compute.workers
     cure = f"raise compute.workers by {spare - 1}" if slow and spare > 1 else ""
     return Finding("hours", "warn" if cure else "ok", f"{text} ({regions} regions)", cure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hcmae.cli.errors import describe
+from hcmae.cli.progress import silence
 from hcmae.config import MODALITIES, ConfigError
 from hcmae.pipeline.road import VERBS
 from hcmae.pretraining.launched import world
@@ -40,6 +42,7 @@ class Asked:
     weights: Path | None
     strict: bool
     shards: int | None
+    force: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run_command(
+    context: typer.Context,
     stages: Annotated[list[str], typer.Argument(help=f"One or several of {', '.join(VERBS)}, in that order.")],
     cancer: Annotated[str, _CANCER] = "LIHC",
     profile: Annotated[str, _PROFILE] = "smoke",
@@ -63,7 +67,7 @@ def run_command(
         str, typer.Option(help="Survival methods, comma-separated (or table2, table3), for stage survival.")
     ] = "hcmae",
     protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
-    workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
+    workers: Annotated[int, typer.Option(help="Parallel workers.", min=1)] = 2,
     weights: Annotated[
         Path | None, typer.Option(help="ImageNet ResNet-50 as safetensors, for stage resnet (MCAT and CLAM).")
     ] = None,
@@ -81,10 +85,19 @@ def run_command(
             min=1,
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Do the stages although they are done (curate, omics; of slides those that failed or have no region).",
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")] = False,
 ) -> None:
     """Run one stage, or several one after the other; steps that are up to date are skipped."""
     from hcmae.pipeline import Run
 
+    context.with_resource(silence(quiet))
     here = world()
     for stage in stages:
         if stage not in _WORK:
@@ -94,13 +107,18 @@ def run_command(
                 f"stage '{stage}' works in one process, and {here.launcher} has started {here.size}: start it without "
                 f"{here.launcher}; {', '.join(_SHARED)} share their work"
             )
+        if force and stage not in _FORCED:
+            raise ConfigError(
+                f"--force does {', '.join(_FORCED)} again, not {stage}: what {stage} writes is made again when what it "
+                "reads has changed, or when its files are deleted"
+            )
     if here.rank:
         # What happens is said once.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        context.with_resource(redirect_stdout(context.with_resource(open(os.devnull, "w", encoding="utf-8"))))  # noqa: SIM115
     chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
     for stage in stages:
-        _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards))
+        _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards, force))
 
 
 def status_command(
@@ -129,7 +147,7 @@ def _slides(run: Run, asked: Asked) -> None:
     from hcmae.slides.errors import SlideError
 
     try:
-        outcomes = run.make_slides(workers=asked.workers, strict=asked.strict)
+        outcomes = run.make_slides(workers=asked.workers, strict=asked.strict, force=asked.force)
     except SlideError as error:
         # The stage did what --strict asks for: it found a slide without regions.
         print(f"hcmae: {describe(error)}", file=sys.stderr)
@@ -170,7 +188,9 @@ def methods_asked(run: Run, asked: str) -> list[str]:
 
     rows = {"table2": TABLE2_ROWS, "table3": TABLE3_ROWS}
     names: list[str] = []
-    for name in asked.split(","):
+    for name in (part.strip() for part in asked.split(",")):
+        if not name:
+            continue
         if name not in rows:
             names.append(name)
             continue
@@ -185,12 +205,14 @@ def methods_asked(run: Run, asked: str) -> list[str]:
 
 # Stages that several processes of a launcher do together.
 _SHARED = ("pretrain", "mae_patch", "mae_reg", "mae_patreg", "embed")
+# Stages that --force does again: they are cheap, or done slide by slide.
+_FORCED = ("curate", "slides", "omics")
 # One function per verb of the road; a test compares the two lists.
 _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "synthesise": lambda run, asked: run.synthesise(workers=asked.workers),
-    "curate": lambda run, asked: print(run.curate().flow.to_string(index=False)),
+    "curate": lambda run, asked: print(run.curate(force=asked.force).flow.to_string(index=False)),
     "slides": _slides,
-    "omics": lambda run, asked: print(run.load_omics()),
+    "omics": lambda run, asked: print(run.load_omics(force=asked.force)),
     "pretrain": _pretrain,
     "mae_patch": lambda run, asked: run.pretrain_patch(shards=asked.shards),
     "mae_reg": lambda run, asked: run.pretrain_region("reg", shards=asked.shards),

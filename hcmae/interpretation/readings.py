@@ -11,7 +11,7 @@ import pandas as pd
 from hcmae.config import Profile
 from hcmae.content import content_id, tensors_hash
 from hcmae.files import atomic_path, read_json, read_parquet, write_json
-from hcmae.interpretation.probe import FACTORS, linear_probe, patient_means
+from hcmae.interpretation.probe import FACTORS, linear_probe, patient_means, probeable
 from hcmae.keys import Key, Reads
 from hcmae.pretraining.embed import embed_regions
 from hcmae.pretraining.pretrain import pretrain_region
@@ -50,10 +50,11 @@ def probe_readings(run: Pretrained, *, epochs: int = 6, progress: bool = True) -
     """R2 of the latent factors in region vectors of the three readings of Eq. 4, none of them with a residual.
 
     Each reading goes on from MAE-Reg's weights for the same few epochs on this cancer's regions; rows are readings,
-    columns factors. Kept below the pre-training folder. None without known truth.
+    columns factors. Kept below the pre-training folder. None without known truth or, with a warning, with too few
+    patients for a probe.
     """
     truth = run.truth()
-    if truth is None:
+    if truth is None or not probeable(truth, run.patient_stores(), what=run.cancer):
         return None
     start = run.pretrain_region("reg", progress=progress)
     profile = run.profile.model_copy(

@@ -96,13 +96,13 @@ class Step:
         return Stage(self.folder(run), key, self.outputs(run, chosen), lambda: self.pending(run, key, chosen))
 
 
-def do(run: Place, name: str, *, say: Callable[[str], None] = print, **options: Any) -> bool:
-    """Do one step of a run unless it is done; returns True where work was done."""
+def do(run: Place, name: str, *, say: Callable[[str], None] = print, force: bool = False, **options: Any) -> bool:
+    """Do one step of a run unless it is done (``force``: even then); returns True where work was done."""
     step = ROAD[name]
     if step.work is None:
         raise ValueError(f"step {name} is not one piece of work: call the verb of Run that does it")
     stage, act = step.stage(run, options), step.work
-    return stage.run(lambda: act(run, stage.key, {**step.options, **options}), say=say)
+    return stage.run(lambda: act(run, stage.key, {**step.options, **options}), say=say, force=force)
 
 
 def _fixed(*settings: str, code: tuple[str, ...]) -> Callable[[Profile], Reads]:
@@ -201,7 +201,7 @@ STEPS = (
         work.slide_list,
         pending=work.unfinished_slides,
         note=work.slide_notes,
-        options={**_WORKERS, "strict": False, **_PROGRESS},
+        options={**_WORKERS, "strict": False, "again": False, **_PROGRESS},
     ),
     Step(
         "omics",

@@ -113,6 +113,9 @@ def cut_slides(run: Place, key: Key, options: Options) -> None:
     from hcmae.slides.locations import write_locations
 
     jobs, before = slide_jobs(run), run.slide_outcomes()
+    if options["again"] and len(before):
+        # Asked for by hand: what has regions stays, all others are looked at once more.
+        before = before[before["status"].isin(["ok", "skipped"]) & (before["regions"] > 0)]
     cut = (run.profile.geometry, run.profile.slides)
     waiting = pending(jobs, before, *cut, contents=run.contents)
     outcomes = process_slides(

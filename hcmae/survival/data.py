@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from hcmae.config import MODALITIES
@@ -17,12 +18,12 @@ from hcmae.content import content_id
 from hcmae.manifest import Manifest
 from hcmae.omics.cache import omics_content
 from hcmae.outcome import check_outcome
-from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
+from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags
 
 if TYPE_CHECKING:
     from hcmae.slides.store import SlideStore
 
-# Vectors and thumbnails of a cohort stay in memory up to this size, each kind on its own.
+# Vectors and thumbnails of a cohort stay in memory up to this size together, the smallest kinds first.
 MEMORY_BYTES = 8 << 30
 
 
@@ -173,7 +174,7 @@ def load_inputs(
         store_dir: folder of <slide>.h5; vectors that a store lacks are left out for the whole cohort.
         mdata: omics in the order of ``table``, or None.
         missing: "exclude" (patients without a store or without a region are listed in ``exclusions``) or "raise".
-        memory_bytes: kinds larger than this stay on disk and are read group by group.
+        memory_bytes: of all kinds in memory together; the largest ones stay on disk and are read group by group.
         max_regions: of a slide with more regions only the darkest are used, in their order (``darkest_regions``).
         usable: stores that count; one that is not among them is as if it were not there (None: all count).
 
@@ -186,7 +187,6 @@ def load_inputs(
     kept, gone, stores, sizes, positions = [], [], [], [], []
     chosen: list[NDArray[np.int64] | None] = []
     fields: set[str] | None = None
-    hashes: dict[str, set[str]] = {}
     wants_images = bool(kinds) and "slide" in table.columns
     for patient, row in table.iterrows():
         if not wants_images:
@@ -227,19 +227,9 @@ def load_inputs(
     bags: dict[str, Bags] = {}
     weights: dict[str, str] = {}
     if stores:
-        for kind in kinds:
-            if kind != "thumbnail" and kind not in (fields or set()):
-                continue
-            name = STORE_FIELDS.get(kind, "thumbnails")
-            bags[kind] = _bags(stores, name, sizes, kind in OF_PATCHES, memory_bytes, chosen)
-            if kind in STORE_FIELDS:
-                hashes[kind] = {str(_weights(path, name)) for path in stores}
-                if len(hashes[kind]) > 1:
-                    raise ValueError(
-                        f"{store_dir}: '{name}' come from {len(hashes[kind])} different networks; embed again"
-                    )
-                if hashes[kind] != {"None"}:
-                    weights[kind] = next(iter(hashes[kind]))
+        there = [kind for kind in kinds if kind == "thumbnail" or kind in (fields or set())]
+        weights = _networks(there, stores)
+        bags = _gathered(there, stores, sizes, chosen, memory_bytes)
         bags["positions"] = PackedBags.from_list(positions)
     omics = mdata
     if mdata is not None and gone:
@@ -255,6 +245,37 @@ def load_inputs(
         pd.DataFrame(gone, columns=["patient", "reason"]),
         weights,
     )
+
+
+def _gathered(
+    kinds: list[str],
+    stores: list[Path],
+    sizes: list[int],
+    chosen: list[NDArray[np.int64] | None],
+    memory_bytes: int,
+) -> dict[str, Bags]:
+    """Bags of each kind: in memory as far as all of them fit, else in their stores."""
+    on_disk = {
+        kind: StoredBags(stores, STORE_FIELDS.get(kind, "thumbnails"), sizes, kind in OF_PATCHES, chosen)
+        for kind in kinds
+    }
+    held = _in_memory(on_disk, memory_bytes)
+    return {kind: _read(stored) if kind in held else stored for kind, stored in on_disk.items()}
+
+
+def _networks(kinds: list[str], stores: list[Path]) -> dict[str, str]:
+    """Kind -> hash of the network that wrote it. Raises ValueError where stores hold vectors of several."""
+    weights = {}
+    for kind in kinds:
+        if kind not in STORE_FIELDS:
+            continue
+        name = STORE_FIELDS[kind]
+        hashes = {str(_weights(path, name)) for path in stores}
+        if len(hashes) > 1:
+            raise ValueError(f"{stores[0].parent}: '{name}' come from {len(hashes)} different networks; embed again")
+        if hashes != {"None"}:
+            weights[kind] = hashes.pop()
+    return weights
 
 
 def darkest_regions(store: SlideStore, limit: int | None) -> NDArray[np.int64] | None:
@@ -301,24 +322,41 @@ def _weights(path: Path, name: str) -> str | None:
     return SlideStore(path).vector_weights.get(name)
 
 
-def _bags(
-    stores: list[Path],
-    name: str,
-    sizes: list[int],
-    flatten: bool,
-    memory_bytes: int,
-    chosen: list[NDArray[np.int64] | None],
-) -> Bags:
-    first = read_store(stores[0], name, flatten, chosen[0])
-    one_row = len(first) == 1 and name == "handcrafted"
-    per_item = first.nbytes / max(1 if one_row else sizes[0], 1)
-    if not one_row and per_item * sum(sizes) > memory_bytes:
-        scale = len(first) // max(sizes[0], 1)
-        return StoredBags(stores, name, [size * scale for size in sizes], flatten, chosen)
-    rest = zip(stores[1:], chosen[1:], strict=True)
-    arrays = [first, *(read_store(path, name, flatten, rows) for path, rows in rest)]
-    counts = [len(array) for array in arrays]
-    return PackedBags(np.concatenate(arrays), counts)
+def _in_memory(kinds: dict[str, StoredBags], memory_bytes: int) -> set[str]:
+    """The kinds that fit into memory together, the smallest first; sizes are set right for several items per region."""
+    needed = {}
+    for kind, bags in kinds.items():
+        first = bags.packed(np.array([0]))
+        if kind == "handcrafted":
+            # One row per slide, however many regions it has: always small.
+            continue
+        per_region = max(len(first) // max(int(bags.sizes[0]), 1), 1)
+        bags.sizes = bags.sizes * per_region
+        needed[kind] = first[0].numel() * first.element_size() * int(bags.sizes.sum())
+    held, left = set(kinds) - set(needed), memory_bytes
+    for kind in sorted(needed, key=lambda kind: (needed[kind], kind)):
+        left -= needed[kind]
+        if left < 0:
+            break
+        held.add(kind)
+    return held
+
+
+def _read(stored: StoredBags) -> PackedBags:
+    """The same items in memory, under the same hash; each store is read into its place: nothing is held twice."""
+    first = stored.packed(np.array([0]))
+    if stored.field == STORE_FIELDS["handcrafted"]:
+        arrays = [first, *(stored.packed(np.array([row])) for row in range(1, len(stored.stores)))]
+        return PackedBags(torch.cat(arrays), [len(array) for array in arrays], stored.content)
+    values = torch.empty(int(stored.sizes.sum()), *first.shape[1:], dtype=first.dtype)
+    start = 0
+    for row, size in enumerate(stored.sizes):
+        items = stored.packed(np.array([row]))
+        if len(items) != size:
+            raise ValueError(f"{stored.stores[row]}: {len(items)} items of {stored.field}, {size} by its regions")
+        values[start : start + size] = items
+        start += int(size)
+    return PackedBags(values, stored.sizes, stored.content)
 
 
 def _rows_of(omics: Any, patients: list[str]) -> Any:

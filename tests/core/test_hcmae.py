@@ -257,6 +257,21 @@ def test_input_scale_standardises_and_leaves_constant_columns() -> None:
     assert torch.allclose(out.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-3)
 
 
+def test_input_scale_learns_in_parts_what_it_learns_at_once() -> None:
+    values = torch.randn(1000, 3) * torch.tensor([5.0, 0.1, 0.0]) + torch.tensor([1e3, 0.0, 3.0])
+    whole, parts, one = InputScale(3), InputScale(3), InputScale(3)
+    whole.fit(values)
+    parts.fit(values.split([1, 399, 600]))
+    one.fit(iter([values]))
+    assert torch.allclose(parts.mean, values.double().mean(0).float(), rtol=1e-6)
+    assert torch.allclose(parts.scale, whole.scale, rtol=1e-4)
+    # One part is computed as ever, to the last bit.
+    assert torch.equal(one.mean, whole.mean)
+    assert torch.equal(one.scale, whole.scale)
+    with pytest.raises(ValueError, match="no vectors"):
+        InputScale(3).fit(iter(()))
+
+
 def test_positions_are_distinct_and_checked() -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij"), -1).reshape(-1, 2)
     codes = slide_positions(grid, 16)

@@ -12,12 +12,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hcmae.config import Profile
 from hcmae.pipeline import Run
+from hcmae.slides import batch
 from hcmae.slides.store import SlideStore
 from hcmae.survival.methods import METHODS, Method, Sizes, register
 from tests.support.local_cohort import OVERRIDES, local_run, write_cohort, write_slide, write_tables
@@ -354,7 +356,9 @@ def test_slides_that_were_away_are_cut_when_they_are_back(tmp_path: Path) -> Non
     assert set(outcomes["status"]) == {"ok"}
 
 
-def test_a_slide_that_is_no_slide_is_not_tried_for_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slide_that_is_no_slide_is_not_tried_for_ever(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = write_cohort(tmp_path, CANCER, patients=2)
     (root / "slides" / "P001.svs").write_text("this is not a slide")
     run = local_run(tmp_path, CANCER)
@@ -363,6 +367,20 @@ def test_a_slide_that_is_no_slide_is_not_tried_for_ever(tmp_path: Path, capsys: 
     capsys.readouterr()
     local_run(tmp_path, CANCER).make_slides(workers=1, progress=False)
     assert "up to date" in capsys.readouterr().out
+    # Unless somebody asks for it, and then it alone.
+    first = run.slide_outcomes().set_index("slide")["status"]
+    looked_at: list[str] = []
+    work = batch.process_slides
+
+    def noted(jobs: Any, *given: Any, **options: Any) -> Any:
+        jobs = list(jobs)
+        looked_at.extend(name for _, _, name in jobs)
+        return work(jobs, *given, **options)
+
+    monkeypatch.setattr(batch, "process_slides", noted)
+    outcomes = local_run(tmp_path, CANCER).make_slides(workers=1, progress=False, force=True)
+    assert looked_at == ["P001"]
+    assert outcomes.set_index("slide")["status"].tolist() == first.tolist()
 
 
 # --- a cancer of one's own ---------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ EXPECTED: dict[str, set[str]] = {
     "compute.workers": set(),
     "compute.compile": set(),
     "compute.decoders": set(),
+    "compute.memory_gib": set(),
     "survival.micro_batch": set(),
     "name": set(),
 }
