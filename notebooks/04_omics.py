@@ -36,18 +36,10 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %% [markdown]

@@ -37,18 +37,10 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %%
@@ -63,9 +55,10 @@ from hcmae.pretraining.networks import load_mae_patch
 from hcmae.pretraining.pretrain import reconstruct
 from hcmae.slides import regions
 from hcmae.slides.store_reading import iter_regions
+from hcmae_core import textbook
 
 weights = run.pretrain_patch(progress=False)
-network = load_mae_patch(weights).eval()
+network = load_mae_patch(weights).eval().requires_grad_(False)
 pool = ", ".join(other.cancer for other in run.pool())
 display(
     Markdown(
@@ -73,6 +66,63 @@ display(
         f"{network.visible_tokens} of {network.length} cells visible."
     )
 )
+
+# %% [markdown]
+# ## The same by hand
+#
+# The network is written for speed. What it computes are four short steps, one cell each, with the plain function from
+# `hcmae_core.textbook` below it: to these functions the tests hold the network, and the last cell does the same with this run's weights.
+#
+# **1. Cut and hide.** A patch is cut into cells. A random order says who is shown: the first quarter.
+
+# %% tags=["by-hand"]
+_, region = next(iter_regions(run.stores()[0], indices=[0]))
+patches = regions.split_patches(region, run.profile.geometry.patch)
+images = torch.from_numpy(patches[:8])
+tokens = textbook.pixel_tokens(images, network.side)  # [8, L, pixels]
+order = torch.rand(8, network.length, generator=torch.Generator().manual_seed(seed))
+order = order.argsort(dim=1)
+shown = order[:, : network.visible_tokens]
+hidden = order[:, network.visible_tokens :]
+pages.source(textbook.pixel_tokens)
+
+# %% [markdown]
+# **2. Encode what is shown.** A linear map makes a vector of each cell, its place is added, and a Transformer sees the shown cells only.
+# That is why masking also saves time.
+
+# %% tags=["by-hand"]
+embedded = textbook.embed(network.encoder, tokens)  # [8, L, D]
+x = textbook.encode(
+    network.encoder, textbook.rows(embedded, shown)
+)  # [8, 1 + shown, D]
+pages.source(
+    textbook.embed, textbook.encode, textbook.transformer, textbook.transformer_block
+)
+
+# %% [markdown]
+# **3. Decode everything.** One learnt vector, the mask token, stands for every hidden cell; only its place tells one from another.
+
+# %% tags=["by-hand"]
+prediction = textbook.decode(network.decoder, x, order)  # [8, L, pixels]
+pages.source(textbook.decode)
+
+# %% [markdown]
+# **4. Compare what was hidden.** The cells that were shown do not count.
+
+# %% tags=["by-hand"]
+by_hand = textbook.hidden_error(prediction, tokens, hidden, network.normalise_targets)
+ours = network(images, order=order).loss
+torch.testing.assert_close(by_hand, ours, rtol=1e-4, atol=1e-5)
+display(Markdown(f"By hand: {by_hand:.6f}. By the network: {ours:.6f}."))
+pages.source(textbook.hidden_error)
+
+# %% [markdown]
+# Eq. 2 needs two of the steps: nothing is hidden, and the mean is taken over the cells.
+
+# %% tags=["by-hand"]
+vectors = textbook.encode(network.encoder, embedded)[:, network.encoder.extra :].mean(1)
+torch.testing.assert_close(vectors, network.encode(images), rtol=1e-4, atol=1e-5)
+vectors.shape
 
 # %% [markdown]
 # Pre-training sees the images of all patients, those of later test folds included, and no label: it is *transductive*, as in the release.
@@ -92,9 +142,6 @@ plots.plot_losses(
 
 # %% mystnb={"image": {"alt": "Six patches, the visible quarter of each, and the network's reconstruction"}}
 # %config InlineBackend.figure_formats = ["png"]
-_, region = next(iter_regions(run.stores()[0], indices=[0]))
-geometry = run.profile.geometry
-patches = regions.split_patches(region, geometry.patch)
 chosen = np.linspace(0, len(patches) - 1, 6).astype(int)
 hidden, filled = reconstruct(network, torch.from_numpy(patches[chosen]), seed=seed)
 plots.plot_images({"patch": patches[chosen], "visible": hidden, "filled in": filled})

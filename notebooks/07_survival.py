@@ -31,18 +31,10 @@ slides = True
 local_dir = ""
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %% [markdown]
@@ -59,6 +51,7 @@ plots.style.notebook()
 # %%
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import Markdown, display
 
 from hcmae.config import Protocol
@@ -66,6 +59,7 @@ from hcmae.evaluation import metrics
 from hcmae.pipeline.lessons import main_method, possible, real_tables
 from hcmae.survival.cross_validate import train_models
 from hcmae.survival.methods import METHODS
+from hcmae_core import textbook
 from hcmae_core.hcmae import count_parameters
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
@@ -199,7 +193,7 @@ plots.plot_brier({n: metrics.brier(p) for n, p in parts.items()}, labels=labels)
 # ## How large is it
 
 # %%
-models, _ = train_models(
+models, inputs = train_models(
     main,
     data,
     np.arange(len(data.patients)),
@@ -221,6 +215,51 @@ pd.Series(sizes, name="parameters").map("{:,}".format).to_frame()
 # In the paper's sizes the thumbnail embedding alone has 256 × 256 × 3 inputs times 384 outputs, 75.5 million parameters, trained on a
 # few hundred patients.
 #
+# ## The same by hand
+#
+# One patient and the network whose parameters were just counted. Every equation is a function of `hcmae_core.textbook`, to which the tests
+# hold the network; the last cell holds this one to it.
+#
+# **Eq. 6 and 7.** Omics become three tokens and ask; thumbnails are the keys, region vectors the values. The small profile first puts the
+# region vectors into units of the training patients' spread ({setting}`survival.scale_vectors`), which the paper does not mention: without it
+# the directions in which an encoder's output varies most would drown the others.
+
+# %% tags=["by-hand"]
+model, patient = pages.one_patient(models, inputs)
+x_o = textbook.project_omics(model.omics_map, patient["omics"])  # [1, 3, d]
+x_p = textbook.embed_thumbnails(
+    model.slide, patient["thumbnails"], patient["positions"]
+)
+x_a = textbook.standardised(model.vectors, patient["region_vectors"])  # [1, M, D]
+x_c = textbook.cross_attention(model.cross, x_o, x_p, x_a)  # [1, 3, d]
+pages.source(
+    textbook.project_omics, textbook.embed_thumbnails, textbook.cross_attention
+)
+
+# %% [markdown]
+# **Eq. 8 and 9.** What the slide answered and what the omics said go through a Transformer each; three tokens stay three tokens.
+
+# %% tags=["by-hand"]
+x_slide = textbook.transformer(model.slide_transformer, x_c)  # [1, 3, d]
+x_omics = textbook.transformer(model.omics_transformer, x_o)  # [1, 3, d]
+pages.source(textbook.transformer, textbook.transformer_block)
+
+# %% [markdown]
+# **Eq. 10 to 12.** A pool weighs the three tokens of a stream, both sums stand side by side, and one number is left.
+
+# %% tags=["by-hand"]
+slide = textbook.attention_pool(model.slide_pool, x_slide)  # [1, d]
+molecules = textbook.attention_pool(model.omics_pool, x_omics)  # [1, d]
+by_hand = textbook.risk(model.risk, torch.cat([slide, molecules], dim=-1))  # [1]
+torch.testing.assert_close(by_hand, model(**patient), rtol=1e-4, atol=1e-5)
+display(
+    Markdown(
+        f"By hand: {by_hand.item():.6f}. By the network: {model(**patient).item():.6f}."
+    )
+)
+pages.source(textbook.attention_pool, textbook.risk)
+
+# %% [markdown]
 # ## The same code on real tables
 #
 # Where real tables lie beside the checkout (or `local_dir` names a folder of them), the omics stream and an elastic net are run on

@@ -25,6 +25,7 @@ from hcmae.plots.pretraining import (
     plot_images,
     plot_losses,
     plot_probes,
+    plot_readings,
 )
 from hcmae.plots.slides import (
     plot_contact_sheet,
@@ -82,6 +83,7 @@ __all__ = [
     "plot_optimism_curve",
     "plot_probes",
     "plot_pyramid",
+    "plot_readings",
     "plot_selection_frequency",
     "plot_sources",
     "plot_stability",
