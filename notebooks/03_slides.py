@@ -57,7 +57,8 @@ display(
         f"each of {geometry.cells_per_patch} cells of {geometry.cell} pixels."
     )
 )
-batch.summary(outcomes)
+# Seconds differ from run to run: `slides.parquet` keeps them, the page does not.
+batch.summary(outcomes).drop(columns="seconds")
 
 # %% [markdown]
 # Every slide of the cohort is in this table, with a reason where it gave nothing. A bad tile costs its region and a bad slide costs that

@@ -71,7 +71,7 @@ display(
 # ## The same by hand
 #
 # The network is written for speed. What it computes are four short steps, one cell each, with the plain function from
-# `hcmae_core.textbook` below it: to these functions the tests hold the network, and the last cell does the same with this run's weights.
+# `hcmae_core.textbook` under it: to these functions the tests hold the network, and the last cell does the same with this run's weights.
 #
 # **1. Cut and hide.** A patch is cut into cells. A random order says who is shown: the first quarter.
 

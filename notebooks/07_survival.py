@@ -55,7 +55,7 @@ import torch
 from IPython.display import Markdown, display
 
 from hcmae.config import Protocol
-from hcmae.evaluation import metrics
+from hcmae.evaluation import metrics, sentences
 from hcmae.pipeline.lessons import main_method, possible, real_tables
 from hcmae.survival.cross_validate import train_models
 from hcmae.survival.methods import METHODS
@@ -115,20 +115,15 @@ scores.round(3)
 names = possible(["hcmae", "hcmae_image", "trans_mo", "cox_clinical"], data)
 parts = {name: run.evaluate(name, "honest") for name in names}
 labels = {name: METHODS[name].label for name in names}
-summary = run.truth_summary()
-oracle = None
-if summary is not None:
-    truth = run.truth().reindex(data.patients)
-    oracle = metrics.concordance(data.time, data.event, truth["log_hazard"])
+oracle = pages.oracle(run, predictions)
+if oracle is not None:
     display(
-        Markdown(
-            f"The oracle, which knows the planted log hazard, has C = {oracle:.3f}."
-        )
+        Markdown(f"The oracle, the planted log hazard scored in these folds: {oracle}.")
     )
 
 # %% mystnb={"image": {"alt": "C-index of every test fold for HC-MAE, its image stream, its omics stream and a clinical Cox model, with the oracle"}}
 folded = {n: metrics.fold_concordance(p) for n, p in parts.items()}
-plots.plot_fold_scores(folded, labels=labels, oracle=oracle)
+plots.plot_fold_scores(folded, labels=labels, oracle=oracle and oracle.value)
 
 # %%
 spread = np.ptp(folded[main]["c_index"])
@@ -159,7 +154,7 @@ display(Markdown(text))
 
 # %%
 summaries = {n: metrics.summary(p, draws=300) for n, p in parts.items()}
-run.save_result("survival", {"methods": summaries, "oracle": oracle})
+run.save_result("survival", {"methods": summaries, "oracle": oracle and oracle.value})
 words = {
     "c_index": "C-index, mean of folds",
     "c_sd": "sd over folds",
@@ -175,15 +170,23 @@ words = {
 pd.DataFrame(summaries).rename(index=words, columns=labels).style.format("{:.3f}")
 
 # %% mystnb={"image": {"alt": "Observed against predicted survival of HC-MAE in four groups of patients after one and three years"}}
-plots.plot_calibration(
-    {
-        f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y)
-        for y in (1, 3)
-    }
-)
+groups = {
+    f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y)
+    for y in (1, 3)
+}
+plots.plot_calibration(groups)
+
+# %%
+lines = [sentences.calibrated(when, table) for when, table in groups.items()]
+display(Markdown("\n".join(f"- {labels[main]}: {line}." for line in lines)))
 
 # %% mystnb={"image": {"alt": "Brier score over time for four models and for Kaplan-Meier"}}
-plots.plot_brier({n: metrics.brier(p) for n, p in parts.items()}, labels=labels)
+curves = {name: metrics.brier(p) for name, p in parts.items()}
+plots.plot_brier(curves, labels=labels)
+
+# %%
+lines = [sentences.days_above(labels[name], table) for name, table in curves.items()]
+display(Markdown("\n".join(f"- {line}." for line in lines)))
 
 # %% [markdown]
 # **What to see.** Points are four groups of patients by predicted survival, lines their 95 % intervals; on the diagonal calibration would

@@ -44,7 +44,7 @@ plots.style.notebook()
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hcmae.evaluation import compare, metrics, tables
+from hcmae.evaluation import compare, tables
 from hcmae.pipeline.lessons import possible
 from hcmae.survival import differences
 from hcmae.survival.cross_validate import fold_costs
@@ -101,12 +101,7 @@ table.write(
 display(HTML(table.to_html()))
 
 # %% mystnb={"image": {"alt": "Mean C-index with interval for every model of the ablation, with the oracle"}}
-truth = run.truth()
-oracle = None
-if truth is not None:
-    oracle = metrics.concordance(
-        data.time, data.event, truth.reindex(data.patients)["log_hazard"]
-    )
+oracle = pages.oracle(run, next(iter(predictions.values())))
 frame = pd.DataFrame(
     {
         name: {
@@ -120,7 +115,7 @@ frame = pd.DataFrame(
         for name, s in scores.items()
     }
 ).T
-plots.plot_ablation(frame, labels=labels, oracle=oracle)
+plots.plot_ablation(frame, labels=labels, oracle=oracle and oracle.value)
 
 # %% [markdown]
 # The diamonds are the paper's values on real LIHC: another cohort, another protocol. They are here to compare the *order*, not the

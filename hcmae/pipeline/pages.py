@@ -6,16 +6,23 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from hcmae.config import ConfigError
+from hcmae.evaluation import metrics
 from hcmae.pipeline.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hcmae.interpretation.interpret import Attention
+    from hcmae.slides.store import SlideStore
+    from hcmae.survival.data import SurvivalData
     from hcmae.survival.fold import FoldInputs
 
 # The names of the cell of parameters, which papermill fills.
@@ -59,6 +66,19 @@ def source(*things: Callable[..., Any] | type, holding: str = "") -> Text:
     return Text("```python\n" + "\n\n\n".join(parts) + "\n```")
 
 
+def oracle(run: Run, predictions: pd.DataFrame) -> metrics.Interval | None:
+    """The oracle, scored as a method is: the mean over folds of C of the planted log hazard, with its own interval.
+
+    predictions: of any method; their patients and folds count. None without known truth.
+    """
+    truth = run.truth()
+    if truth is None:
+        return None
+    known = predictions.assign(risk=truth["log_hazard"].reindex(predictions["patient"]).to_numpy())
+    drawn = metrics.bootstrap(known, draws=300)
+    return metrics.Interval(metrics.mean_concordance(known)[0], drawn.low, drawn.high)
+
+
 def one_patient(
     models: Sequence[nn.Module], inputs: Sequence[FoldInputs], row: int = 0
 ) -> tuple[nn.Module, dict[str, Tensor | None]]:
@@ -93,3 +113,84 @@ def _invented_patient() -> tuple[nn.Module, dict[str, Tensor | None]]:
             "omics": torch.randn(1, 3, 10),
             "positions": torch.rand(1, 5, 2) * 9,
         }
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Where the omics of some patients look, beside what was planted there.
+
+    Attributes:
+        attention: of each patient, the mean over the networks.
+        stores: patient -> regions of the slide.
+        planted: patient -> which regions are planted tumour [M]; None without known truth.
+        auc: patient -> chance that a planted region gets more of the mean attention than another one; of patients
+            who have regions of both kinds, empty without known truth.
+    """
+
+    attention: list[Attention]
+    stores: dict[str, SlideStore]
+    planted: dict[str, NDArray[np.bool_]] | None
+    auc: dict[str, float]
+
+    @property
+    def examples(self) -> list[Attention]:
+        """Those with the largest and with the smallest AUC, of several the one with most regions; else most regions."""
+        by_name = {one.patient: one for one in self.attention}
+        if not self.auc:
+            return [max(self.attention, key=lambda one: one.weights.shape[1])]
+
+        def order(patient: str) -> tuple[float, int]:
+            return self.auc[patient], by_name[patient].weights.shape[1]
+
+        ends = max(self.auc, key=order), min(self.auc, key=lambda name: (self.auc[name], -order(name)[1]))
+        return [by_name[name] for name in dict.fromkeys(ends)]
+
+    def panels(self, one: Attention, data: SurvivalData) -> dict[str, Any]:
+        """What ``plots.plot_attention`` draws of one patient."""
+        row = np.array([data.patients.index(one.patient)])
+        return {
+            "thumbnails": data.bags["thumbnail"].packed(row).numpy(),
+            "positions": data.bags["positions"].packed(row).numpy(),
+            "weights": one.weights,
+            "planted": None if self.planted is None else self.planted[one.patient],
+            "titles": one.modalities,
+        }
+
+    def table(self, effects: Mapping[str, NDArray[np.floating]]) -> dict[str, float]:
+        """AUC over all pairs of regions: of each omics, of their mean, and of the size of leaving a region out.
+
+        effects: patient -> [M], as ``interpret.region_importance``. Raises ValueError without known truth.
+        """
+        from hcmae.interpretation.interpret import attention_auc
+
+        if self.planted is None:
+            raise ValueError("no planted truth: attention can be compared with nothing")
+        found = {}
+        for number, name in enumerate(self.attention[0].modalities):
+            own = {one.patient: one.weights[number] for one in self.attention}
+            found[f"attention, {name}"] = attention_auc(own, self.planted)
+        mean = {one.patient: one.weights.mean(0) for one in self.attention}
+        found["attention, mean"] = attention_auc(mean, self.planted)
+        sizes = {patient: np.abs(effect) for patient, effect in effects.items()}
+        found["size of the effect of leaving out"] = attention_auc(sizes, self.planted)
+        return found
+
+
+def attended(run: Run, models: Sequence[nn.Module], inputs: Sequence[FoldInputs], rows: NDArray[np.int64]) -> Attended:
+    """Attention over regions of some patients (rows of the cohort). Raises TypeError for a network that has none."""
+    from hcmae.interpretation import interpret
+    from hcmae.slides.store import SlideStore
+    from hcmae.synthetic.truth import read_regions
+
+    attention = interpret.region_attention(models, inputs, rows)
+    paths = run.patient_stores()
+    stores = {one.patient: SlideStore(paths[one.patient]) for one in attention}
+    truth, planted, auc = read_regions(run.root), None, {}
+    if truth is not None:
+        corners = {patient: store.coords for patient, store in stores.items()}
+        sides = {patient: store.side for patient, store in stores.items()}
+        planted = interpret.planted_regions(truth, corners, run.profile.geometry.region, sides)
+        for one in attention:
+            if 0 < planted[one.patient].sum() < len(planted[one.patient]):
+                auc[one.patient] = interpret.attention_auc({one.patient: one.weights.mean(0)}, planted)
+    return Attended(attention, stores, planted, auc)

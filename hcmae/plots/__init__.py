@@ -38,6 +38,7 @@ from hcmae.plots.slides import (
 from hcmae.plots.survival import (
     plot_ablation,
     plot_attention,
+    plot_auc_strip,
     plot_brier,
     plot_calibration,
     plot_comparison,
@@ -56,6 +57,7 @@ __all__ = [
     "plot_ablation",
     "plot_attention",
     "plot_attention_maps",
+    "plot_auc_strip",
     "plot_brier",
     "plot_calibration",
     "plot_comparison",
