@@ -73,7 +73,7 @@ pd.DataFrame(asked, columns=["modality", "field of the GDC", "value"]).set_index
     "modality"
 )
 
-# %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}}
+# %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}} tags=["hide-input"]
 from hcmae.cohort.lock import read_lock
 
 lock_path = run.root / "files.tsv"
@@ -120,7 +120,7 @@ if lock is not None:
 cohort = run.curate()
 cohort.flow
 
-# %% mystnb={"image": {"alt": "CONSORT-style flow diagram: patients remaining after each rule and those who left, with the reason"}}
+# %% mystnb={"image": {"alt": "CONSORT-style flow diagram: patients remaining after each rule and those who left, with the reason"}} tags=["hide-input"]
 figure = plots.plot_consort(cohort.flow, cohort.exclusions, title=cancer)
 plots.style.save(figure, run.dir / "figures" / "consort.svg")
 figure
@@ -138,7 +138,7 @@ cohort.exclusions
 # Leaving out short follow-ups is not neutral if the dead leave more often than the censored. Follow-up of the two groups, among
 # those who stayed:
 
-# %% mystnb={"image": {"alt": "Histogram of follow-up for deaths and censored patients, and the share followed at least so long"}}
+# %% mystnb={"image": {"alt": "Histogram of follow-up for deaths and censored patients, and the share followed at least so long"}} tags=["hide-input"]
 plots.plot_follow_up(
     cohort.table, min_days=run.manifest.inclusion.min_days, title=cancer
 )
@@ -152,17 +152,11 @@ plots.plot_follow_up(
 
 # %%
 table = cohort.table
-age = (
-    f", median age {table['age'].median():.0f} years"
-    if table["age"].notna().any()
-    else ""
-)
-display(
-    Markdown(
-        f"{len(table)} patients, {table['event'].sum()} deaths ({table['event'].mean():.0%}), "
-        f"median time {table['time'].median():.0f} days{age}."
-    )
-)
+known = table["age"].notna().any()
+age = f", median age {table['age'].median():.0f} years" if known else ""
+dead = f"{table['event'].sum()} deaths ({table['event'].mean():.0%})"
+median = f"median time {table['time'].median():.0f} days{age}"
+display(Markdown(f"{len(table)} patients, {dead}, {median}."))
 table[["time", "event", "age", "sex", "stage", "slide"]].head()
 
 # %% [markdown]
@@ -186,7 +180,7 @@ if lock is not None:
 # data the two need not agree: the paper does not say which slide rule, methylation array or release it used, and its 451 LGG or 250 COAD
 # patients are compatible with "the 450k array only".
 
-# %% mystnb={"image": {"alt": "Patients per cancer in the paper's Table I and in the cohorts curated here"}}
+# %% mystnb={"image": {"alt": "Patients per cancer in the paper's Table I and in the cohorts curated here"}} tags=["hide-input"]
 rows = []
 for other in pipeline.all_runs(run):
     here = len(other.cohort().table)
@@ -232,23 +226,18 @@ other_readings(
 # cohort that a user brings; see the page *Bring your own cohort*.
 
 # %%
+from hcmae.cohort.curate import curate
+from hcmae.omics.readers import read_omics
+
 example = pipeline.example_data()
 if example is None:
     print("The real example is not here; this cell shows nothing.")
 else:
-    from hcmae.cohort.curate import curate
-    from hcmae.omics.readers import read_omics
-
-    real = curate(
-        run.manifest,
-        "local",
-        example / "lihc_real",
-        seed=seed,
-        modalities=("rna", "mirna"),
-        slides=False,
-    )
+    where = ("local", example / "lihc_real")
+    given = {"modalities": ("rna", "mirna"), "slides": False}
+    real = curate(run.manifest, *where, seed=seed, **given)
     display(real.flow)
-    print(read_omics(real, "local", example / "lihc_real"))
+    print(read_omics(real, *where))
 
 # %% [markdown]
 # **Takeaway.**

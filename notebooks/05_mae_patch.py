@@ -129,7 +129,7 @@ vectors.shape
 #
 # ## The loss
 
-# %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Patch over epochs, and the learning rate"}}
+# %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Patch over epochs, and the learning rate"}} tags=["hide-input"]
 plots.plot_losses(
     {"MAE-Patch": read_log(run.pretrain_dir / "patch" / "mae_patch.jsonl")}
 )
@@ -140,28 +140,22 @@ plots.plot_losses(
 #
 # ## What it fills in
 
-# %% mystnb={"image": {"alt": "Six patches, the visible quarter of each, and the network's reconstruction"}}
+# %% mystnb={"image": {"alt": "Six patches, the visible quarter of each, and the network's reconstruction"}} tags=["hide-input"]
 # %config InlineBackend.figure_formats = ["png"]
 chosen = np.linspace(0, len(patches) - 1, 6).astype(int)
 hidden, filled = reconstruct(network, torch.from_numpy(patches[chosen]), seed=seed)
 plots.plot_images({"patch": patches[chosen], "visible": hidden, "filled in": filled})
 
 # %%
-truth_pixels, guess = (
-    images.reshape(len(chosen), -1).astype(float)
-    for images in (patches[chosen], filled)
-)
-alike = [
-    float(np.corrcoef(a, b)[0, 1]) for a, b in zip(truth_pixels, guess, strict=True)
-]
-order = [f"patch {number + 1}" for number in range(len(chosen))]
-worst = sentences.largest(
-    dict(zip(order, alike, strict=True)), what="the least", most=False, form=".2f"
-)
+pixels = [image.reshape(len(chosen), -1) for image in (patches[chosen], filled)]
+alike = [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(*pixels, strict=True)]
+named = {f"patch {number + 1}": value for number, value in enumerate(alike)}
+worst = sentences.largest(named, what="the least", most=False, form=".2f")
+listed = ", ".join(f"{value:.2f}" for value in alike)
 display(
     Markdown(
-        f"Correlation of the pixels that were filled in with those of the patch, left to right: "
-        f"{', '.join(f'{value:.2f}' for value in alike)} ({worst}). The visible quarter is copied and counts as right."
+        f"Correlation of the pixels that were filled in with those of the patch, left to right: {listed} ({worst}). The visible quarter "
+        "is copied and counts as right."
     )
 )
 

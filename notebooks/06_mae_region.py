@@ -70,7 +70,7 @@ display(
     )
 )
 
-# %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Region with and without patch vectors, and the learning rate"}}
+# %% mystnb={"image": {"alt": "Reconstruction loss of MAE-Region with and without patch vectors, and the learning rate"}} tags=["hide-input"]
 logs = {
     label: read_log(
         run.pretrain_dir / f"region_{variant}" / f"mae_region_{variant}.jsonl"
@@ -97,7 +97,7 @@ if probes is not None:
     )
     display(probe.readable(probes))
 
-# %% mystnb={"image": {"alt": "R2 of the linear probe for cell, architecture and burden, for two controls and three descriptions of a patient"}}
+# %% mystnb={"image": {"alt": "R2 of the linear probe for cell, architecture and burden, for two controls and three descriptions of a patient"}} tags=["hide-input"]
 if probes is not None:
     display(plots.plot_probes(table))
 
@@ -128,7 +128,7 @@ if probes is not None:
 # who answers. Three things can take part: $x_P$, the embedded patches of the region; $x_E$, what the encoder makes of them; $x_A$, what
 # MAE-Patch saw in each patch.
 
-# %% mystnb={"image": {"alt": "Three panels, one per reading: the release asks with the encoder's output and is answered by patch vectors, Eq. 4 asks with embedded patches and is answered by the encoder's output, the prose asks with embedded patches and is answered by patch vectors"}}
+# %% mystnb={"image": {"alt": "Three panels, one per reading: the release asks with the encoder's output and is answered by patch vectors, Eq. 4 asks with embedded patches and is answered by the encoder's output, the prose asks with embedded patches and is answered by patch vectors"}} tags=["hide-input"]
 plots.plot_readings()
 
 # %% tags=["by-hand"]
@@ -198,7 +198,7 @@ if readings is not None:
     run.save_result("readings", {"r2": r2.T.to_dict(), "rows": rows})
     display(probe.readable(readings))
 
-# %% mystnb={"image": {"alt": "R2 of the linear probe for cell, architecture and burden, for the readings of the cross-attention, with and without the residual"}}
+# %% mystnb={"image": {"alt": "R2 of the linear probe for cell, architecture and burden, for the readings of the cross-attention, with and without the residual"}} tags=["hide-input"]
 if readings is not None:
     display(plots.plot_probes(r2))
 
@@ -219,7 +219,7 @@ if readings is not None:
 #
 # ## Where the cross-attention looks
 
-# %% mystnb={"image": {"alt": "A region and the attention weights of two of its patches over all patches, and their mean"}}
+# %% mystnb={"image": {"alt": "A region and the attention weights of two of its patches over all patches, and their mean"}} tags=["hide-input"]
 # %config InlineBackend.figure_formats = ["png"]
 _, attention = network.encode_with_attention(image, x_a)
 if attention is not None:

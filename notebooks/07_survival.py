@@ -56,6 +56,7 @@ from IPython.display import Markdown, display
 
 from hcmae.config import Protocol
 from hcmae.evaluation import metrics, sentences
+from hcmae.pipeline import page_tables
 from hcmae.pipeline.lessons import main_method, possible, real_tables
 from hcmae.survival.cross_validate import train_models
 from hcmae.survival.methods import METHODS
@@ -63,25 +64,13 @@ from hcmae_core import textbook
 from hcmae_core.hcmae import count_parameters
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
-regions = ""
-if data.has("region"):
-    sizes = data.sizes("region")
-    regions = f", {sizes.sum()} regions ({sizes.min()} to {sizes.max()} per slide)"
-display(Markdown(f"{len(data.patients)} patients, {data.event.sum()} deaths{regions}."))
+display(Markdown(page_tables.size_in_words(data)))
 # HC-MAE, or the stream of it that can be fed in a run without slides or without omics.
 main = main_method(data)
 if main != "hcmae":
-    display(
-        Markdown(
-            f"**{METHODS[main].label} stands for HC-MAE on this page**: this run has "
-            + ("no slides." if not data.has("region") else "no omics.")
-        )
-    )
-display(
-    data.exclusions
-    if len(data.exclusions)
-    else Markdown("Nobody was lost between cohort and model.")
-)
+    display(Markdown(page_tables.stand_in(data)))
+lost = data.exclusions
+display(lost if len(lost) else Markdown("Nobody was lost between cohort and model."))
 
 # %% [markdown]
 # ## The protocol
@@ -121,7 +110,7 @@ if oracle is not None:
         Markdown(f"The oracle, the planted log hazard scored in these folds: {oracle}.")
     )
 
-# %% mystnb={"image": {"alt": "C-index of every test fold for HC-MAE, its image stream, its omics stream and a clinical Cox model, with the oracle"}}
+# %% mystnb={"image": {"alt": "C-index of every test fold for HC-MAE, its image stream, its omics stream and a clinical Cox model, with the oracle"}} tags=["hide-input"]
 folded = {n: metrics.fold_concordance(p) for n, p in parts.items()}
 plots.plot_fold_scores(folded, labels=labels, oracle=oracle and oracle.value)
 
@@ -154,22 +143,12 @@ display(Markdown(text))
 
 # %%
 summaries = {n: metrics.summary(p, draws=300) for n, p in parts.items()}
-run.save_result("survival", {"methods": summaries, "oracle": oracle and oracle.value})
-words = {
-    "c_index": "C-index, mean of folds",
-    "c_sd": "sd over folds",
-    "c_low": "95 % interval from",
-    "c_high": "to",
-    "uno_c": "Uno's C",
-    "auc_1y": "AUC at 1 year",
-    "auc_3y": "AUC at 3 years",
-    "auc_5y": "AUC at 5 years",
-    "ibs": "integrated Brier score",
-    "ibs_km": "the same, Kaplan-Meier",
-}
-pd.DataFrame(summaries).rename(index=words, columns=labels).style.format("{:.3f}")
+result = {"methods": summaries, "oracle": oracle and oracle.value}
+run.save_result("survival", result)
+table = pd.DataFrame(summaries)
+table.rename(index=page_tables.MEASURES, columns=labels).style.format("{:.3f}")
 
-# %% mystnb={"image": {"alt": "Observed against predicted survival of HC-MAE in four groups of patients after one and three years"}}
+# %% mystnb={"image": {"alt": "Observed against predicted survival of HC-MAE in four groups of patients after one and three years"}} tags=["hide-input"]
 groups = {
     f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y)
     for y in (1, 3)
@@ -180,7 +159,7 @@ plots.plot_calibration(groups)
 lines = [sentences.calibrated(when, table) for when, table in groups.items()]
 display(Markdown("\n".join(f"- {labels[main]}: {line}." for line in lines)))
 
-# %% mystnb={"image": {"alt": "Brier score over time for four models and for Kaplan-Meier"}}
+# %% mystnb={"image": {"alt": "Brier score over time for four models and for Kaplan-Meier"}} tags=["hide-input"]
 curves = {name: metrics.brier(p) for name, p in parts.items()}
 plots.plot_brier(curves, labels=labels)
 
@@ -196,17 +175,12 @@ display(Markdown("\n".join(f"- {line}." for line in lines)))
 # ## How large is it
 
 # %%
+short = run.profile.survival.model_copy(update={"epochs": 1, "ensemble": 1})
 models, inputs = train_models(
     main,
     data,
     np.arange(len(data.patients)),
-    run.profile.model_copy(
-        update={
-            "survival": run.profile.survival.model_copy(
-                update={"epochs": 1, "ensemble": 1}
-            )
-        }
-    ),
+    run.profile.model_copy(update={"survival": short}),
     Protocol(name="look", epoch="last"),
     seed=seed,
     omics_cache=run.dir / "omics_cache",
@@ -270,44 +244,12 @@ pages.source(textbook.attention_pool, textbook.risk)
 # omics are those of which a table is there. Elsewhere this section stays empty.
 
 # %%
-from hcmae.cohort.splits import make_folds
-from hcmae.survival.cross_validate import cross_validate
-
 found = real_tables(run, local_dir)
 if found is not None:
     real = found.data
-    real_folds = make_folds(real.patients, real.time, real.event, 5, 1, seed)
-    rows = []
-    for name in ("trans_mo", "coxnet_omics"):
-        out = run.dir / "predictions" / f"{found.name}-honest"
-        p = cross_validate(
-            name,
-            real,
-            real_folds,
-            run.profile,
-            seed=seed,
-            out_dir=out,
-            omics_cache=out / "omics",
-        )
-        interval = metrics.bootstrap(p, draws=300)
-        rows.append(
-            (
-                METHODS[name].label,
-                *metrics.mean_concordance(p),
-                interval.low,
-                interval.high,
-            )
-        )
-    display(
-        Markdown(
-            f"{found.label}: {len(real.patients)} patients, {real.event.sum()} deaths, {' and '.join(found.modalities)}:"
-        )
-    )
-    display(
-        pd.DataFrame(
-            rows, columns=["method", "C-index", "sd over folds", "low", "high"]
-        ).round(3)
-    )
+    size = f"{len(real.patients)} patients, {real.event.sum()} deaths"
+    display(Markdown(f"{found.label}: {size}, {' and '.join(found.modalities)}:"))
+    display(page_tables.on_real_tables(run, found).round(3))
 
 # %% [markdown]
 # **Takeaway.** A C-index comes with three companions: the protocol, the spread over folds, and what a Cox model on age, sex and

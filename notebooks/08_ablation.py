@@ -41,28 +41,17 @@ run = pages.open_run(globals())
 plots.style.notebook()
 
 # %%
-import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hcmae.evaluation import compare, tables
+from hcmae.evaluation import tables
+from hcmae.pipeline import page_tables
 from hcmae.pipeline.lessons import possible
 from hcmae.survival import differences
 from hcmae.survival.cross_validate import fold_costs
-from hcmae.survival.methods import METHODS
 
 rows3 = [key for _, key, _ in tables.TABLE3_ROWS]
-pd.DataFrame(
-    [
-        (
-            METHODS[name].label,
-            METHODS[name].bag or "none",
-            differences.thumbnail_role(METHODS[name]),
-            "omics" in METHODS[name].needs,
-        )
-        for name in rows3
-    ],
-    columns=["model", "bag of vectors", "thumbnails are", "omics"],
-)
+labels = page_tables.labels_of(rows3)
+page_tables.inputs_of_rows(rows3)
 
 # %% [markdown]
 # Two rows are not in the paper's table. *HC-MAE without thumbnails* takes region vectors as keys and as values: the missing neighbour
@@ -81,40 +70,26 @@ pd.DataFrame(
 # %%
 data = run.survival_data
 ready = possible(rows3, data)
-if len(ready) < len(rows3):
-    absent = [METHODS[name].label for name in rows3 if name not in ready]
-    display(
-        Markdown(f"Not in this run, which has no input for them: {', '.join(absent)}.")
-    )
+absent = [labels[name] for name in rows3 if name not in ready]
+if absent:
+    lacking = "Not in this run, which has no input for them"
+    display(Markdown(f"{lacking}: {', '.join(absent)}."))
 predictions = {name: run.evaluate(name, "honest") for name in ready}
-labels = {name: METHODS[name].label for name in rows3}
 scores = {name: tables.score(p) for name, p in predictions.items()}
-table = tables.table3(
-    scores,
-    provenance={**run.provenance(), "protocol": "honest"},
-    variant=differences.variant_note(run.profile),
-)
 run.save_result("table3", {name: vars(value) for name, value in scores.items()})
-table.write(
-    run.dir / "results", "table3"
-)  # .html, .tex and .csv, with the provenance in the caption
+
+# %%
+where = {**run.provenance(), "protocol": "honest"}
+which = differences.variant_note(run.profile)
+table = tables.table3(scores, provenance=where, variant=which)
+# .html, .tex and .csv, with the provenance in the caption
+table.write(run.dir / "results", "table3")
 display(HTML(table.to_html()))
 
-# %% mystnb={"image": {"alt": "Mean C-index with interval for every model of the ablation, with the oracle"}}
+# %% mystnb={"image": {"alt": "Mean C-index with interval for every model of the ablation, with the oracle"}} tags=["hide-input"]
 oracle = pages.oracle(run, next(iter(predictions.values())))
-frame = pd.DataFrame(
-    {
-        name: {
-            "mean": s.mean,
-            "low": s.low,
-            "high": s.high,
-            "paper": tables.PAPER_TABLE3[labels[name]].mean
-            if labels[name] in tables.PAPER_TABLE3
-            else float("nan"),
-        }
-        for name, s in scores.items()
-    }
-).T
+paper = {name: tables.PAPER_TABLE3.get(label) for name, label in labels.items()}
+frame = page_tables.score_frame(scores, paper)
 plots.plot_ablation(frame, labels=labels, oracle=oracle and oracle.value)
 
 # %% [markdown]
@@ -126,18 +101,8 @@ plots.plot_ablation(frame, labels=labels, oracle=oracle and oracle.value)
 # A cell with a bar differs. Parameters are those of one network, counted in this run; epochs of pre-training are those of its profile.
 
 # %%
-pairs = [
-    ("mae_patreg", "mae_pat"),
-    ("mae_patreg", "mae_reg"),
-    ("hc_patregsli", "mae_patreg"),
-    ("hc_patregsli", "hc_regsli"),
-    ("hcmae_regions", "trans_mo"),
-    ("hcmae", "hcmae_regions"),
-    ("hcmae", "hc_patregsli"),
-    ("hcmae", "trans_mo"),
-    ("hcmae", "hcmae_paper"),
-]
-pairs = [(a, b) for a, b in pairs if a in predictions and b in predictions]
+known = set(predictions)
+pairs = [pair for pair in page_tables.NEIGHBOURS if set(pair) <= known]
 folder = run.dir / "predictions" / "honest"
 parameters = {
     name: fold_costs(folder, name)["parameters"].median() for name in predictions
@@ -167,22 +132,15 @@ if pairs:
 # wider; the p-values come from it.
 
 # %%
-rows = pd.DataFrame()
+rows = page_tables.neighbour_differences(predictions, pairs)
 if pairs:
-    rows = pd.concat(
-        [
-            compare.compare({a: predictions[a], b: predictions[b]}, a, draws=500)
-            for a, b in pairs
-        ]
-    )
-    rows["p_holm"] = compare.holm(rows["p"])
     run.save_result("ablation_differences", {"rows": rows.to_dict("records")})
     found = tables.difference_frame(rows, labels)
     display(found.style.format(precision=3).hide(axis="index"))
 else:
     display(Markdown("No two neighbours of the ablation can be compared in this run."))
 
-# %% mystnb={"image": {"alt": "Paired differences of C-indices between neighbours of the ablation, with intervals"}}
+# %% mystnb={"image": {"alt": "Paired differences of C-indices between neighbours of the ablation, with intervals"}} tags=["hide-input"]
 plots.plot_differences(rows, labels=labels) if pairs else None
 
 # %%

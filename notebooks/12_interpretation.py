@@ -75,7 +75,7 @@ if seen.planted is not None:
     result = seen.table(effects)
     run.save_result("interpretation", {"auc": result, "patients": seen.auc})
 
-# %% mystnb={"image": {"alt": "One dot per test patient: the AUC of attention for planted regions, from 0 to 1, with the coin at 0.5 and the value over all pairs"}}
+# %% mystnb={"image": {"alt": "One dot per test patient: the AUC of attention for planted regions, from 0 to 1, with the coin at 0.5 and the value over all pairs"}} tags=["hide-input"]
 named = [one.patient for one in seen.examples]
 if seen.auc:
     pooled = result["attention, mean"]
@@ -97,7 +97,7 @@ if seen.auc:
 # **What to see.** One patient's picture can show anything. The two patients who are named are the ends of the strip, and here they are: frames
 # mark planted tumour regions.
 
-# %% mystnb={"image": {"alt": "Regions of two slides at their places, and the attention of RNA, miRNA and methylation over them: the patient with the largest AUC and the one with the smallest"}}
+# %% mystnb={"image": {"alt": "Regions of two slides at their places, and the attention of RNA, miRNA and methylation over them: the patient with the largest AUC and the one with the smallest"}} tags=["hide-input"]
 # %config InlineBackend.figure_formats = ["png"]
 for one in seen.examples:
     auc = f"AUC {seen.auc[one.patient]:.2f}" if seen.auc else "most regions"
@@ -119,9 +119,7 @@ with store.open_slide() as slide:
 path = run.dir / "results" / f"attention_{shown.patient}.html"
 overlay.write_overlay(path, page)
 display(HTML(overlay.inline_frame(page)))
-kept = (
-    "in the run's `results` holds the same page and opens by a double click, offline."
-)
+kept = "in the run's `results` holds the same page, for a double click, offline."
 display(Markdown(f"`{path.name}` {kept}"))
 
 # %% [markdown]
@@ -159,24 +157,21 @@ display(Markdown(f"`{path.name}` holds {len(store)} squares in level-0 pixels.")
 few = test[: min(16, len(test))]
 # Each network leaves another inner fold out and has its own choice of omics: one is asked.
 gradients = interpret.omics_gradients(models[:1], inputs[:1], few, steps=16)
-names = inputs[0].names
 summary = run.truth_summary()
-genes = interpret.gene_table(gradients, names, summary["planted"] if summary else None)
+known = summary["planted"] if summary else None
+genes = interpret.gene_table(gradients, inputs[0].names, known)
+
+# %%
 if summary:
     share, among = genes.head(30)["planted"].mean(), genes["planted"].mean()
-    display(
-        Markdown(
-            f"Planted: {share:.0%} of the 30 with the largest attribution, {among:.0%} of all that were selected. "
-            f"{sentences.compared('The first share', share, 'the second', among, form='.0%')}"
-            + (
-                ", and the gradients favour planted features."
-                if share > among + 2 * np.sqrt(among * (1 - among) / 30)
-                else ": the gradients do **not** single out what was planted."
-            )
-        )
-    )
+    apart = share > among + 2 * np.sqrt(among * (1 - among) / 30)
+    favour = "favour planted features"
+    verdict = favour if apart else "do **not** single out what was planted"
+    names = ("of the 30 with the largest attribution, planted", "of all selected ones")
+    said = sentences.compared(names[0], share, names[1], among, form=".0%")
+    display(Markdown(f"The share {said}: the gradients {verdict}."))
 
-# %% mystnb={"image": {"alt": "The twenty features with the largest attribution; planted ones filled"}}
+# %% mystnb={"image": {"alt": "The twenty features with the largest attribution; planted ones filled"}} tags=["hide-input"]
 plots.plot_gene_attributions(genes)
 
 # %% [markdown]

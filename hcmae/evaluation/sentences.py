@@ -105,7 +105,8 @@ def days_above(name: str, table: pd.DataFrame) -> str:
     if not above.any():
         return f"{name} is below Kaplan-Meier at every day"
     edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(int)))
-    spans = [
-        f"{years[first]:.1f} to {years[last - 1]:.1f}" for first, last in zip(edges[::2], edges[1::2], strict=True)
-    ]
-    return f"{name} is above Kaplan-Meier, so worse than it, from {joined(spans)} years"
+    spans = []
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        start, end = f"{years[first]:.1f}", f"{years[last - 1]:.1f}"
+        spans.append(f"at {start}" if start == end else f"from {start} to {end}")
+    return f"{name} is above Kaplan-Meier, so worse than it, {joined(spans)} years"

@@ -7,21 +7,25 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hcmae.config import ConfigError
+from hcmae.config import ConfigError, Geometry, SlideSettings
 from hcmae.evaluation import metrics
-from hcmae.pipeline.run import Run
+from hcmae.pipeline.run import Run, example_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hcmae.interpretation.interpret import Attention
+    from hcmae.slides.reader import Slide
+    from hcmae.slides.regions import RegionPlan
     from hcmae.slides.store import SlideStore
+    from hcmae.slides.tissue import Tissue
     from hcmae.survival.data import SurvivalData
     from hcmae.survival.fold import FoldInputs
 
@@ -113,6 +117,49 @@ def _invented_patient() -> tuple[nn.Module, dict[str, Tensor | None]]:
             "omics": torch.randn(1, 3, 10),
             "positions": torch.rand(1, 5, 2) * 9,
         }
+
+
+def survey(
+    slide: Slide, geometry: Geometry, settings: SlideSettings, mask: Path | None = None
+) -> tuple[Tissue, RegionPlan]:
+    """Tissue of a slide and the plan of its regions; mask: an annotation of the tissue, where there is one."""
+    from hcmae.slides import batch, regions
+
+    tissue = batch.tissue_of(slide, geometry, settings, mask)
+    return tissue, regions.plan_regions(slide.size, tissue, geometry, settings, slide.mpp)
+
+
+@dataclass(frozen=True)
+class RealSlide:
+    """A real slide that was cut into regions: its overview and scale to level 0, tissue, plan, and what came out."""
+
+    overview: NDArray[np.uint8]
+    scale: float
+    tissue: Tissue
+    plan: RegionPlan
+    regions: int
+    side: int
+    mpp: float
+
+
+def real_slide(run: Run) -> RealSlide | None:
+    """The real slide beside the checkout, cut at 512 pixels as a biopsy is; None where there is none."""
+    from hcmae.slides.batch import process_slide
+    from hcmae.slides.store import SlideStore
+
+    example = example_data()
+    path = example / "slides" / "cmu-1-small-region.svs" if example else None
+    if path is None or not path.exists():
+        return None
+    # A small piece of a slide: pieces of tissue count from the size that CLAM sets for biopsies.
+    geometry, settings = Geometry(region=512, patch=128, cell=16, thumbnail=32), SlideSettings(preset="biopsy")
+    target = run.profile_dir / "real" / f"{path.stem}.h5"
+    outcome = process_slide(path, target, geometry, settings, slide_id=path.stem)
+    with SlideStore(target).open_slide() as slide:
+        tissue, plan = survey(slide, geometry, settings, target.with_suffix(".tissue.geojson"))
+        overview = slide.thumbnail(700)
+        scale = overview.shape[1] / slide.size[0]
+        return RealSlide(overview, scale, tissue, plan, outcome.regions, geometry.region, slide.mpp)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ DRAWS = re.compile(
     r"\bplots\.(?!style\b)\w+\(|\bplot_\w+\(|\bplt\.(subplots|figure|imshow|show)\(|style\.(image_)?figure\("
 )
 
+# Lines of a code cell that a reader sees, of one whose code is folded, and of one that builds something by hand.
+LINES = {"": 12, "hide-input": 20, "by-hand": 20, "hide-cell": 20, "parameters": 12}
+# Lessons that build the model by hand and hold the library to it.
+BY_HAND = ("01", "05", "06", "07", "11")
+
 needs_notebooks = pytest.mark.skipif(not SOURCES, reason="notebooks/ holds no NN_name.py yet")
 each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
@@ -80,6 +85,51 @@ def test_every_figure_has_alt_text(source):
             continue
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         assert len(alt) >= 20, f"{source.name}, cell {number}: a figure without a description: {cell.source[:80]!r}"
+
+
+def code_lines(text: str) -> int:
+    """Lines of code without imports, comments and blank lines."""
+    lines = [line.strip() for line in text.splitlines()]
+    return sum(bool(line) and not line.startswith(("#", "%", "import ", "from ")) for line in lines)
+
+
+@each
+def test_cells_are_short_and_figures_are_folded(source):
+    for number, cell in enumerate(cells(source)):
+        if cell.cell_type != "code":
+            continue
+        tags = cell.metadata.get("tags", [])
+        kind = tags[0] if tags else ""
+        assert kind in LINES, f"{source.name}, cell {number}: unknown tag {kind}"
+        count = code_lines(cell.source)
+        assert count <= LINES[kind], (
+            f"{source.name}, cell {number} has {count} lines: code that is no teaching goes to hcmae/pipeline/page*.py"
+        )
+        if DRAWS.search(cell.source) and kind != "by-hand":
+            assert kind == "hide-input", f"{source.name}, cell {number} draws: its code is folded (tag hide-input)"
+
+
+@each
+def test_a_run_is_opened_in_one_line(source):
+    text = source.read_text(encoding="utf-8")
+    assert "run = pages.open_run(globals())\n" in text
+    assert "Run(" not in "".join(cell.source for cell in cells(source) if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("source", [path for path in SOURCES if path.stem[:2] in BY_HAND], ids=lambda path: path.stem)
+def test_what_is_built_by_hand_is_printed_and_held_to_the_library(source):
+    built = [cell.source for cell in cells(source) if "by-hand" in cell.metadata.get("tags", [])]
+    assert built
+    shown = "\n".join(cell.source for cell in cells(source) if cell.cell_type == "code")
+    # Printed from the library, not copied into the lesson.
+    assert "pages.source(" in shown
+    assert not any("def " in text for text in built)
+    if source.stem[:2] != "11":
+        assert any("assert" in text for text in built), f"{source.name} builds by hand and compares with nothing"
+
+
+def test_long_cells_would_be_noticed():
+    assert code_lines("import x\n# why\n\na = 1\nfrom y import z\nb = 2\n") == 2
 
 
 @each

@@ -61,7 +61,7 @@ def test_days_above_kaplan_meier_are_spans() -> None:
     table = pd.DataFrame({"day": days, "model": [0.2, 0.3, 0.1, 0.3, 0.4], "kaplan_meier": 0.25})
     assert (
         sentences.days_above("A", table)
-        == "A is above Kaplan-Meier, so worse than it, from 2.0 to 2.0 and 4.0 to 5.0 years"
+        == "A is above Kaplan-Meier, so worse than it, at 2.0 and from 4.0 to 5.0 years"
     )
     assert sentences.days_above("A", table[:1]) == "A is below Kaplan-Meier at every day"
     with pytest.raises(ValueError, match="A: no day"):
