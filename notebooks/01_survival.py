@@ -16,6 +16,8 @@
 #
 # **Question.** How can a model be judged when half of the answers are unknown, and what is it that HC-MAE minimises?
 #
+# **Afterwards you can** read a censored table, say what Cox's loss compares, and compute a C-index by hand.
+#
 # About 25 minutes; needs nothing but the idea of a probability. Runs in seconds.
 #
 # A patient of a cancer cohort is followed until death or until the last contact. The second kind is *censored*: we know that
@@ -214,4 +216,58 @@ display(
 #
 # `metrics.concordance(time, np.ones(len(time)), score)` beside the C-index of the true score: the invented deaths are in no order of
 # risk, and they are now in the pairs that are counted.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A patient is censored on day 400. What is known?
+# - (x) That the patient lived at least 400 days :: that is all, and it is used in every risk set up to day 400.
+# - ( ) That the patient died on day 400 :: the last contact is not a death.
+# - ( ) Nothing, so the patient is left out :: the first 400 days are known.
+# ```
+#
+# ```{quiz}
+# All log hazards are multiplied by 3. What happens to the C-index?
+# - (x) Nothing :: it asks for the order only.
+# - ( ) It is multiplied by 3 :: it is a share of pairs.
+# - ( ) It goes to 1 :: the order of the patients is the same as before.
+# ```
+#
+# ```{quiz}
+# Whom does the risk set of a death on day 100 hold?
+# - (x) Everybody still followed on day 100, the one who died too :: with the own patient left out the last death would have an empty set.
+# - ( ) Everybody who died before :: they are no longer at risk.
+# - ( ) Everybody in the cohort :: those who left before are not at risk.
+# ```
+#
+# ````{exercise}
+# :label: ex-01-c-index
+# Write the C-index of a few patients: the share of comparable pairs in which the one who died first has the larger risk; equal risks count
+# one half. A pair is comparable where the shorter time ends in a death.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def c_index(time, event, risk): ...
+
+
+check("ex-01-c-index", c_index)
+
+# %% [markdown]
+# ````{solution} ex-01-c-index
+# :class: dropdown
+# ```python
+# def c_index(time, event, risk):
+#     right = pairs = 0.0
+#     for i in range(len(time)):
+#         for j in range(len(time)):
+#             if event[i] and time[i] < time[j]:
+#                 pairs += 1
+#                 right += 1.0 if risk[i] > risk[j] else 0.5 * (risk[i] == risk[j])
+#     return right / pairs
+# ```
 # ````

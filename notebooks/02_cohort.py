@@ -16,6 +16,9 @@
 #
 # **Question.** Which patients is a model trained and judged on, who was left out, and would a different choice have been as good?
 #
+# **Afterwards you can** follow an exclusion flow, name the rule by which a patient left, and put a follow-up time together from several
+# fields.
+#
 # About 25 minutes; needs notebook 01. Runs in seconds, after the synthetic cohort has been written.
 #
 # A survival study is decided before any network is trained: by who is in it. The paper writes one sentence about this and prints
@@ -283,4 +286,52 @@ else:
 #
 # Only patients with several slides can change, and about half of those with two do. Compare
 # `curate(run.manifest, source, run.root, seed=seed + 1).table["slide"]` with `table["slide"]`.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A patient is alive; last contact on day 200, a later follow-up on day 350. Which time counts?
+# - (x) 350 :: the last day on which the patient was known to be alive.
+# - ( ) 200 :: the field of last contact is not always the last.
+# - ( ) The mean of both :: time is not an average.
+# ```
+#
+# ```{quiz}
+# Why does every patient who leaves need a reason?
+# - (x) So that somebody else can arrive at the same cohort :: a number of patients alone cannot be repeated.
+# - ( ) So that nobody is lost :: a reason changes no number.
+# ```
+#
+# ```{quiz}
+# A limit of one year of follow-up is set. Who leaves?
+# - (x) The early deaths among others :: so the choice depends on the outcome.
+# - ( ) Censored patients only :: a death within the year leaves too.
+# ```
+#
+# ````{exercise}
+# :label: ex-02-outcome
+# Write the rule for time and event: `death` is the day of death or None, `contact` the day of last contact, `follow_ups` a list of days.
+# Return (time, event).
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def outcome(death, contact, follow_ups): ...
+
+
+check("ex-02-outcome", outcome)
+
+# %% [markdown]
+# ````{solution} ex-02-outcome
+# :class: dropdown
+# ```python
+# def outcome(death, contact, follow_ups):
+#     if death is not None:
+#         return death, 1
+#     return max([contact, *follow_ups]), 0
+# ```
 # ````

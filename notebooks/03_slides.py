@@ -16,6 +16,8 @@
 #
 # **Question.** A slide has billions of pixels, many of them glass. Which squares of it does the method look at, and at what sizes?
 #
+# **Afterwards you can** say what a pyramid is, why tissue is masked, and how many patches a region has.
+#
 # About 25 minutes; needs notebook 02. A slide holds $M$ regions, a region patches, a patch cells; the sizes below are the paper's.
 #
 # $$
@@ -273,3 +275,61 @@ else:
 # %% [markdown]
 # **Takeaway.** From here on a slide is a list of regions with coordinates, thumbnails and the promise that patch $j$ of a region is always
 # the same square.
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A region has 4096 pixels a side, a patch 256. How many patches does it hold?
+# - (x) 256 :: 16 by 16.
+# - ( ) 16 :: that is one row of them.
+# - ( ) 4096 :: that is the side in pixels.
+# ```
+#
+# ```{quiz}
+# Why is glass left out?
+# - (x) It says nothing about the patient and costs time :: a slide has many such squares.
+# - ( ) It cannot be decoded :: it can, it is white.
+# ```
+#
+# ```{quiz}
+# From which level is a region read?
+# - (x) From level 0 :: all that later steps see is computed from it.
+# - ( ) From the overview :: nuclei are gone there.
+# ```
+#
+# ````{exercise}
+# :label: ex-03-threshold
+# Plan the regions of the slide again with `min_tissue` at 0.1 and at 0.9. Which squares come and go, and where on the slide do they lie?
+# ````
+#
+# ````{solution} ex-03-threshold
+# :class: dropdown
+# Those along the border of the tissue: in the middle every square is full. `pages.survey(slide, geometry,
+# settings.model_copy(update={"min_tissue": 0.9}), mask)` gives the plan.
+# ````
+#
+# ````{exercise}
+# :label: ex-03-means
+# Write the thumbnail: the mean of every block of `factor` by `factor` pixels of a region [R, R, 3].
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def block_means(region, factor): ...
+
+
+check("ex-03-means", block_means)
+
+# %% [markdown]
+# ````{solution} ex-03-means
+# :class: dropdown
+# ```python
+# def block_means(region, factor):
+#     side = region.shape[0] // factor
+#     blocks = region.reshape(side, factor, side, factor, 3)
+#     return blocks.astype(float).mean(axis=(1, 3))
+# ```
+# ````

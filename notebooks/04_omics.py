@@ -17,6 +17,8 @@
 # **Question.** Tens of thousands of genes, a few hundred patients: which features does the survival network get to see, and
 # how far can that choice be believed?
 #
+# **Afterwards you can** bring counts and shares on comparable scales, and choose features without looking at the test fold.
+#
 # About 35 minutes; needs [notebook 01](01_survival) (hazard, C-index) and a cohort from [notebook 02](02_cohort).
 #
 # HC-MAE gives its omics branch a matrix of three rows (messenger RNA, microRNA, DNA methylation) with $K$ features each. The
@@ -394,4 +396,50 @@ _ = run.save_result("omics", result)
 #
 # The first baseline is the forest's C-index on its own training patients, whom it knows by heart, so that losing one feature need not
 # show; out of bag it is what a new patient would see.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A sample was sequenced twice as deeply. What changes in its counts?
+# - (x) All of them are about twice as large :: a size factor takes it out again.
+# - ( ) Only the genes of the tumour :: depth is a matter of the machine.
+# ```
+#
+# ```{quiz}
+# Where is an importance measured that holds for a new patient?
+# - (x) Out of bag, on patients a tree has not seen :: the forest knows its training patients by heart.
+# - ( ) On the training patients :: there it saturates.
+# ```
+#
+# ```{quiz}
+# Features are chosen on all patients, then cross-validated. What is wrong?
+# - (x) The test patients helped to choose :: lesson 11 measures what that is worth.
+# - ( ) Nothing, the model saw no test patient :: the choice of features is a part of the model.
+# ```
+#
+# ````{exercise}
+# :label: ex-04-depth
+# Write the size factors of a table of counts [patients, genes] without zeros: the median over genes of a patient's count divided by the
+# gene's geometric mean over patients.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def size_factors(counts): ...
+
+
+check("ex-04-depth", size_factors)
+
+# %% [markdown]
+# ````{solution} ex-04-depth
+# :class: dropdown
+# ```python
+# def size_factors(counts):
+#     logs = np.log(counts)
+#     return np.exp(np.median(logs - logs.mean(axis=0), axis=1))
+# ```
 # ````

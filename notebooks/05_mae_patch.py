@@ -16,6 +16,8 @@
 #
 # **Question.** Nobody labelled the patches. How can a network learn what a nucleus looks like?
 #
+# **Afterwards you can** build a masked autoencoder from four steps, and judge what it learnt beside controls.
+#
 # About 30 minutes; needs notebook 03.
 #
 # By hiding three quarters of each patch and asking for the rest {cite:p}`he2022mae`.
@@ -217,3 +219,61 @@ if table is not None:
 # ```
 #
 # **Takeaway.** Filling in what is hidden needs no label. What was learnt that way is judged beside what needs no learning.
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Which cells does the loss look at?
+# - (x) The hidden ones :: copying what is shown would teach nothing.
+# - ( ) All of them :: the shown ones do not count.
+# - ( ) The shown ones :: they are given.
+# ```
+#
+# ```{quiz}
+# What tells one mask token from another?
+# - (x) Its place :: the learnt vector is the same for all.
+# - ( ) Its pixels :: they are hidden.
+# ```
+#
+# ```{quiz}
+# An R2 of 0.9 for a factor. Is that evidence of learning?
+# - (x) Only beside controls :: colour alone may give as much.
+# - ( ) Yes :: an untrained encoder may give as much.
+# ```
+#
+# ````{exercise}
+# :label: ex-05-ratio
+# Hide half of the cells instead of three quarters and train again: `pages.open_run(globals(), overrides={"mae_patch.mask_ratio": 0.5},
+# run_dir="../runs-half")`. What do you expect of the loss, and what of the R2 of the probe?
+# ````
+#
+# ````{solution} ex-05-ratio
+# :class: dropdown
+# There is more to guess from, so the loss is another one; that says nothing about the vectors. The probe answers, and one training of each is
+# one draw.
+# ````
+#
+# ````{exercise}
+# :label: ex-05-hidden
+# Write the loss: the mean squared error of `prediction` and `target` [B, L, P] over the cells whose numbers are in `hidden` [B, Lm].
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def hidden_error(prediction, target, hidden): ...
+
+
+check("ex-05-hidden", hidden_error)
+
+# %% [markdown]
+# ````{solution} ex-05-hidden
+# :class: dropdown
+# ```python
+# def hidden_error(prediction, target, hidden):
+#     error = (prediction - target).square().mean(dim=-1)  # [B, L]
+#     return error.gather(1, hidden).mean()
+# ```
+# ````

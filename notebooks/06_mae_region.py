@@ -16,6 +16,8 @@
 #
 # **Question.** A region is more than a bag of patches. Does a vector of it know how they are arranged?
 #
+# **Afterwards you can** say which reading of equation 4 can carry which information, and show it with a probe.
+#
 # About 30 minutes; needs notebook 05.
 #
 # The tokens of a region are its patches. Behind the encoder, a cross-attention looks at
@@ -248,3 +250,61 @@ if attention is not None:
 # ```
 #
 # **Takeaway.** Whether a hierarchy helps is decided by what each level can pass on; look at that before looking at a C-index.
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Which reading never sees a patch vector?
+# - (x) Equation 4 as printed :: the encoder's output answers itself.
+# - ( ) The release :: patch vectors are its keys and values.
+# - ( ) The prose :: patch vectors are its keys and values.
+# ```
+#
+# ```{quiz}
+# Keys and values are patch vectors without positions. How can the arrangement get through?
+# - (x) By the mixing weights alone :: the values are the same in any order.
+# - ( ) By the values :: they carry no places.
+# ```
+#
+# ```{quiz}
+# What does the residual add?
+# - (x) The encoder's output :: with it the arrangement passes beside the attention.
+# - ( ) The patch vectors once more :: they are inside the attention.
+# ```
+#
+# ````{exercise}
+# :label: ex-06-shuffle
+# Shuffle the rows of `x_a` (`x_a[:, torch.randperm(x_a.shape[1])]`) and compute `x_c` of the release's reading again. What happens to the
+# region vector, and why?
+# ````
+#
+# ````{solution} ex-06-shuffle
+# :class: dropdown
+# Nothing, up to rounding: keys and values move together, so every query finds the same values with the same weights. This is why patch
+# vectors say nothing about places.
+# ````
+#
+# ````{exercise}
+# :label: ex-06-residual
+# The residual alone: given what the attention mixes, `mixed` [B, L, D], and the encoder's output, `encoded` [B, L, D], return the region
+# vectors [B, D] of Eq. 5 with the residual.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def region_vectors(mixed, encoded): ...
+
+
+check("ex-06-residual", region_vectors)
+
+# %% [markdown]
+# ````{solution} ex-06-residual
+# :class: dropdown
+# ```python
+# def region_vectors(mixed, encoded):
+#     return (mixed + encoded).mean(dim=1)
+# ```
+# ````

@@ -17,6 +17,8 @@
 # **Question.** Given region vectors, thumbnails and three omics, how well does the complete model rank patients it has never
 # seen, and how sure can we be?
 #
+# **Afterwards you can** follow HC-MAE from inputs to one number, and read a C-index with its protocol, spread and yardsticks.
+#
 # About 30 minutes to read; needs notebooks 01 and 06. The run takes a few minutes on two cores.
 
 # %% tags=["parameters"]
@@ -269,9 +271,64 @@ if found is not None:
 #
 #
 # ```python
-# other = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir,
-#                      overrides={"fidelity.omics_projection": "shared"})
+# other = pages.open_run(globals(), overrides={"fidelity.omics_projection": "shared"})
 # metrics.mean_concordance(other.evaluate("hcmae", "honest", data=data, label="shared"))
 # ```
 # With one shared map the network cannot even tell which token is which omics: it is invariant to their order (tested).
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Who asks in Eq. 7?
+# - (x) The omics :: their three tokens are the queries.
+# - ( ) The thumbnails :: they are the keys.
+# - ( ) The region vectors :: they are the values.
+# ```
+#
+# ```{quiz}
+# Which patients may choose the epoch under the protocol `honest`?
+# - (x) Those of an inner fold of the training part :: the test fold is read once, afterwards.
+# - ( ) The test patients :: that is the leak of lesson 11.
+# ```
+#
+# ```{quiz}
+# A model ranks perfectly and says 90 % for patients of whom half die. What is wrong?
+# - (x) Its calibration :: order and probability are two questions.
+# - ( ) Its C-index :: it asks for the order only.
+# ```
+#
+# ````{exercise}
+# :label: ex-07-one
+# Give `one_patient` the same patient with all region vectors set to their mean. What is left of the attention's choice in `x_c`?
+# ````
+#
+# ````{solution} ex-07-one
+# :class: dropdown
+# Nothing: whatever the weights are, they add up to 1, so every token is the mapped mean. The weights can matter only where values differ.
+# ````
+#
+# ````{exercise}
+# :label: ex-07-eq7
+# Write Eq. 7 behind its three maps: from queries [B, 3, d], keys [B, M, d] and values [B, M, D] to [B, 3, D].
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def attend(query, key, value): ...
+
+
+check("ex-07-eq7", attend)
+
+# %% [markdown]
+# ````{solution} ex-07-eq7
+# :class: dropdown
+# ```python
+# def attend(query, key, value):
+#     scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5  # [B, 3, M]
+#     return scores.softmax(dim=-1) @ value
+# ```
 # ````

@@ -16,6 +16,8 @@
 #
 # **Question.** Which of HC-MAE's parts earn their place, on a cohort where we know what each of them *could* see?
 #
+# **Afterwards you can** read an ablation as paired comparisons, and say what a difference can and cannot show.
+#
 # About 20 minutes; needs notebook 07. A few minutes on two cores.
 #
 # Table III of the paper removes parts one by one. In the authors' release some of its rows differ in architecture as well as in
@@ -180,4 +182,62 @@ display(Markdown("Counting retraining:\n\n" + "\n".join(lines))) if lines else N
 #
 # The programme that images and omics share is in both, and the omics have one of their own with the largest weight. What
 # only images have (architecture, burden, the part of cell atypia that no gene follows) is what HC-MAE can add.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Two rows differ in three things. What does their difference show?
+# - (x) What all three do together :: no single part is isolated.
+# - ( ) What the named part does :: the other two differ as well.
+# ```
+#
+# ```{quiz}
+# An interval of a difference holds zero. What follows?
+# - (x) This cohort cannot tell the two apart :: that is not equality.
+# - ( ) The two are equal :: a wide interval holds much.
+# ```
+#
+# ```{quiz}
+# Why are the folds shared by all rows?
+# - (x) What the rows have in common cancels :: luck of the patients is the same for both.
+# - ( ) To save time :: every row is trained all the same.
+# ```
+#
+# ````{exercise}
+# :label: ex-08-order
+# Predict the order of the nine rows for a cohort whose hazard rests on *burden* alone. Which rows could then tell each other apart?
+# ````
+#
+# ````{solution} ex-08-order
+# :class: dropdown
+# All rows with any bag of vectors read the burden (lesson 5), so images alone suffice and omics add what they share with it. Rows that
+# differ in the level of the hierarchy have nothing to differ by.
+# ````
+#
+# ````{exercise}
+# :label: ex-08-folds
+# Write mean and corrected standard error (Nadeau and Bengio) of the difference of two methods over k folds: the variance of the differences
+# times 1/k + n_test/n_train.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def corrected(first, second, n_train, n_test): ...
+
+
+check("ex-08-folds", corrected)
+
+# %% [markdown]
+# ````{solution} ex-08-folds
+# :class: dropdown
+# ```python
+# def corrected(first, second, n_train, n_test):
+#     difference = first - second
+#     factor = 1 / len(difference) + n_test / n_train
+#     return difference.mean(), np.sqrt(factor * difference.var(ddof=1))
+# ```
 # ````

@@ -17,6 +17,8 @@
 # **Question.** With the same patients, folds and rule for the epoch, is HC-MAE better than the methods of Table II and than those that a
 # reviewer would ask for?
 #
+# **Afterwards you can** compare methods on the same folds, and adjust for how many were compared.
+#
 # About 40 minutes to read; needs notebooks 07 and 08. The run takes several minutes on two cores.
 #
 # On the default cohorts the question is not a fair one: the synthetic world was built to hold what HC-MAE looks for (an arrangement of
@@ -421,4 +423,53 @@ costs
 # next(n for n in range(2, 1000) if compare.nemenyi_difference(7, n) <= 1)
 # ```
 # About eighty: the critical difference falls only with the square root of $N$.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Thirteen methods are compared with one. Why Holm's adjustment?
+# - (x) Among thirteen, one small p comes easily by chance :: each step pays for the tests that are left.
+# - ( ) To make p-values small :: it makes them large.
+# ```
+#
+# ```{quiz}
+# What may be said of two mean ranks that are closer than the critical difference?
+# - (x) So few cancers cannot tell the two apart :: a bar in the figure joins them.
+# - ( ) The methods are equal :: that was not tested.
+# ```
+#
+# ```{quiz}
+# What makes a comparison unfair before any training?
+# - (x) A cohort built to hold what one method looks for :: the first paragraph says so of this one.
+# - ( ) The same folds for all :: that is what makes it fair.
+# ```
+#
+# ````{exercise}
+# :label: ex-09-holm
+# Write Holm's adjustment of p-values: sort, multiply the smallest by n, the next by n - 1 and so on, never let the sequence fall, cut at 1,
+# and put them back in place.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def holm(p): ...
+
+
+check("ex-09-holm", holm)
+
+# %% [markdown]
+# ````{solution} ex-09-holm
+# :class: dropdown
+# ```python
+# def holm(p):
+#     order = np.argsort(p)
+#     steps = (len(p) - np.arange(len(p))) * p[order]
+#     adjusted = np.empty(len(p))
+#     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+#     return adjusted
+# ```
 # ````

@@ -16,6 +16,8 @@
 #
 # **Question.** Do patients whom the model calls high-risk die earlier, and how can Fig. 2 of the paper be drawn without fooling oneself?
 #
+# **Afterwards you can** draw Kaplan-Meier curves of predicted risk, say whose median splits them, and what a naive p-value leaves out.
+#
 # About 20 minutes; needs notebooks 01 and 07.
 #
 # Each patient is rated by a network that never saw that patient. Every fold has its own network and so its own scale, therefore a
@@ -210,4 +212,48 @@ page_tables.cut_offs(run.evaluate(main, "honest"))
 #
 # Choosing the best of several cut-offs by the p-value is a search: under no effect the smallest of k p-values falls below 0.05 far
 # more often than in one of twenty cases.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Whose median cuts the test patients of a fold?
+# - (x) That of the fold's training patients :: nothing is tuned on the curves.
+# - ( ) That of all test patients :: risks of different folds have different scales.
+# ```
+#
+# ```{quiz}
+# Why is the p-value of such groups naive?
+# - (x) Outcomes had a say in the groups :: patients of other folds trained the network.
+# - ( ) The log-rank test is wrong :: it is right for groups that were given.
+# ```
+#
+# ```{quiz}
+# What has to be repeated for a permuted p-value?
+# - (x) Everything that looked at an outcome :: folds, choice of features, training, groups.
+# - ( ) The log-rank test :: the groups would still know the true outcomes.
+# ```
+#
+# ````{exercise}
+# :label: ex-10-p
+# Write the permuted p-value of an observed statistic, given those of B shuffles.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def permuted_p(observed, null): ...
+
+
+check("ex-10-p", permuted_p)
+
+# %% [markdown]
+# ````{solution} ex-10-p
+# :class: dropdown
+# ```python
+# def permuted_p(observed, null):
+#     return (1 + np.sum(null >= observed)) / (1 + len(null))
+# ```
 # ````

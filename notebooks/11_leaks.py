@@ -16,6 +16,8 @@
 #
 # **Question.** How much of a C-index can be made by the protocol alone, with labels that mean nothing?
 #
+# **Afterwards you can** make a C-index out of nothing, find the line that makes it, and test a pipeline with shuffled labels.
+#
 # About 30 minutes; needs notebook 07. A few minutes on two cores.
 #
 # Two habits are common, and both are in the paper or its release: features are selected on **all** patients before cross-validation, and the
@@ -312,4 +314,63 @@ pooled.round(3)
 #
 # Selection: features chosen with the true labels know nothing of the permuted ones. The permutation has to come before everything
 # that looks at a label.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Labels are shuffled and C comes out at 0.7 again and again. What is the likely reason?
+# - (x) Something saw the answers :: the true value is 0.5.
+# - ( ) The model is good :: there is nothing to learn.
+# ```
+#
+# ```{quiz}
+# The test fold is only looked at, to choose the epoch. Is that training?
+# - (x) Yes, choosing is learning :: the number of the epoch was fitted to the test.
+# - ( ) No :: the report holds what was chosen.
+# ```
+#
+# ```{quiz}
+# Where does a permutation have to enter?
+# - (x) Before everything that looks at a label :: a later one cannot reveal what came before.
+# - ( ) Before training :: the choice of features has then seen the truth.
+# ```
+#
+# ````{exercise}
+# :label: ex-11-twenty
+# One permutation is one draw. Shuffle twenty times (`data.permuted(number)`) and compute the leaky C of `optimism.selected_concordance` on
+# `noise_features` each time. How wide do the twenty lie, and how many of them are under 0.5?
+# ````
+#
+# ````{solution} ex-11-twenty
+# :class: dropdown
+# `[optimism.selected_concordance(noise_features, d.time, d.event.astype(bool), dealt, 30, 50.0, leak=True) for d in map(data.permuted,
+# range(20))]`. The width is the luck of one draw; their mean is what the line is worth.
+# ````
+#
+# ````{exercise}
+# :label: ex-11-leak
+# Find the leak. This function chooses five features of x [n, p]; `train` says who is in the training part. Mend it.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def choose(x, time, event, train):
+    score = optimism.cox_score(x, time, event)
+    return np.argsort(-np.abs(score))[:5]
+
+
+check("ex-11-leak", choose)
+
+# %% [markdown]
+# ````{solution} ex-11-leak
+# :class: dropdown
+# ```python
+# def choose(x, time, event, train):
+#     score = optimism.cox_score(x[train], time[train], event[train])
+#     return np.argsort(-np.abs(score))[:5]
+# ```
 # ````

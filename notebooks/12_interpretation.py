@@ -16,6 +16,8 @@
 #
 # **Question.** Which regions do the omics attend to, which genes move the risk, and do both lie where the truth was planted?
 #
+# **Afterwards you can** ask a network what it looked at, compare with what was planted, and doubt the answer.
+#
 # About 25 minutes; needs notebook 07.
 
 # %% tags=["parameters"]
@@ -205,4 +207,63 @@ plots.plot_gene_attributions(genes)
 #     print(interpret.attention_auc({x.patient: x.weights.mean(0) for x in a}, seen.planted))
 # ```
 # Nothing in the loss makes the values agree: it sees the risks and never the weights.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A region has a large attention weight. What does that show?
+# - (x) Its vector is mixed into a token :: whether the token matters is decided afterwards.
+# - ( ) The risk depends on it :: leaving it out asks that question.
+# ```
+#
+# ```{quiz}
+# One patient has an AUC of 1.00. What follows for the others?
+# - (x) Nothing :: the strip shows all of them.
+# - ( ) Attention finds tumours :: it is the end of a strip.
+# ```
+#
+# ```{quiz}
+# Why is a synthetic cohort asked first?
+# - (x) There the answer is known :: an explanation is checked before it is shown.
+# - ( ) It is real enough :: it says nothing about patients.
+# ```
+#
+# ````{exercise}
+# :label: ex-12-out
+# For the two patients of the figure, plot `effects` against the mean attention of their regions. Does a region with a large weight move the
+# risk when it is left out?
+# ````
+#
+# ````{solution} ex-12-out
+# :class: dropdown
+# `effects[one.patient]` beside `one.weights.mean(0)`. Nothing in the model makes the two agree: the weight says how much of a vector is
+# mixed in, not what the mixture is used for.
+# ````
+#
+# ````{exercise}
+# :label: ex-12-auc
+# Write the AUC of one patient: the share of pairs of a planted and another region in which the planted one has the larger weight; ties
+# count one half.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def auc(weights, planted): ...
+
+
+check("ex-12-auc", auc)
+
+# %% [markdown]
+# ````{solution} ex-12-auc
+# :class: dropdown
+# ```python
+# def auc(weights, planted):
+#     inside, outside = weights[planted], weights[~planted]
+#     apart = inside[:, None] - outside[None, :]
+#     return ((apart > 0) + 0.5 * (apart == 0)).mean()
+# ```
 # ````
