@@ -25,6 +25,7 @@ from hcmae.plots.pretraining import (
     plot_images,
     plot_losses,
     plot_probes,
+    plot_readings,
 )
 from hcmae.plots.slides import (
     plot_contact_sheet,
@@ -37,6 +38,7 @@ from hcmae.plots.slides import (
 from hcmae.plots.survival import (
     plot_ablation,
     plot_attention,
+    plot_auc_strip,
     plot_brier,
     plot_calibration,
     plot_comparison,
@@ -56,6 +58,7 @@ __all__ = [
     "plot_ablation",
     "plot_attention",
     "plot_attention_maps",
+    "plot_auc_strip",
     "plot_brier",
     "plot_calibration",
     "plot_comparison",
@@ -84,6 +87,7 @@ __all__ = [
     "plot_optimism_curve",
     "plot_probes",
     "plot_pyramid",
+    "plot_readings",
     "plot_selection_frequency",
     "plot_sources",
     "plot_stability",

@@ -374,6 +374,38 @@ def plot_cox_geometry(time: NDArray, event: NDArray, risk: NDArray) -> Figure:
     return fig
 
 
+def plot_auc_strip(values: Mapping[str, float], *, marked: Sequence[str] = (), pooled: float | None = None) -> Figure:
+    """One dot per patient: the chance that a planted region gets more attention than another; 0.5 is a coin.
+
+    values: patient -> AUC; marked: patients who are named; pooled: AUC over the pairs of all patients.
+    """
+    fig, ax = style.figure(width="wide", height=1.7)
+    ordered = sorted(values, key=lambda name: values[name])
+    # Equal values are piled up, so that none hides another.
+    pile: dict[float, int] = {}
+    for name in ordered:
+        place = round(values[name], 2)
+        pile[place] = pile.get(place, 0) + 1
+        known = name in marked
+        ax.plot(place, pile[place], "o", color=style.WARN if known else style.ACCENT, markersize=6 if known else 5)
+        if known:
+            side = ("left", 5) if place < 0.5 else ("right", -5)
+            ax.annotate(
+                name, (place, pile[place]), xytext=(side[1], 4), textcoords="offset points", ha=side[0], va="bottom"
+            )
+    ax.axvline(0.5, color=style.MUTED, linestyle=":", label="coin")
+    if pooled is not None:
+        ax.axvline(pooled, color=style.INK, linewidth=1.0, label="all pairs")
+    ax.set(
+        xlim=(-0.03, 1.03),
+        ylim=(0, max(pile.values(), default=1) + 2),
+        yticks=[],
+        xlabel="AUC of a patient's attention",
+    )
+    ax.legend(loc="upper center", ncols=2)
+    return fig
+
+
 def plot_attention(
     thumbnails: NDArray[np.uint8],
     positions: NDArray[np.floating],

@@ -136,6 +136,12 @@ def test_cross_attention_is_equations_4_and_7(masked: bool) -> None:
     torch.testing.assert_close(crossed, textbook.cross_attention(cross, q, k, v), **close)
 
 
+def test_the_transformer_is_its_blocks_written_out() -> None:
+    model, tokens = hcmae(), torch.randn(2, 3, 24)
+    for stack in (model.slide_transformer, model.omics_transformer):
+        torch.testing.assert_close(stack(tokens), textbook.transformer(stack, tokens), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
