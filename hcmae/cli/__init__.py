@@ -1,10 +1,10 @@
-"""The command ``hcmae``: check the machine and the data, fetch, run stages."""
+"""The command ``hcmae``: check the machine and the data, fetch, run stages, hand a model over."""
 
 from __future__ import annotations
 
 import typer
 
-from hcmae.cli import check, data, doctor, run
+from hcmae.cli import bundle, check, data, doctor, run
 from hcmae.cli.errors import Commands
 
 typer_app = typer.Typer(
@@ -19,6 +19,7 @@ doctor.register(typer_app)
 check.register(typer_app)
 data.register(typer_app)
 run.register(typer_app)
+bundle.register(typer_app)
 
 
 def app(args: list[str] | None = None) -> None:

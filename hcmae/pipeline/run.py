@@ -227,6 +227,15 @@ class Run(Place):
         paths = road.kept_predictions(self, method, protocol)
         return read_parquet(paths[0]) if paths else None
 
+    def train(self, method: str, out: str | Path | None = None) -> Path:
+        """Fit a method on everybody and write it as a bundle for patients who come later (see ``hand_over``).
+
+        out: its folder (default: bundles/<method> of the run). A bundle that still holds is left as it is.
+        """
+        from hcmae.pipeline.hand_over import hand_over
+
+        return hand_over(self, method, self.survival_data, out)
+
     # --- results ------------------------------------------------------------------------------------------------
 
     def save_result(self, name: str, value: dict[str, Any]) -> Path:
