@@ -1,4 +1,4 @@
-"""``hcmae train``, ``hcmae predict``, ``hcmae validate``: a model for patients who come later."""
+"""``hcmae train``, ``predict``, ``validate``, ``report``: what leaves the house, a model or one page about a run."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train_command)
     app.command("predict")(predict_command)
     app.command("validate")(validate_command)
+    app.command("report")(report_command)
 
 
 def train_command(
@@ -55,6 +56,27 @@ def train_command(
     chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
     print(f"{run.train(method, out)}: {method} of {run.cancer}")
+
+
+def report_command(
+    out: Annotated[Path | None, typer.Option(help="HTML file (default: report.html in the run's folder).")] = None,
+    cancer: Annotated[str, typer.Option(help="Cancer.")] = "LIHC",
+    profile: Annotated[str, typer.Option(help="smoke, workstation, paper, or the path of a YAML file.")] = "smoke",
+    source: Annotated[str, typer.Option(help="synthetic, gdc or local.")] = "synthetic",
+    seed: Annotated[int, typer.Option(help="One seed for everything.")] = 0,
+    data_dir: Annotated[Path, typer.Option(help="Raw data.")] = Path("data"),
+    run_dir: Annotated[Path, typer.Option(help="What is computed.")] = Path("runs"),
+    modalities: Annotated[
+        str, typer.Option(help="Omics that a patient must have: rna, mirna, methylation, comma-separated, or none.")
+    ] = ",".join(MODALITIES),
+    slides: Annotated[bool, typer.Option("--slides/--no-slides", help="Whether a patient must have a slide.")] = True,
+    manifest_dir: Annotated[Path | None, typer.Option(help="Folder of manifests, for a cancer of your own.")] = None,
+) -> None:
+    """Write one HTML file about a run: cohort, predictions, subgroups, provenance, open questions; trains nothing."""
+    from hcmae.pipeline import Run
+
+    chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
+    print(Run(cancer, profile, source, seed, data_dir, run_dir, **chosen).report(out))
 
 
 def predict_command(

@@ -236,6 +236,12 @@ class Run(Place):
 
         return hand_over(self, method, self.survival_data, out)
 
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write one HTML file about this run that can be sent to a colleague (see ``pipeline.report``)."""
+        from hcmae.pipeline.report import write_report
+
+        return write_report(self, out)
+
     # --- results ------------------------------------------------------------------------------------------------
 
     def save_result(self, name: str, value: dict[str, Any]) -> Path:

@@ -95,6 +95,13 @@ class Trained:
                     f"{self.method.label} reads {', '.join(self.method.kinds)}, and these {len(data.patients)} "
                     f"patients have no {need}: nothing stands for it; use a model that was trained without it"
                 )
+        if "clinical" in self.method.needs:
+            nothing = ~np.isfinite(clinical_columns(data.clinical)).any(axis=1)
+            if nothing.any():
+                raise HandOverError(
+                    f"patient {data.patients[int(nothing.argmax())]}: neither age nor sex nor stage is known "
+                    f"({int(nothing.sum())} such patients), and {self.method.label} reads nothing else: give one of them"
+                )
         applied = [apply_rules(rules, data.omics, self.profile.omics.clip) for rules in self.selections]
         said = [self.said(member, data, applied, device or torch.device("cpu")) for member in self.members]
         risk = np.mean([item.risk - member.origin for item, member in zip(said, self.members, strict=True)], 0)
@@ -203,7 +210,8 @@ def train(
     everyone, nobody = np.arange(len(data.patients)), np.empty(0, dtype=np.int64)
     chooser = _Chooser(data, profile, seed) if "omics" in chosen.needs else None
     omics, names = chooser(everyone) if chooser else (None, {})
-    own, where = fold_seed(seed, (0, 0)), device or torch.device("cpu")
+    own = fold_seed(seed, (0, 0))
+    where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = FoldInputs(data, everyone, nobody, omics, profile, protocol, own, where, names, chooser)
     output = fit_fold(chosen, inputs)
     members, selections = _members(chosen, output, chooser)

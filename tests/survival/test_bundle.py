@@ -132,6 +132,9 @@ def test_what_stands_for_a_missing_feature_is_named(models: dict[str, Trained], 
     clinical = later.clinical.assign(age=np.nan)
     old = models["cox_clinical"].predict(SurvivalData(later.patients, later.time, later.event, clinical=clinical))
     assert set(old["filled"]) == {"age"}
+    nobody = clinical.assign(sex=None, stage=None)
+    with pytest.raises(HandOverError, match="P500: neither age nor sex nor stage"):
+        models["cox_clinical"].predict(SurvivalData(later.patients, later.time, later.event, clinical=nobody))
 
 
 def with_omics(later: SurvivalData, **tables: pd.DataFrame) -> SurvivalData:
