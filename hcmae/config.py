@@ -213,6 +213,8 @@ class SurvivalSettings(Settings):
     clip_norm: float | None = 1.0
     dropout: Fraction = 0.0
     folds: Annotated[int, Field(ge=2)] = 5
+    # stratified: equal shares of deaths and times; site_preserved: no hospital in two folds, as equal as that allows.
+    fold_kind: Literal["stratified", "site_preserved"] = "stratified"
     repeats: PositiveInt = 1
     inner_fraction: Fraction = 0.2
     # How many networks, differing in initial weights, are averaged per fold (1 = the paper).

@@ -1,4 +1,4 @@
-"""The command ``hcmae``: check the machine and the data, fetch, run stages."""
+"""The command ``hcmae``: check the machine and the data, fetch, run stages, hand a model over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hcmae import __version__
-from hcmae.cli import check, data, doctor, run
+from hcmae.cli import bundle, check, data, doctor, run
 from hcmae.cli.errors import Commands
 from hcmae.cli.progress import silence
 
@@ -43,6 +43,7 @@ doctor.register(typer_app)
 check.register(typer_app)
 data.register(typer_app)
 run.register(typer_app)
+bundle.register(typer_app)
 
 
 def app(args: list[str] | None = None) -> None:

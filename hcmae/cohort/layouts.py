@@ -56,8 +56,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "grade", "tumor_grade", "tumour_grade", "histologic_grade", "histological_grade", "neoplasm_histologic_grade",
     ),
 }  # fmt: skip
+# Hospitals. 'site' alone may be where the tumour is.
+SITE_NAMES = ("tissue_source_site", "tss", "hospital", "source_site", "centre", "center", "institution")
 # What columns.json may name; 'time' goes with 'time_unit'.
-WANTED = (*NAMES, "time", "time_days", "weeks", "months", "years")
+WANTED = (*NAMES, "site", "time", "time_days", "weeks", "months", "years")
 # Prefixes in the GDC's export since 2024 ("demographic.vital_status").
 _SECTIONS = ("cases.", "demographic.", "diagnoses.", "follow_ups.")
 

@@ -220,14 +220,20 @@ def local_evidence(
     *,
     mapping: Mapping[str, Any] | None = None,
     notes: SampleNotes | None = None,
+    people: tuple[dict[str, clinical.Outcome], dict[str, list[str]]] | None = None,
 ) -> Evidence:
     """What a user's tables and slides say. Raises CurationError, ClinicalError.
 
-    ``mapping`` and ``notes`` stand for ``columns.json`` and the tables of remarks, where a caller has read them.
+    ``mapping``, ``notes`` and ``people`` (outcomes and named slides) stand for ``columns.json``, the tables of remarks
+    and the clinical table, where a caller has read them.
     """
     mapping = local_mapping(root) if mapping is None else mapping
-    table = local_file(root, "clinical", mapping)
-    outcomes, named = clinical.read_clinical_table(table, mapping.get("clinical"))
+    if people is None:
+        table = local_file(root, "clinical", mapping)
+        people = clinical.read_clinical_table(table, mapping.get("clinical"))
+    else:
+        table = root
+    outcomes, named = people
     notes = sample_notes(root, mapping) if notes is None else notes
     candidates: dict[str, dict[str, list[Candidate]]] = {}
     features: dict[str, tuple[Path, list[str]]] = {}

@@ -227,6 +227,21 @@ class Run(Place):
         paths = road.kept_predictions(self, method, protocol)
         return read_parquet(paths[0]) if paths else None
 
+    def train(self, method: str, out: str | Path | None = None) -> Path:
+        """Fit a method on everybody and write it as a bundle for patients who come later (see ``hand_over``).
+
+        out: its folder (default: bundles/<method> of the run). A bundle that still holds is left as it is.
+        """
+        from hcmae.pipeline.hand_over import hand_over
+
+        return hand_over(self, method, self.survival_data, out)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write one HTML file about this run that can be sent to a colleague (see ``pipeline.report``)."""
+        from hcmae.pipeline.report import write_report
+
+        return write_report(self, out)
+
     # --- results ------------------------------------------------------------------------------------------------
 
     def save_result(self, name: str, value: dict[str, Any]) -> Path:

@@ -430,7 +430,9 @@ def unmeasured(run: Place, key: Key, options: Options) -> Sequence[str]:
 
 def fold_path(run: Place, repeats: int | None) -> Path:
     """Where the folds of so many repeats (None: the profile's) are kept."""
-    return run.dir / f"folds_{run.profile.survival.folds}x{repeats or run.profile.survival.repeats}.parquet"
+    settings = run.profile.survival
+    kind = "" if settings.fold_kind == "stratified" else f"_{settings.fold_kind}"
+    return run.dir / f"folds_{settings.folds}x{repeats or settings.repeats}{kind}.parquet"
 
 
 def fold_suffix(run: Place, options: Options) -> str:
@@ -439,17 +441,16 @@ def fold_suffix(run: Place, options: Options) -> str:
 
 
 def deal_folds(run: Place, key: Key, options: Options) -> None:
+    from hcmae.cohort.sites import make_site_folds, sites_of
     from hcmae.cohort.splits import make_folds
 
-    table = run.cohort().table
-    frame = make_folds(
-        list(table.index),
-        table["time"].to_numpy(),
-        table["event"].to_numpy(),
-        run.profile.survival.folds,
-        options["repeats"] or run.profile.survival.repeats,
-        run.seed,
-    )
+    table, settings = run.cohort().table, run.profile.survival
+    outcome = list(table.index), table["time"].to_numpy(), table["event"].to_numpy()
+    size = settings.folds, options["repeats"] or settings.repeats, run.seed
+    if settings.fold_kind == "site_preserved":
+        frame = make_site_folds(*outcome, list(sites_of(list(table.index), run.source, run.root)), *size)
+    else:
+        frame = make_folds(*outcome, *size)
     _write_parquet(fold_path(run, options["repeats"]), frame)
 
 
@@ -457,6 +458,25 @@ def outcomes_of(run: Place, options: Options) -> Mapping[str, str]:
     table = run.cohort().table
     rows = [list(map(str, table.index)), table["time"].tolist(), np.asarray(table["event"]).tolist()]
     return {"outcomes of the cohort": content_id(rows)}
+
+
+def fold_inputs_of(run: Place, options: Options) -> Mapping[str, str]:
+    """Outcomes, and the hospitals where folds keep them whole."""
+    found = dict(outcomes_of(run, options))
+    if run.profile.survival.fold_kind == "site_preserved":
+        from hcmae.cohort.sites import sites_of
+
+        sites = sites_of(list(run.cohort().table.index), run.source, run.root)
+        found["sites of the cohort"] = content_id(sites.to_dict())
+    return found
+
+
+def fold_reads(profile: Profile) -> Reads:
+    """Settings and source of the folds; what reads hospitals counts where hospitals are kept whole."""
+    code: tuple[str, ...] = ("hcmae.cohort.splits", "hcmae.outcome")
+    if profile.survival.fold_kind == "site_preserved":
+        code += ("hcmae.cohort.sites", "hcmae.cohort.barcodes", "hcmae.cohort.layouts", "hcmae.cohort.local")
+    return Reads(("survival.folds", "survival.fold_kind"), code)
 
 
 def repeats_of(run: Place, options: Options) -> Mapping[str, Any]:
@@ -529,7 +549,8 @@ def prediction_key(run: Place, options: Options) -> Key:
     key = method_key(method, inputs, run.profile, protocol, run.seed)
     facts: dict[str, Any] = {"fidelity.max_regions": run.profile.fidelity.max_regions} if fields else {}
     repeats = options["repeats"] or run.profile.survival.repeats
-    facts |= {"folds": f"{repeats} x {run.profile.survival.folds}", "repeats": options["repeats"]}
+    kind = "" if run.profile.survival.fold_kind == "stratified" else f", {run.profile.survival.fold_kind}"
+    facts |= {"folds": f"{repeats} x {run.profile.survival.folds}{kind}", "repeats": options["repeats"]}
     return replace(key, name=f"predictions{prediction_suffix(run, options)}", settings={**key.settings, **facts})
 
 

@@ -194,6 +194,7 @@ def fit_network(method: Method, inputs: FoldInputs) -> FoldOutput:
         return _held_out_output(inputs, fits)
     output = FoldOutput(np.empty(0), np.mean([predict(f.method, f.model, f.feeder, inputs.train) for f in fits], 0))
     output.models, output.parts = [f.model for f in fits], [f.inputs for f in fits]
+    output.origins = [0.0] * len(fits)
     if inputs.protocol.epoch == "best_test":
         time, event = inputs.data.time[inputs.test], inputs.data.event[inputs.test]
         curve = np.mean([[said.risk for said in f.watched] for f in fits], 0)
@@ -216,9 +217,10 @@ def _held_out_output(inputs: FoldInputs, fits: Sequence[_Fit]) -> FoldOutput:
     learnt from, so that those of different members can stand in one table.
     """
     total, count = np.zeros(len(inputs.train)), np.zeros(len(inputs.train))
-    risks, said = [], []
+    risks, said, origins = [], [], []
     for fit in fits:
         origin = float(np.mean(predict(fit.method, fit.model, fit.feeder, fit.inputs.train)))
+        origins.append(origin)
         said.append(say_of(fit.method, fit.model, fit.feeder, inputs.test))
         risks.append(said[-1].risk - origin)
         away = np.isin(inputs.train, fit.inputs.left_out)
@@ -227,7 +229,7 @@ def _held_out_output(inputs: FoldInputs, fits: Sequence[_Fit]) -> FoldOutput:
     held_out = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     info = {"epochs": [fit.epochs for fit in fits]}
     models, parts = [fit.model for fit in fits], [fit.inputs for fit in fits]
-    return FoldOutput(np.mean(risks, 0), held_out, info, models, True, _binned(fits, said), parts)
+    return FoldOutput(np.mean(risks, 0), held_out, info, models, True, _binned(fits, said), parts, origins)
 
 
 def _binned(fits: Sequence[_Fit], said: Sequence[Predicted]) -> list[Binned]:

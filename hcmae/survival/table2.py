@@ -211,6 +211,7 @@ def _published(
             output=network.output,
             settings=network.reads,
             adapt=adapt,
+            network=network,
         )
     )
 
@@ -256,6 +257,7 @@ _published(
         risk=lambda output: output[0],
         output="log hazard",
         prepare=_gpdbn_features,
+        own_features=True,
         needs=frozenset({"handcrafted"}),
         paper="GPDBN",
         note="the best omics and hand-crafted features of the training patients",
@@ -310,6 +312,7 @@ _published(
         risk=lambda output: output[0],
         output="log hazard",
         prepare=_camr_features,
+        own_features=True,
         needs=frozenset({"handcrafted"}),
         paper="CAMR",
         note="slots: RNA, hand-crafted features, miRNA with methylation",

@@ -43,6 +43,7 @@ EXPECTED: dict[str, set[str]] = {
     "omics": {"predictions"},
     "survival": {"predictions"},
     "survival.folds": {"folds", "predictions"},
+    "survival.fold_kind": {"folds", "predictions"},
     # Folds of another number of repeats lie beside the others.
     "survival.repeats": {"predictions"},
     "fidelity": {"predictions"},
