@@ -100,7 +100,7 @@ class Trained:
             if nothing.any():
                 raise HandOverError(
                     f"patient {data.patients[int(nothing.argmax())]}: neither age nor sex nor stage is known "
-                    f"({int(nothing.sum())} such patients), and {self.method.label} reads nothing else: give one of them"
+                    f"({int(nothing.sum())} such patients); {self.method.label} reads nothing else: give one of them"
                 )
         applied = [apply_rules(rules, data.omics, self.profile.omics.clip) for rules in self.selections]
         said = [self.said(member, data, applied, device or torch.device("cpu")) for member in self.members]
