@@ -37,6 +37,7 @@ from hcmae.cohort.layouts import (
     time_columns,
 )
 from hcmae.cohort.people import line_of_dots
+from hcmae.cohort.remarks import read_remarks
 from hcmae.cohort.twins import OUTCOME, Comparison, Found, doubts_of, twins
 from hcmae.packed import parse_json
 from hcmae.tables import (
@@ -221,7 +222,8 @@ class ClinicalTable:
 
     ``outcomes`` by patient; ``slides``: those that a patient's rows name, in their order, an empty list where none, and
     no patient at all without a column of slides; ``layout``: the maker's, if it was recognised; ``notes``: one line for
-    everything that was recognised rather than stated, or left out; ``doubts``: what is probably not meant so.
+    everything that was recognised rather than stated, or left out; ``doubts``: what is probably not meant so;
+    ``notices``: remarks by patient that say not to use him.
     """
 
     outcomes: dict[str, Outcome]
@@ -229,6 +231,7 @@ class ClinicalTable:
     layout: Layout
     notes: list[str]
     doubts: list[str] = field(default_factory=list)
+    notices: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_clinical_table(
@@ -239,12 +242,18 @@ def read_clinical_table(
     A table with a column of slides has an entry for every patient, empty where it names none, and may have one row per
     slide. Raises ClinicalError.
     """
+    table = read_clinical_aloud(path, mapping)
+    return table.outcomes, table.slides
+
+
+def read_clinical_aloud(path: str | Path, mapping: Mapping[str, Any] | None = None) -> ClinicalTable:
+    """The table of `read_clinical`, its notes and doubts told to the user. Raises ClinicalError."""
     table = read_clinical(path, mapping)
     for note in table.notes:
         say(note)
     for line in table.doubts:
         doubt(line)
-    return table.outcomes, table.slides
+    return table
 
 
 def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) -> ClinicalTable:
@@ -295,7 +304,11 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
         raise ClinicalError(f"{path}: {error}") from None
     outcomes = {patient: reader.outcome(patient, found) for patient, found in rows.items()}
     slides = reader.slides(rows)
-    return ClinicalTable(outcomes, slides, layout, reader.table_notes(rows), reader.doubts)
+    remarks = read_remarks(rows, reader.parts(), {patient: outcome.event for patient, outcome in outcomes.items()})
+    notes, doubts = ([f"{path.name}: {line}" for line in lines] for lines in (remarks.notes, remarks.doubts))
+    return ClinicalTable(
+        outcomes, slides, layout, [*reader.table_notes(rows), *notes], [*reader.doubts, *doubts], remarks.notices
+    )
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -352,6 +365,12 @@ class _Rows:
                 f"days to death ('{self.column['days_to_death']}') without days to the last follow-up of those alive; "
                 "add a column days_to_last_follow_up"
             )
+
+    def parts(self) -> set[str | None]:
+        """Columns that are read for something, or compared with one that is."""
+        compared = (name for twin in self.twins for name in (twin.first, twin.second))
+        return {*self.column.values(), *(time.column for time in self.times), self.age_in_days, self.kind, self.primary,
+                *compared}  # fmt: skip
 
     def texts(self, rows: Sequence[Mapping[str, str]], wanted: str) -> list[str]:
         """What the rows of one patient hold in a column, each once, without what is missing."""

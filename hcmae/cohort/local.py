@@ -228,13 +228,17 @@ def local_evidence(
     and the clinical table, where a caller has read them.
     """
     mapping = local_mapping(root) if mapping is None else mapping
+    notes = sample_notes(root, mapping) if notes is None else notes
     if people is None:
         table = local_file(root, "clinical", mapping)
-        people = clinical.read_clinical_table(table, mapping.get("clinical"))
+        read = clinical.read_clinical_aloud(table, mapping.get("clinical"))
+        people = read.outcomes, read.slides
+        for patient, texts in read.notices.items():
+            notes.add_remarks(patient, texts)
+        tables = {"clinical": table}
     else:
-        table = root
+        table, tables = root, {}
     outcomes, named = people
-    notes = sample_notes(root, mapping) if notes is None else notes
     candidates: dict[str, dict[str, list[Candidate]]] = {}
     features: dict[str, tuple[Path, list[str]]] = {}
     for modality in modalities:
@@ -258,7 +262,7 @@ def local_evidence(
     if given_twice := table_given_twice(features):
         raise CurationError(given_twice)
     evidence = Evidence(outcomes, candidates)
-    _look_at_names(evidence, {what: local_file(root, what, mapping) for what in ("clinical", *modalities)})
+    _look_at_names(evidence, tables | {what: path for what, (path, _) in features.items()})
     if slides:
         _add_slides(evidence, root / "slides", named, notes, str(table))
     _say_unmatched(notes, evidence)
@@ -273,6 +277,8 @@ def _look_at_names(evidence: Evidence, paths: Mapping[str, Path]) -> None:
 
     Raises CurationError where one table has two names that differ in capital letters or blanks alone.
     """
+    if not paths:
+        return
     tables = {path.name: evidence.outcomes if what == "clinical" else evidence.candidates[what]
               for what, path in paths.items()}  # fmt: skip
     for what, path in paths.items():

@@ -136,7 +136,8 @@ def _embed_step(
 
 _COHORT = (
     "annotations", "barcodes", "cells", "clinical", "columns", "copies", "covariates", "curate", "evidence", "features",
-    "fields", "follow_up", "layouts", "local", "lock", "people", "slide_names", "twins",
+    "fields", "follow_up", "layouts", "local", "lock", "notices", "people", "remarks", "slide_names",
+    "twins",
 )  # fmt: skip
 _TABLES = ("hcmae.packed", "hcmae.tables", "hcmae.units")
 _COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), *_TABLES)
