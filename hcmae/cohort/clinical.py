@@ -331,6 +331,7 @@ class _Rows:
                 raise ColumnError(f"columns.json says {wanted} = '{name}', but the columns are {columns[:12]}")
         check_event_name(mapping.get("event"))
         self.column = {wanted: mapping.get(wanted) or find_column(columns, names) for wanted, names in NAMES.items()}
+        self.vacated = self._vacate()
         self.times = time_columns(columns, mapping, layout)
         # Days to death and to the last visit are two columns; which of them counts, the vital status says.
         self.by_status = not self.times and self.column["days_to_death"] is not None
@@ -365,6 +366,17 @@ class _Rows:
                 f"days to death ('{self.column['days_to_death']}') without days to the last follow-up of those alive; "
                 "add a column days_to_last_follow_up"
             )
+
+    def _vacate(self) -> list[str]:
+        """Take from a column that columns.json names every part that it would have by its name; a line for each."""
+        lines = []
+        for wanted, column in self.column.items():
+            stated = next((key for key in WANTED if key != wanted and self.mapping.get(key) == column), None)
+            if column is None or stated is None or wanted in self.mapping or {stated, wanted} == {"patient", "slide"}:
+                continue
+            self.column[wanted] = None
+            lines.append(f"column '{column}' is read as {stated}, as columns.json says, and not as {wanted}")
+        return lines
 
     def parts(self) -> set[str | None]:
         """Columns that are read for something, or compared with one that is."""
@@ -567,7 +579,7 @@ class _Rows:
             notes.append(f"{name}: survival time in days from columns '{death}' of the dead and '{last}' of others")
         notes += [f"{name}: {twin.line()}" for twin in self.twins if not twin.differ]
         notes += [f"{name}: {line}" for line in unread(rows, self.column, self.mapping.get("sex_values", {}))]
-        notes += [f"{name}: {self.dots}"] if self.dots else []
+        notes += [f"{name}: {line}" for line in (self.dots, *self.vacated) if line]
         several = [patient for patient, found in rows.items() if len(found) > 1]
         if several:
             notes.append(f"{name}: {len(several)} patients have several rows that agree ({several[0]} first); merged")
