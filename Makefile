@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PROFILE ?= smoke
 CANCER ?= LIHC
+N ?=
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed
 
