@@ -124,9 +124,8 @@ def make_site_folds(
     if not dead.any():
         raise ValueError("no patient has an event: a C-index cannot be computed; check the column 'event' (1 = death)")
     early = dead & (days <= np.median(days[dead]))
-    counts = np.stack(
-        [np.bincount(of_site, weights=rows, minlength=len(labels)) for rows in (np.ones(len(days)), dead, early)]
-    )
+    quantities = np.stack([np.ones(len(days)), dead, early]).astype(np.float64)
+    counts = quantities @ np.eye(len(labels))[of_site]
     tables = []
     for repeat in range(n_repeats):
         fold = _balanced(counts, n_folds, np.random.default_rng([seed, repeat, 2021]))[of_site]

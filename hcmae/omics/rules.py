@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from hcmae.omics.recognise import UnitError, recognise
@@ -73,7 +74,7 @@ class FeatureRule:
         return np.where(missing, np.float32(0), z), missing
 
     def _found(self, table: OmicsTable, names: tuple[str, ...], what: str) -> NDArray[np.int64]:
-        at = np.asarray(table.features.get_indexer(list(names)), dtype=np.int64)
+        at = np.asarray(table.features.get_indexer(pd.Index(names, dtype=object)), dtype=np.int64)
         lacking = [name for name, place in zip(names, at, strict=True) if place < 0]
         if len(lacking) > MOST_LACKING * len(names):
             raise OtherFeaturesError(
@@ -143,5 +144,6 @@ def apply_rules(rules: Mapping[str, FeatureRule], data: Any, clip: float) -> App
         )
     tables = omics_tables(data, list(rules))
     parts = [rule.apply(tables[name], clip) for name, rule in rules.items()]
-    matrix, filled = (np.stack([part[number] for part in parts], axis=1) for number in (0, 1))
+    matrix = np.stack([values for values, _ in parts], axis=1)
+    filled = np.stack([missing for _, missing in parts], axis=1)
     return Applied(matrix, filled, np.abs(matrix) >= min(UNUSUAL, clip))

@@ -99,8 +99,7 @@ def _without_outcomes(
         evidence = local_evidence(root, modalities, slides, people=_people(root, modalities))
     else:
         evidence = lock_evidence(manifest, root, modalities, slides)
-        unknown = {"time": 0.0, "event": 0, "reason": "", "note": "", "contradiction": ""}
-        evidence.outcomes = {name: replace(found, **unknown) for name, found in evidence.outcomes.items()}
+        evidence.outcomes = {name: _without_outcome(found) for name, found in evidence.outcomes.items()}
     if evidence.faults:
         raise CurationError("\n".join(evidence.faults))
     anytime = manifest.model_copy(update={"inclusion": manifest.inclusion.model_copy(update={"min_days": 0})})
@@ -108,6 +107,11 @@ def _without_outcomes(
         # Nobody's death is known, which is no news here.
         warnings.simplefilter("ignore", OneOutcomeWarning)
         return judged(evidence, anytime, source, root, seed=seed, modalities=modalities, slides=slides)
+
+
+def _without_outcome(found: Outcome) -> Outcome:
+    """The record with a stand-in for the outcome, which nobody reads."""
+    return replace(found, time=0.0, event=0, reason="", note="", contradiction="")
 
 
 def _people(root: Path, modalities: Sequence[str]) -> tuple[dict[str, Outcome], dict[str, list[str]]]:
@@ -129,8 +133,7 @@ def _people(root: Path, modalities: Sequence[str]) -> tuple[dict[str, Outcome], 
         table = local_file(root, modality, mapping)
         for patient in table_samples(table, mapping.get(modality, {}).get("patient"), people):
             people.setdefault(patient, Outcome(patient, 0.0, 0, None, None, None, None))
-    unknown = {"time": 0.0, "event": 0, "reason": "", "note": "", "contradiction": ""}
-    return {name: replace(found, **unknown) for name, found in people.items()}, slides
+    return {name: _without_outcome(found) for name, found in people.items()}, slides
 
 
 def _covariates(path: Path, named: Mapping[str, str]) -> tuple[dict[str, Outcome], dict[str, list[str]]]:

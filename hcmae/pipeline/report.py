@@ -115,7 +115,8 @@ def _sites_of(run: Place, table: pd.DataFrame) -> pd.Series | None:
 def _predictions(found: Mapping[tuple[str, str], pd.DataFrame]) -> str:
     if not found:
         return _missing("No predictions of this cohort hold: run the stage survival.")
-    rows, groups = [], {}
+    rows: list[dict[str, Any]] = []
+    groups: dict[str, RiskGroups] = {}
     for (method, protocol), table in found.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

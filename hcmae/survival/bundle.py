@@ -114,6 +114,7 @@ def _record(trained: Trained, folder: Path) -> dict[str, Any]:
     tensors: dict[str, torch.Tensor] = {}
     members = []
     for number, member in enumerate(trained.members):
+        kind: str = "network"
         if isinstance(member.predictor, LinearRule):
             parts = {name: value for name, value in asdict(member.predictor).items() if name != "reads"}
             arrays.update({f"member{number}.{name}": value for name, value in parts.items()})
@@ -123,7 +124,6 @@ def _record(trained: Trained, folder: Path) -> dict[str, Any]:
             tensors.update(
                 {f"{number}.{name}": value.detach().cpu().contiguous().clone() for name, value in state.items()}
             )
-            kind = "network"
         if member.ends is not None:
             arrays[f"member{number}.ends"] = member.ends
         members.append({"kind": kind, "selection": member.selection, "origin": member.origin})
@@ -236,7 +236,7 @@ def _trained(record: Mapping[str, Any], folder: Path) -> Trained:
                 tuple(facts["genes"]),
                 library=tuple(record["libraries"][modality]),
                 median_library=facts["median_library"],
-                **{
+                **{  # type: ignore[arg-type]
                     name: arrays.get(f"selection{number}.{modality}.{name}")
                     for name in ("mean", "sd", "low", "high", "log_mean")
                 },

@@ -20,7 +20,7 @@ from hcmae.config import Profile, Protocol
 from hcmae.evaluation.metrics import Baseline, discrete_survival
 from hcmae.omics.rules import Applied, FeatureRule, apply_rules, rules_of
 from hcmae.omics.select import OmicsSelector, omics_tables
-from hcmae.survival.bags import PackedBags
+from hcmae.survival.bags import Bags, PackedBags
 from hcmae.survival.cross_validate import calibrated, fit_fold, fold_seed, survival_grid
 from hcmae.survival.data import SurvivalData
 from hcmae.survival.fit import Feeder, Predicted, say_of, sizes_for
@@ -100,7 +100,7 @@ class Trained:
             if nothing.any():
                 raise HandOverError(
                     f"patient {data.patients[int(nothing.argmax())]}: neither age nor sex nor stage is known "
-                    f"({int(nothing.sum())} such patients); {self.method.label} reads nothing else: give one of them"
+                    f"({int(nothing.sum())} such patients), and {self.method.label} needs them: give one"
                 )
         applied = [apply_rules(rules, data.omics, self.profile.omics.clip) for rules in self.selections]
         said = [self.said(member, data, applied, device or torch.device("cpu")) for member in self.members]
@@ -299,7 +299,8 @@ def invented(trained: Trained, patients: int = 2) -> tuple[SurvivalData, list[Ap
     """Invented patients that fit a model's sizes, the same everywhere: what a bundle tests itself with."""
     rng = np.random.default_rng(2023)
     counts = [2, 3, *rng.integers(1, 4, max(0, patients - 2)).tolist()][:patients]
-    sizes, kinds, bags = trained.sizes, trained.method.kinds, {}
+    sizes, kinds = trained.sizes, trained.method.kinds
+    bags: dict[str, Bags] = {}
     for kind in sorted(set(kinds) & {*VECTORS, "thumbnail", "positions"}):
         total = sum(counts)
         if kind == "thumbnail":
