@@ -479,8 +479,9 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    # Besides its own errors PyYAML raises those of the values it makes: a 13th month, a list as a key, endless depth.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}; correct it there") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
     return raw

@@ -47,6 +47,8 @@ from hcmae.tables import (
     check_last_lines,
     doubt,
     first_bad_number,
+    listed,
+    open_plain,
     read_head,
     read_rows,
     say,
@@ -334,26 +336,29 @@ def read_xena_matrix(
         raise OmicsFormatError(f"{path}: a sample stands in the header twice; fetch it again")
     wanted = list(dict.fromkeys(samples))
     try:
-        reader = pacsv.open_csv(
-            pa.input_stream(str(path), compression="detect"),
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 24),
-            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pacsv.ConvertOptions(
-                column_types={header[0]: pa.string(), **{name: pa.from_numpy_dtype(dtype) for name in wanted}},
-                include_columns=[header[0], *wanted],
-                null_values=MISSING,
-                strings_can_be_null=False,
-            ),
-        )
         names: list[pa.Array] = []
         blocks: list[np.ndarray] = []
-        for batch in reader:
-            names.append(batch.column(0))
-            block = np.empty((len(wanted), batch.num_rows), dtype=dtype)
-            for i in range(len(wanted)):
-                block[i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
-            blocks.append(block)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, OSError) as error:
+        with open_plain(path) as handle:
+            reader = pacsv.open_csv(
+                handle,
+                read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 24),
+                parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
+                convert_options=pacsv.ConvertOptions(
+                    column_types={header[0]: pa.string(), **{name: pa.from_numpy_dtype(dtype) for name in wanted}},
+                    include_columns=[header[0], *wanted],
+                    null_values=MISSING,
+                    strings_can_be_null=False,
+                ),
+            )
+            for batch in reader:
+                names.append(batch.column(0))
+                block = np.empty((len(wanted), batch.num_rows), dtype=dtype)
+                for i in range(len(wanted)):
+                    block[i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
+                blocks.append(block)
+    except (
+        pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, TableError, OSError, EOFError, zlib.error
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         raise OmicsFormatError(f"{path}: not a Xena matrix ({reason}); fetch it again") from error
     features = pa.chunked_array(names, pa.string()).combine_chunks() if names else pa.array([], pa.string())
