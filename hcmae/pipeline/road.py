@@ -201,7 +201,7 @@ STEPS = (
         work.slide_list,
         pending=work.unfinished_slides,
         note=work.slide_notes,
-        options={**_WORKERS, "strict": False, "again": False, **_PROGRESS},
+        options={**_WORKERS, "strict": False, "again": False, "only": None, **_PROGRESS},
     ),
     Step(
         "omics",
@@ -414,6 +414,9 @@ def steps_for(run: Place) -> list[Step]:
     skipped = {"synthesise"} if run.source != "synthetic" else set()
     if not run.modalities:
         skipped.add("omics")
+    if run.weights_from is not None:
+        # Networks that others have trained.
+        skipped |= {step.name for step in STEPS if step.scope == "pool"}
     if not run.slides:
         # Whatever comes after a slide, but for predictions, which also need none.
         skipped.add("slides")

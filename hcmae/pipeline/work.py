@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hcmae.cohort.local import normal_files
-from hcmae.config import Profile, Protocol
+from hcmae.config import ConfigError, Profile, Protocol
 from hcmae.content import content_id
 from hcmae.files import atomic_path, read_json
 from hcmae.keys import Key, Reads, derived
@@ -109,24 +109,54 @@ def slide_jobs(run: Place) -> list[tuple[str, Path, str]]:
 
 
 def cut_slides(run: Place, key: Key, options: Options) -> None:
-    from hcmae.slides.batch import merge_outcomes, pending, process_slides
-    from hcmae.slides.locations import write_locations
+    from hcmae.slides.batch import pending
 
     jobs, before = slide_jobs(run), run.slide_outcomes()
     if options["again"] and len(before):
         # Asked for by hand: what has regions stays, all others are looked at once more.
         before = before[before["status"].isin(["ok", "skipped"]) & (before["regions"] > 0)]
-    cut = (run.profile.geometry, run.profile.slides)
-    waiting = pending(jobs, before, *cut, contents=run.contents)
+    if options["only"] is not None:
+        jobs = _named(jobs, options["only"])
+    waiting = pending(jobs, before, run.profile.geometry, run.profile.slides, contents=run.contents)
+    cut(run, waiting, before, workers=options["workers"], strict=options["strict"], progress=options["progress"])
+
+
+def _named(jobs: Sequence[tuple[str, Path, str]], names: Sequence[str]) -> list[tuple[str, Path, str]]:
+    """The jobs of slides that are named by their id or by the name of their file."""
+    known = {name: job for job in jobs for name in (job[2], Path(job[0]).name)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"slide {unknown[0]} is none of the cohort's {len(jobs)}: give its id or the name of its file"
+        )
+    return list({known[name][2]: known[name] for name in names}.values())
+
+
+def cut(
+    run: Place,
+    jobs: Sequence[tuple[Any, Any, str]],
+    before: pd.DataFrame,
+    *,
+    workers: int,
+    strict: bool = False,
+    progress: bool = False,
+) -> None:
+    """Cut some slides of the cohort, and put what became of them into the table of all that were looked at."""
+    from hcmae.slides.batch import merge_outcomes, process_slides
+    from hcmae.slides.locations import write_locations
+
     outcomes = process_slides(
-        waiting,
-        *cut,
-        workers=options["workers"],
-        strict=options["strict"],
-        progress=options["progress"],
+        jobs,
+        run.profile.geometry,
+        run.profile.slides,
+        workers=workers,
+        strict=strict,
+        progress=progress,
         contents=run.contents,
     )
-    _write_parquet(run.dir / "slides.parquet", merge_outcomes(before, outcomes, jobs))
+    known = {*outcomes["slide"], *(before["slide"] if len(before) else ())}
+    merged = merge_outcomes(before, outcomes, [job for job in slide_jobs(run) if job[2] in known])
+    _write_parquet(run.dir / "slides.parquet", merged)
     write_locations(run.store_dir, run.root, run.cohort().table)
 
 
@@ -394,7 +424,7 @@ class Vectors:
         chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"]}
         if function == "embed_regions":
             chosen["name"] = self.dataset
-        embed(run.stores(), self.weights(run, options), run.profile, **chosen)
+        embed(stores_asked(run, options), self.weights(run, options), run.profile, **chosen)
 
 
 PATCH_VECTORS = Vectors("patch_vectors", lambda run, _: run.patch_weights, "embed.embed_patches")
@@ -414,15 +444,33 @@ EXTRACTION = ("fidelity.extract_depth", "fidelity.extract_norm", "fidelity.extra
 def measure_nuclei(run: Place, key: Key, options: Options) -> None:
     from hcmae.slides.handcrafted import measure_slides
 
-    measure_slides(
-        run.stores(), run.profile, seed=run.seed, workers=options["workers"], progress=options["progress"],
-        key=key.digest,
-    )  # fmt: skip
+    stores, how = stores_asked(run, options), {name: options[name] for name in ("workers", "progress")}
+    measure_slides(stores, run.profile, seed=run.seed, key=key.digest, **how)
 
 
 def unmeasured(run: Place, key: Key, options: Options) -> Sequence[str]:
     waiting = [path for path, store in _stores(run) if not store.has_vectors("handcrafted", key.digest)]
     return [f"store {path.stem} is not done" for path in waiting]
+
+
+# Steps that write into stores, each by what it writes.
+WRITTEN: Mapping[str, Vectors] = {
+    "patch_vectors": PATCH_VECTORS,
+    "region_vectors_reg": REGION_VECTORS_REG,
+    "region_vectors": REGION_VECTORS,
+    "hipt_patch_vectors": HIPT_PATCH_VECTORS,
+    "region_vectors_hipt": HIPT_REGION_VECTORS,
+}
+
+
+def stores_asked(run: Place, options: Options) -> list[Path]:
+    """The stores that a step is to write into: those of the option ``stores``, else all of the run."""
+    return list(options.get("stores") or run.stores())
+
+
+def has_written(name: str, store: Any, key: Key) -> bool:
+    """Whether a store holds what the step ``name`` (of ``WRITTEN``, or nuclei) writes under this key."""
+    return store.has_vectors("handcrafted", key.digest) if name == "nuclei" else WRITTEN[name].done(store, key)
 
 
 # --- folds ----------------------------------------------------------------------------------------------------------
