@@ -17,7 +17,7 @@ import pandas as pd
 from hcmae.config import ConfigError, Profile
 from hcmae.files import read_json
 from hcmae.keys import Key, Reads
-from hcmae.pipeline import stages, work
+from hcmae.pipeline import cutting, stages, work
 from hcmae.pipeline.place import Place
 from hcmae.pipeline.stages import Stage
 from hcmae.pipeline.work import Options, Vectors
@@ -195,12 +195,12 @@ STEPS = (
         "slides",
         "cut every slide into regions",
         ("curate",),
-        work.slide_reads,
-        work.cut_slides,
+        cutting.slide_reads,
+        cutting.cut_slides,
         lambda run, _: [run.dir / "slides.parquet"],
-        work.slide_list,
-        pending=work.unfinished_slides,
-        note=work.slide_notes,
+        cutting.slide_list,
+        pending=cutting.unfinished_slides,
+        note=cutting.slide_notes,
         options={**_WORKERS, "strict": False, "again": False, "only": None, **_PROGRESS},
     ),
     Step(

@@ -24,7 +24,7 @@ from hcmae.gdc.client import GDCClient, GDCError
 from hcmae.gdc.fetch import only_one
 from hcmae.gdc.hits import FetchError
 from hcmae.gdc.transfer import RemoteFile, download
-from hcmae.pipeline import road, work
+from hcmae.pipeline import cutting, road, work
 from hcmae.pipeline.place import REGION_VARIANTS, Place
 
 Keep = Literal["vectors", "stores"]
@@ -133,7 +133,7 @@ def promise(run: Place, lock: pd.DataFrame) -> None:
 def _slides(run: Place, lock: pd.DataFrame) -> list[_Slide]:
     rows = lock[lock["modality"] == "slides"].set_index("id")
     found = []
-    for job in work.slide_jobs(run):
+    for job in cutting.slide_jobs(run):
         target = Path(job[0])
         row = rows.loc[target.parent.name]
         file = RemoteFile(target.parent.name, row["md5"], int(row["size"]), target, row["filename"])
@@ -245,7 +245,7 @@ def _keep(run: Place, come: Sequence[_Slide], steps: Sequence[str], workers: int
         # Checked against the server's md5 on its way here: nobody reads it once more for its hash.
         run.contents.remember(slide.file.target, f"md5:{slide.file.md5}")
     jobs = [slide.job for slide in come]
-    work.cut(run, jobs, run.slide_outcomes(), workers=workers)
+    cutting.cut(run, jobs, run.slide_outcomes(), workers=workers)
     held = set(run.stores())
     stores = [store for _, store, _ in jobs if store in held]
     for name in steps:
