@@ -436,6 +436,8 @@ class Profile(Settings):
     """Sizes and schedule of a run: smoke, workstation or paper."""
 
     name: str
+    # Cancers whose slides pre-train the networks (None: every one that has been cut into regions under this profile).
+    pool: tuple[str, ...] | None = None
     geometry: Geometry = Geometry()
     network: Network = Network()
     mae_patch: MaePatchSettings = MaePatchSettings()

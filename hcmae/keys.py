@@ -34,6 +34,8 @@ OURS = ("hcmae", "hcmae_core", "__main__")
 # Settings that change how fast something is done, or how it is called, and never what comes out. No key holds them.
 NEUTRAL = (
     "name",
+    # Acts through what is read: the stores of the pool are inputs.
+    "pool",
     *(f"compute.{name}" for name in ("workers", "compile", "decoders", "memory_gib")),
     "survival.micro_batch",
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hcmae import __version__
-from hcmae.cli import bundle, check, data, doctor, run
+from hcmae.cli import bundle, check, data, doctor, run, slide, stream
 from hcmae.cli.errors import Commands
 from hcmae.cli.progress import silence
 
@@ -44,6 +44,8 @@ check.register(typer_app)
 data.register(typer_app)
 run.register(typer_app)
 bundle.register(typer_app)
+stream.register(typer_app)
+slide.register(typer_app)
 
 
 def app(args: list[str] | None = None) -> None:

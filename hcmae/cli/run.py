@@ -29,6 +29,7 @@ _DATA = typer.Option(help="Raw data.")
 _RUNS = typer.Option(help="What is computed.")
 _MODALITIES = typer.Option(help="Omics that a patient must have: rna, mirna, methylation, comma-separated, or none.")
 _SLIDES = typer.Option("--slides/--no-slides", help="Whether a patient must have a slide.")
+_FROM = typer.Option(help="Folder pretrain of another run: its networks are used, none is trained.")
 _MANIFESTS = typer.Option(help="Folder of manifests, for a cancer of your own.")
 
 
@@ -43,6 +44,7 @@ class Asked:
     strict: bool
     shards: int | None
     force: bool
+    slide_list: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +65,7 @@ def run_command(
     modalities: Annotated[str, _MODALITIES] = ",".join(MODALITIES),
     slides: Annotated[bool, _SLIDES] = True,
     manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
+    weights_from: Annotated[Path | None, _FROM] = None,
     method: Annotated[
         str, typer.Option(help="Survival methods, comma-separated (or table2, table3), for stage survival.")
     ] = "hcmae",
@@ -92,6 +95,10 @@ def run_command(
             help="Do the stages although they are done (curate, omics; of slides those that failed or have no region).",
         ),
     ] = False,
+    slide_list: Annotated[
+        Path | None,
+        typer.Option(help="Text file with one slide a line (id or file name): only these, for stage slides."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")] = False,
 ) -> None:
     """Run one stage, or several one after the other; steps that are up to date are skipped."""
@@ -115,10 +122,15 @@ def run_command(
     if here.rank:
         # What happens is said once.
         context.with_resource(redirect_stdout(context.with_resource(open(os.devnull, "w", encoding="utf-8"))))  # noqa: SIM115
-    chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
+    chosen: dict[str, Any] = {
+        "modalities": modalities,
+        "slides": slides,
+        "manifest_dir": manifest_dir,
+        "weights_from": weights_from,
+    }
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
     for stage in stages:
-        _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards, force))
+        _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards, force, slide_list))
 
 
 def status_command(
@@ -131,11 +143,17 @@ def status_command(
     modalities: Annotated[str, _MODALITIES] = ",".join(MODALITIES),
     slides: Annotated[bool, _SLIDES] = True,
     manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
+    weights_from: Annotated[Path | None, _FROM] = None,
 ) -> None:
     """List every step: done, stale (and why), waiting for another, or missing. Computes nothing; exit status 0."""
     from hcmae.pipeline import Run
 
-    chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
+    chosen: dict[str, Any] = {
+        "modalities": modalities,
+        "slides": slides,
+        "manifest_dir": manifest_dir,
+        "weights_from": weights_from,
+    }
     table = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen).status()
     width = int(table["step"].str.len().max())
     for row in table.to_dict("records"):
@@ -147,7 +165,11 @@ def _slides(run: Run, asked: Asked) -> None:
     from hcmae.slides.errors import SlideError
 
     try:
-        outcomes = run.make_slides(workers=asked.workers, strict=asked.strict, force=asked.force)
+        only = None
+        if asked.slide_list is not None:
+            lines = asked.slide_list.read_text(encoding="utf-8").splitlines()
+            only = [line.strip() for line in lines if line.strip()]
+        outcomes = run.make_slides(workers=asked.workers, strict=asked.strict, force=asked.force, only=only)
     except SlideError as error:
         # The stage did what --strict asks for: it found a slide without regions.
         print(f"hcmae: {describe(error)}", file=sys.stderr)

@@ -22,7 +22,7 @@ from hcmae.cohort.clinical import ClinicalError, Outcome
 from hcmae.cohort.evidence import Candidate, CurationError, Evidence, check_modalities, slide_barcode
 from hcmae.cohort.follow_up import warn_of_one_outcome
 from hcmae.cohort.local import local_evidence
-from hcmae.cohort.lock import lock_evidence, read_lock
+from hcmae.cohort.lock import is_there, lock_evidence, read_lock
 from hcmae.cohort.people import why_no_name_is_shared
 from hcmae.cohort.slide_names import without_suffix
 from hcmae.config import MODALITIES
@@ -260,7 +260,9 @@ def _rules(
 
     def fetched(patient: str) -> str:
         draw(patient)
-        missing = [name for name in chosen if patient in chosen[name] and not Path(chosen[name][patient].path).exists()]
+        missing = [
+            name for name in chosen if patient in chosen[name] and not is_there(Path(chosen[name][patient].path))
+        ]
         return f"not downloaded: {', '.join(missing)}" if missing else ""
 
     yield "files on disk", fetched

@@ -17,7 +17,7 @@ import pandas as pd
 from hcmae.config import ConfigError, Profile
 from hcmae.files import read_json
 from hcmae.keys import Key, Reads
-from hcmae.pipeline import stages, work
+from hcmae.pipeline import cutting, stages, work
 from hcmae.pipeline.place import Place
 from hcmae.pipeline.stages import Stage
 from hcmae.pipeline.work import Options, Vectors
@@ -196,13 +196,13 @@ STEPS = (
         "slides",
         "cut every slide into regions",
         ("curate",),
-        work.slide_reads,
-        work.cut_slides,
+        cutting.slide_reads,
+        cutting.cut_slides,
         lambda run, _: [run.dir / "slides.parquet"],
-        work.slide_list,
-        pending=work.unfinished_slides,
-        note=work.slide_notes,
-        options={**_WORKERS, "strict": False, "again": False, **_PROGRESS},
+        cutting.slide_list,
+        pending=cutting.unfinished_slides,
+        note=cutting.slide_notes,
+        options={**_WORKERS, "strict": False, "again": False, "only": None, **_PROGRESS},
     ),
     Step(
         "omics",
@@ -415,6 +415,9 @@ def steps_for(run: Place) -> list[Step]:
     skipped = {"synthesise"} if run.source != "synthetic" else set()
     if not run.modalities:
         skipped.add("omics")
+    if run.weights_from is not None:
+        # Networks that others have trained.
+        skipped |= {step.name for step in STEPS if step.scope == "pool"}
     if not run.slides:
         # Whatever comes after a slide, but for predictions, which also need none.
         skipped.add("slides")

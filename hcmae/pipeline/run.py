@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +41,15 @@ class Run(Place):
             raise ConfigError(f"source is '{self.source}': only source 'synthetic' can be synthesised")
         road.do(self, "synthesise", workers=workers)
 
-    def curate(self, *, slides: bool | None = None) -> Cohort:
+    def curate(self, *, slides: bool | None = None, force: bool = False) -> Cohort:
         """Apply the inclusion rules; keep the cohort, the exclusions, the flow and the choices on disk.
 
-        slides: whether a patient must have one, from now on (None: as the run was made).
+        slides: whether a patient must have one, from now on (None: as the run was made). force: although it is done.
         """
         if slides is not None:
             self.slides = self._given["slides"] = slides
         road.check_source(self)
-        road.do(self, "curate")
+        road.do(self, "curate", force=force)
         cohort = self.cohort()
         self._note_places(cohort)
         return cohort
@@ -60,25 +61,36 @@ class Run(Place):
         if self.store_dir.is_dir():
             write_locations(self.store_dir, self.root, cohort.table)
 
-    def make_slides(self, *, workers: int = 2, strict: bool = False, progress: bool = True) -> pd.DataFrame:
+    def make_slides(
+        self,
+        *,
+        workers: int = 2,
+        strict: bool = False,
+        progress: bool = True,
+        force: bool = False,
+        only: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
         """Cut every slide of the cohort into regions; returns one outcome per slide (also kept as slides.parquet).
 
         Slides that failed for a passing reason, and stores that are gone, are done by the next call, they alone.
+        force: all slides that failed or have no region, whatever the reason. only: of these slides alone, by id or file
+        name.
         strict: raise SlideError for a slide that failed, has no region or does not say its resolution, now or when it
         was cut.
         """
         from hcmae.slides.batch import refused_by_strict
 
-        road.do(self, "slides", workers=workers, strict=strict, progress=progress)
+        options: dict[str, Any] = {"workers": workers, "strict": strict, "progress": progress, "only": only}
+        road.do(self, "slides", force=force, again=force, **options)
         self._note_places(self.cohort())
         outcomes = self.slide_outcomes()
         if strict and (refused := refused_by_strict(outcomes)) is not None:
             raise refused
         return outcomes
 
-    def load_omics(self) -> mudata.MuData:
-        """Read the omics tables of the cohort into one MuData and keep it as omics.h5mu."""
-        road.do(self, "omics")
+    def load_omics(self, *, force: bool = False) -> mudata.MuData:
+        """Read the omics tables of the cohort into one MuData, kept as omics.h5mu (force: although it is done)."""
+        road.do(self, "omics", force=force)
         return self.omics()
 
     def pretrain_patch(self, *, progress: bool = True, shards: int | None = None) -> Path:
@@ -86,7 +98,7 @@ class Run(Place):
 
         shards: parts that regions are read in (see ``pretraining.pretrain_patch``), where the run begins anew.
         """
-        road.do(self, "mae_patch", progress=progress, shards=shards)
+        self._train("mae_patch", progress=progress, shards=shards)
         self._write_pool("patch_vectors", progress)
         return self.patch_weights
 
@@ -97,17 +109,21 @@ class Run(Place):
         """
         if work.starts_warm(self.profile, variant):
             self.pretrain_region("reg", progress=progress, shards=shards)
-        road.do(self, f"mae_region_{variant}", progress=progress, shards=shards)
+        self._train(f"mae_region_{variant}", progress=progress, shards=shards)
         self._write_pool("region_vectors" if variant == "patreg" else "region_vectors_reg", progress)
         return self.region_weights(variant)
 
     def pretrain_dino(self, *, progress: bool = True) -> Path:
         """Pre-train both DINO stages of HIPT on the same pool and write HIPT's vectors (lesson 09)."""
-        road.do(self, "dino_patch", progress=progress)
+        self._train("dino_patch", progress=progress)
         self._write_pool("hipt_patch_vectors", progress)
-        road.do(self, "dino_region", progress=progress)
+        self._train("dino_region", progress=progress)
         self._write_pool("region_vectors_hipt", progress)
         return self.pretrain_dir / "dino"
+
+    def _train(self, step: str, **options: Any) -> None:
+        if self.weights_from is None:
+            road.do(self, step, **options)
 
     def _write_pool(self, step: str, progress: bool) -> None:
         for run in self.pool():
@@ -170,7 +186,11 @@ class Run(Place):
         omics = self.omics() if self.modalities else None
         images: dict[str, Any] = {"kinds": ()}
         if self.slides:
-            images = {"max_regions": self.profile.fidelity.max_regions, "usable": set(self.stores())}
+            images = {
+                "max_regions": self.profile.fidelity.max_regions,
+                "usable": set(self.stores()),
+                "memory_bytes": int(self.profile.compute.memory_gib * 2**30),
+            }
         data = load_inputs(self.cohort().table, self.store_dir, omics, **images)
         if omics is None or self.profile.omics.contrast != "tumour_normal":
             return data

@@ -60,9 +60,9 @@ def curate_cohort(run: Place, key: Key, options: Options) -> None:
     from hcmae.cohort.paths import relative_paths
 
     cohort = curate(run.manifest, run.source, run.root, seed=run.seed, modalities=run.modalities, slides=run.slides)
-    _write_parquet(run.dir / "cohort.parquet", relative_paths(cohort.table, run.root))
-    _write_parquet(run.dir / "exclusions.parquet", cohort.exclusions)
-    _write_parquet(run.dir / "flow.parquet", cohort.flow)
+    write_parquet(run.dir / "cohort.parquet", relative_paths(cohort.table, run.root))
+    write_parquet(run.dir / "exclusions.parquet", cohort.exclusions)
+    write_parquet(run.dir / "flow.parquet", cohort.flow)
     for name, frame in (("exclusions", cohort.exclusions), ("choices", relative_paths(cohort.choices, run.root))):
         with atomic_path(run.dir / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False)
@@ -96,67 +96,6 @@ def omics_files(run: Place, options: Options) -> Mapping[str, str]:
     from hcmae.omics.readers import omics_inputs
 
     return omics_inputs(run.cohort(), run.source, run.root, run.contents)
-
-
-# --- slides ---------------------------------------------------------------------------------------------------------
-
-
-def slide_jobs(run: Place) -> list[tuple[str, Path, str]]:
-    """(slide path, store path, slide id) of every slide of the cohort."""
-    table = run.cohort().table
-    named = zip(table["slide_path"].astype(str), table["slide"].astype(str), strict=True)
-    return [(path, run.store_dir / f"{slide}.h5", slide) for path, slide in named]
-
-
-def cut_slides(run: Place, key: Key, options: Options) -> None:
-    from hcmae.slides.batch import merge_outcomes, pending, process_slides
-    from hcmae.slides.locations import write_locations
-
-    jobs, before = slide_jobs(run), run.slide_outcomes()
-    if options["again"] and len(before):
-        # Asked for by hand: what has regions stays, all others are looked at once more.
-        before = before[before["status"].isin(["ok", "skipped"]) & (before["regions"] > 0)]
-    cut = (run.profile.geometry, run.profile.slides)
-    waiting = pending(jobs, before, *cut, contents=run.contents)
-    outcomes = process_slides(
-        waiting,
-        *cut,
-        workers=options["workers"],
-        strict=options["strict"],
-        progress=options["progress"],
-        contents=run.contents,
-    )
-    _write_parquet(run.dir / "slides.parquet", merge_outcomes(before, outcomes, jobs))
-    write_locations(run.store_dir, run.root, run.cohort().table)
-
-
-def unfinished_slides(run: Place, key: Key, options: Options) -> Sequence[str]:
-    from hcmae.slides.batch import why_pending
-
-    waiting = why_pending(
-        slide_jobs(run), run.slide_outcomes(), run.profile.geometry, run.profile.slides, contents=run.contents
-    )
-    return [f"slide {name} is not done ({', '.join(why)})" for name, why in waiting.items()]
-
-
-def slide_notes(run: Place) -> str:
-    """What a reader of the status should know of slides that were cut: damage and resolutions that nobody says."""
-    from hcmae.slides.batch import notes
-
-    return notes(run.slide_outcomes())
-
-
-def slide_list(run: Place, options: Options) -> Mapping[str, str]:
-    table = run.cohort().table
-    if "slide" not in table.columns or table["slide"].isna().all():
-        raise FileNotFoundError(f"the cohort of {run.cancer} was curated without slides: curate with slides=True")
-    return {"slides of the cohort": content_id(sorted(table["slide"].astype(str)))}
-
-
-def slide_reads(profile: Profile) -> Reads:
-    from hcmae.slides.process import CODE
-
-    return Reads(("geometry", "slides"), CODE)
 
 
 # --- networks on images ---------------------------------------------------------------------------------------------
@@ -394,7 +333,7 @@ class Vectors:
         chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"]}
         if function == "embed_regions":
             chosen["name"] = self.dataset
-        embed(run.stores(), self.weights(run, options), run.profile, **chosen)
+        embed(stores_asked(run, options), self.weights(run, options), run.profile, **chosen)
 
 
 PATCH_VECTORS = Vectors("patch_vectors", lambda run, _: run.patch_weights, "embed.embed_patches")
@@ -414,15 +353,33 @@ EXTRACTION = ("fidelity.extract_depth", "fidelity.extract_norm", "fidelity.extra
 def measure_nuclei(run: Place, key: Key, options: Options) -> None:
     from hcmae.slides.handcrafted import measure_slides
 
-    measure_slides(
-        run.stores(), run.profile, seed=run.seed, workers=options["workers"], progress=options["progress"],
-        key=key.digest,
-    )  # fmt: skip
+    stores, how = stores_asked(run, options), {name: options[name] for name in ("workers", "progress")}
+    measure_slides(stores, run.profile, seed=run.seed, key=key.digest, **how)
 
 
 def unmeasured(run: Place, key: Key, options: Options) -> Sequence[str]:
     waiting = [path for path, store in _stores(run) if not store.has_vectors("handcrafted", key.digest)]
     return [f"store {path.stem} is not done" for path in waiting]
+
+
+# Steps that write into stores, each by what it writes.
+WRITTEN: Mapping[str, Vectors] = {
+    "patch_vectors": PATCH_VECTORS,
+    "region_vectors_reg": REGION_VECTORS_REG,
+    "region_vectors": REGION_VECTORS,
+    "hipt_patch_vectors": HIPT_PATCH_VECTORS,
+    "region_vectors_hipt": HIPT_REGION_VECTORS,
+}
+
+
+def stores_asked(run: Place, options: Options) -> list[Path]:
+    """The stores that a step is to write into: those of the option ``stores``, else all of the run."""
+    return list(options.get("stores") or run.stores())
+
+
+def has_written(name: str, store: Any, key: Key) -> bool:
+    """Whether a store holds what the step ``name`` (of ``WRITTEN``, or nuclei) writes under this key."""
+    return store.has_vectors("handcrafted", key.digest) if name == "nuclei" else WRITTEN[name].done(store, key)
 
 
 # --- folds ----------------------------------------------------------------------------------------------------------
@@ -451,7 +408,7 @@ def deal_folds(run: Place, key: Key, options: Options) -> None:
         frame = make_site_folds(*outcome, list(sites_of(list(table.index), run.source, run.root)), *size)
     else:
         frame = make_folds(*outcome, *size)
-    _write_parquet(fold_path(run, options["repeats"]), frame)
+    write_parquet(fold_path(run, options["repeats"]), frame)
 
 
 def outcomes_of(run: Place, options: Options) -> Mapping[str, str]:
@@ -558,7 +515,8 @@ def prediction_files(run: Place, options: Options) -> Sequence[Path]:
     return [run.dir / "predictions" / options["protocol"] / f"{options['method']}.parquet"]
 
 
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table whole or not at all."""
     with atomic_path(path) as temporary:
         frame.to_parquet(temporary)
 

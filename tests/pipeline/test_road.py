@@ -72,6 +72,7 @@ EXPECTED: dict[str, set[str]] = {
     "compute.memory_gib": set(),
     "survival.micro_batch": set(),
     "name": set(),
+    "pool": set(),
 }
 
 
