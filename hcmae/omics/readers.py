@@ -47,7 +47,6 @@ from hcmae.tables import (
     check_last_lines,
     doubt,
     first_bad_number,
-    listed,
     open_plain,
     read_head,
     read_rows,
