@@ -83,10 +83,10 @@ def calibrated(when: str, table: pd.DataFrame) -> str:
     No full stop. Groups are counted from 1, the group of the worst predicted survival.
     """
     off = [
-        f"group {int(row.group) + 1} (predicted {row.predicted:.0%}, observed {row.observed:.0%}, "
-        f"{row.low:.0%} to {row.high:.0%})"
-        for row in table.itertuples()
-        if not row.low <= row.predicted <= row.high
+        f"group {int(row['group']) + 1} (predicted {row['predicted']:.0%}, observed {row['observed']:.0%}, "
+        f"{row['low']:.0%} to {row['high']:.0%})"
+        for row in table.to_dict("records")
+        if not row["low"] <= row["predicted"] <= row["high"]
     ]
     if not off:
         return f"{when} every group's interval holds the predicted survival"

@@ -162,13 +162,14 @@ def small_leaks(run: Run, method: str, group: int = 60) -> pd.DataFrame:
 def over_the_band(rows: pd.DataFrame) -> list[str]:
     """'LIHC, both (0.838)' for each row of meaningless labels whose mean is over two standard deviations of chance."""
     return [
-        f"{row.cohort}, {row.protocol} ({row.mean:.3f})"
-        for row in rows.itertuples()
-        if row.labels == "permuted" and row.mean > 0.5 + 2 * row.noise
+        f"{row['cohort']}, {row['protocol']} ({row['mean']:.3f})"
+        for row in rows.to_dict("records")
+        if row["labels"] == "permuted" and row["mean"] > 0.5 + 2 * row["noise"]
     ]
 
 
 def records(rows: Iterable[pd.DataFrame]) -> list[dict[str, Any]]:
     """Rows of several tables as JSON has them; what is not known is None."""
     table = pd.concat([part for part in rows if len(part)])
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+    whole = table.astype(object).where(table.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in whole.to_dict("records")]

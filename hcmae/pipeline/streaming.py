@@ -136,7 +136,7 @@ def _slides(run: Place, lock: pd.DataFrame) -> list[_Slide]:
     for job in cutting.slide_jobs(run):
         target = Path(job[0])
         row = rows.loc[target.parent.name]
-        file = RemoteFile(target.parent.name, row["md5"], int(row["size"]), target, row["filename"])
+        file = RemoteFile(target.parent.name, str(row["md5"]), int(str(row["size"])), target, str(row["filename"]))
         found.append(_Slide(file, job))
     return found
 
