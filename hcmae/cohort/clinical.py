@@ -381,8 +381,9 @@ class _Rows:
     def parts(self) -> set[str | None]:
         """Columns that are read for something, or compared with one that is."""
         compared = (name for twin in self.twins for name in (twin.first, twin.second))
-        return {*self.column.values(), *(time.column for time in self.times), self.age_in_days, self.kind, self.primary,
-                *compared}  # fmt: skip
+        stated = (name for what, name in self.mapping.items() if what in WANTED)
+        others = (self.age_in_days, self.kind, self.primary)
+        return {*self.column.values(), *stated, *(time.column for time in self.times), *others, *compared}
 
     def texts(self, rows: Sequence[Mapping[str, str]], wanted: str) -> list[str]:
         """What the rows of one patient hold in a column, each once, without what is missing."""

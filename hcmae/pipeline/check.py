@@ -54,18 +54,21 @@ RULES = (
     Rule("folder", "whether there are raw data at all; links to nothing", "refuses"),
     Rule("manifest", "the rules of inclusion: a manifest of the folder's name, or of --cancer, that can be read",
          "refuses one that cannot be read, warns where LIHC's rules stand in"),
-    Rule("columns.json", "a user's names of files and columns: valid JSON, known keys and units", "refuses"),
+    Rule("columns.json", "a user's names of files and columns: valid JSON, known keys and units, one part for each "
+         "column and file", "refuses"),
     Rule("other files", "what lies beside the data under a name that is none of theirs", "warns"),
     Rule("clinical", "patient, time and event of every row: there, readable, the same in all rows of a patient; "
-         "layout, unit of time", "refuses; warns of times that are unlikely and of columns that disagree"),
+         "layout, unit of time; dates and totals among them; remarks, copied rows",
+         "refuses; warns of times that are unlikely, columns that disagree, copies, remarks that may matter"),
     Rule("remarks", "samples.tsv and annotations.tsv, of fetched files annotations.txt: every value can be read, every "
          "row is about somebody", "warns; refuses rows that contradict each other"),
     Rule("lock", "the list of fetched files: its columns, sizes, names, each file once", "refuses"),
     Rule("files", "size of every fetched file against the lock", "refuses a wrong size, leaves out what is not there"),
-    Rule("rna", "patients, values and unit of the RNA table; of fetched files the first one", "refuses"),
-    Rule("mirna", "patients, values and unit of the miRNA table; of fetched files the first one", "refuses"),
-    Rule("methylation", "patients, values and unit of the methylation table; of fetched files the first one",
-         "refuses"),
+    Rule("rna", "patients, features, values and unit of the RNA table: no outcome, covariate or batch among the "
+         "features, one unit for all patients and features; of fetched files the first one",
+         "refuses; warns of copied rows and of names that a program has changed"),
+    Rule("mirna", "the same of the miRNA table", "refuses; warns"),
+    Rule("methylation", "the same of the methylation table", "refuses; warns"),
     Rule("slides", "header, pyramid and length of every slide", "refuses a slide that cannot be opened"),
     Rule("resolution", "whether a slide says its micrometres per pixel", "warns where it has to be assumed"),
     Rule("beside the slides", "what lies below slides/ and is not read: no slide's suffix, a link to nothing", "warns"),
@@ -73,8 +76,10 @@ RULES = (
          "patients' files with the same bytes, another patient's barcode", "refuses"),
     Rule("name of a slide", "whether a slide bears the name of another patient than the table gives it to: rows that "
          "were swapped", "warns"),
-    Rule("cohort", "whether the tables and slides are about the same patients, and anybody is left; whether one rule "
-         "leaves out more than a quarter", "refuses where nobody is left, warns of heavy losses"),
+    Rule("cohort", "whether the tables and slides are about the same patients, each under one spelling, and anybody is "
+         "left; whether two modalities are one table; whether one rule leaves out more than a quarter",
+         "refuses where nobody is left, a name comes twice but for capitals, or a table is given twice; warns of other "
+         "spellings and of heavy losses"),
     Rule("clinical record", "a patient with files needs a clinical record", "leaves out and lists"),
     Rule("columns agree", "two columns about one outcome, event and vital status or days and months, say the same",
          "leaves out and lists"),

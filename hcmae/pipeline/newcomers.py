@@ -22,8 +22,9 @@ from hcmae.cohort.covariates import readable_age
 from hcmae.cohort.curate import Cohort, CurationError, curate, judged
 from hcmae.cohort.follow_up import OneOutcomeWarning
 from hcmae.cohort.layouts import NAMES, find_column
-from hcmae.cohort.local import local_evidence, local_file, local_mapping, table_samples
+from hcmae.cohort.local import local_evidence, local_file, local_mapping, sample_notes, table_samples
 from hcmae.cohort.lock import lock_evidence
+from hcmae.cohort.remarks import read_remarks
 from hcmae.config import CANCERS
 from hcmae.manifest import Manifest
 from hcmae.omics.gdc_files import read_mirna_counts, read_sesame_betas, read_star_counts
@@ -96,7 +97,11 @@ def _without_outcomes(
 ) -> Cohort:
     """Curation of patients whose outcome nobody knows yet."""
     if source == "local":
-        evidence = local_evidence(root, modalities, slides, people=_people(root, modalities))
+        outcomes, named, notices = _people(root, modalities)
+        notes = sample_notes(root, local_mapping(root))
+        for patient, texts in notices.items():
+            notes.add_remarks(patient, texts)
+        evidence = local_evidence(root, modalities, slides, notes=notes, people=(outcomes, named))
     else:
         evidence = lock_evidence(manifest, root, modalities, slides)
         evidence.outcomes = {name: _without_outcome(found) for name, found in evidence.outcomes.items()}
@@ -114,38 +119,48 @@ def _without_outcome(found: Outcome) -> Outcome:
     return replace(found, time=0.0, event=0, reason="", note="", contradiction="")
 
 
-def _people(root: Path, modalities: Sequence[str]) -> tuple[dict[str, Outcome], dict[str, list[str]]]:
-    """Everybody in a user's folder with age, sex and stage where a clinical table has them, and the slides it names."""
+def _people(
+    root: Path, modalities: Sequence[str]
+) -> tuple[dict[str, Outcome], dict[str, list[str]], dict[str, list[str]]]:
+    """Everybody in a user's folder with age, sex and stage where a clinical table has them, the slides it names, and
+    its remarks that say not to use a patient.
+    """
     mapping = local_mapping(root)
     people: dict[str, Outcome] = {}
     slides: dict[str, list[str]] = {}
+    notices: dict[str, list[str]] = {}
     try:
         path: Path | None = local_file(root, "clinical", mapping)
     except CurationError:
         path = None  # a later patient needs no clinical table
     if path is not None:
         try:
-            people, slides = clinical.read_clinical_table(path, mapping.get("clinical"))
+            read = clinical.read_clinical_aloud(path, mapping.get("clinical"))
+            people, slides, notices = read.outcomes, read.slides, read.notices
         except ClinicalError as error:
-            people, slides = _covariates(path, mapping.get("clinical", {}))
+            people, slides, notices = _covariates(path, mapping.get("clinical", {}))
             say(f"{path}: read without outcomes ({error})")
     for modality in modalities:
         table = local_file(root, modality, mapping)
         for patient in table_samples(table, mapping.get(modality, {}).get("patient"), people):
             people.setdefault(patient, Outcome(patient, 0.0, 0, None, None, None, None))
-    return {name: _without_outcome(found) for name, found in people.items()}, slides
+    return {name: _without_outcome(found) for name, found in people.items()}, slides, notices
 
 
-def _covariates(path: Path, named: Mapping[str, str]) -> tuple[dict[str, Outcome], dict[str, list[str]]]:
-    """Patients, ages in years, sexes, stages and slides of a table that holds no outcome."""
+def _covariates(
+    path: Path, named: Mapping[str, str]
+) -> tuple[dict[str, Outcome], dict[str, list[str]], dict[str, list[str]]]:
+    """Patients, ages in years, sexes, stages, slides and notices of a table that holds no outcome."""
     frame = read_text(path)
     column = {what: named.get(what) or find_column(list(frame.columns), NAMES[what]) for what in NAMES}
     if column["patient"] is None:
         raise ClinicalError(f"{path}: no column of patients; name the first column 'patient'")
     people: dict[str, Outcome] = {}
     slides: dict[str, list[str]] = {}
+    rows: dict[str, list[dict[str, str]]] = {}
     for row in frame.to_dict("records"):
         patient = str(row[column["patient"]])
+        rows[patient] = [{str(name): str(cell) for name, cell in row.items()}]
         if is_missing(patient) or patient in people:
             raise ClinicalError(f"{path}: patient '{patient}' comes twice or is empty; keep one row per patient")
         said = {what: str(row[name]) for what, name in column.items() if name is not None}
@@ -157,7 +172,7 @@ def _covariates(path: Path, named: Mapping[str, str]) -> tuple[dict[str, Outcome
         people[patient] = Outcome(patient, 0.0, 0, years, known["sex"], known["stage"], known["grade"])
         if column["slide"] is not None:
             slides[patient] = [said["slide"]]
-    return people, slides
+    return people, slides, read_remarks(rows, set(column.values()), {}).notices
 
 
 # --- one patient ----------------------------------------------------------------------------------------------------
