@@ -38,6 +38,7 @@ class Asked:
     protocol: str
     workers: int
     weights: Path | None
+    encoder: str
     strict: bool
     shards: int | None
 
@@ -65,8 +66,14 @@ def run_command(
     protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
     workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
     weights: Annotated[
-        Path | None, typer.Option(help="ImageNet ResNet-50 as safetensors, for stage resnet (MCAT and CLAM).")
+        Path | None,
+        typer.Option(
+            help="Weights on disk: an ImageNet ResNet-50 for stage resnet, those of --encoder for stage encoder."
+        ),
     ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="Patch encoder, for stage encoder: uni2_h ..., or timm:MODEL?argument=value@weights.")
+    ] = "",
     strict: Annotated[
         bool,
         typer.Option(
@@ -100,7 +107,7 @@ def run_command(
     chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
     for stage in stages:
-        _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards))
+        _WORK[stage](run, Asked(method, protocol, workers, weights, encoder, strict, shards))
 
 
 def status_command(
@@ -154,6 +161,14 @@ def _resnet(run: Run, asked: Asked) -> None:
     run.embed_resnet(asked.weights)
 
 
+def _encoder(run: Run, asked: Asked) -> None:
+    from hcmae.encoders.registry import ENCODERS
+
+    if not asked.encoder:
+        raise ConfigError(f"stage encoder needs --encoder: one of {', '.join(ENCODERS)}, or timm:MODEL@weights")
+    run.embed_encoder(asked.encoder, asked.weights)
+
+
 def _survival(run: Run, asked: Asked) -> None:
     from hcmae.evaluation.metrics import fold_concordance
 
@@ -198,6 +213,7 @@ _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "embed": lambda run, asked: run.embed(),
     "dino": lambda run, asked: run.pretrain_dino(),
     "resnet": _resnet,
+    "encoder": _encoder,
     "nuclei": lambda run, asked: run.measure_nuclei(workers=asked.workers),
     "survival": _survival,
 }

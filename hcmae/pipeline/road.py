@@ -17,7 +17,7 @@ import pandas as pd
 from hcmae.config import ConfigError, Profile
 from hcmae.files import read_json
 from hcmae.keys import Key, Reads
-from hcmae.pipeline import stages, work
+from hcmae.pipeline import feature_work, stages, work
 from hcmae.pipeline.place import Place
 from hcmae.pipeline.stages import Stage
 from hcmae.pipeline.work import Options, Vectors
@@ -323,6 +323,19 @@ STEPS = (
         on_request=True,
     ),
     Step(
+        "encoder_vectors",
+        "write the vectors of a registered patch encoder",
+        ("slides",),
+        _fixed("compute.precision", *_GRID, code=(*work.EMBEDDING, *feature_work.ENCODER_CODE)),
+        feature_work.embed_with_encoder,
+        lambda run, _: [],
+        feature_work.encoder_inputs,
+        feature_work.encoder_facts,
+        pending=feature_work.not_encoded,
+        options={**_PROGRESS, "encoder": "", "weights": None, "any_scale": False},
+        on_request=True,
+    ),
+    Step(
         "nuclei",
         "measure nuclei by hand-crafted features",
         ("slides",),
@@ -393,6 +406,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "embed": ("patch_vectors", "region_vectors_reg", "region_vectors", "hipt_patch_vectors", "region_vectors_hipt"),
     "dino": ("dino_patch", "hipt_patch_vectors", "dino_region", "region_vectors_hipt"),
     "resnet": ("resnet_vectors",),
+    "encoder": ("encoder_vectors",),
     "nuclei": ("nuclei",),
     "survival": ("folds", "predictions"),
 }

@@ -140,6 +140,19 @@ class Run(Place):
         load_resnet(weights)  # names a missing or wrong file before the step asks for its hash
         road.do(self, "resnet_vectors", weights=weights, progress=progress)
 
+    def embed_encoder(
+        self, encoder: str, weights: str | Path | None = None, *, any_scale: bool = False, progress: bool = True
+    ) -> None:
+        """Write the patch vectors of a registered encoder, for the methods that read patch vectors of any network.
+
+        encoder: a name of ``hcmae.encoders.registry`` or ``timm:MODEL@weights``; weights: their path (None: as the name
+        or ``$HCMAE_ENCODERS`` says); any_scale: patches of another scale than the encoder knows. Raises EncoderError.
+        """
+        from hcmae.encoders.registry import find_weights, get_encoder
+
+        found = find_weights(get_encoder(encoder), weights)  # said before the step asks for their hash
+        road.do(self, "encoder_vectors", encoder=encoder, weights=found, any_scale=any_scale, progress=progress)
+
     def measure_nuclei(self, *, workers: int = 2, progress: bool = True) -> None:
         """Write the hand-crafted nuclear features that GPDBN and CAMR read (lesson 09)."""
         road.do(self, "nuclei", workers=workers, progress=progress)

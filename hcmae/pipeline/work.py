@@ -502,7 +502,7 @@ def kept_predictions(run: Place) -> list[Options]:
 
 def prediction_key(run: Place, options: Options) -> Key:
     """The key of a method's predictions, from the content that lies on disk; nothing large is read."""
-    from hcmae.survival.bags import STORE_FIELDS
+    from hcmae.survival.bags import STORE_CHOICES, STORE_FIELDS
     from hcmae.survival.cross_validate import method_key
     from hcmae.survival.methods import get_method
 
@@ -517,9 +517,12 @@ def prediction_key(run: Place, options: Options) -> Key:
             for name, path in normal_tables(run.root, run.modalities).items():
                 inputs[f"normal {name}"] = run.contents.file(path)
     fields = [STORE_FIELDS[kind] for kind in method.kinds if kind in STORE_FIELDS]
+    # Of several that a store may have the first is taken; where it has none of them, none is an input.
+    better = [name for kind in method.kinds for name in STORE_CHOICES.get(kind, ())[:-1]]
     if fields or {"thumbnail", "positions"} & set(method.kinds):
         for path, store in _stores(run):
             held = [store.vector_content.get(name) for name in fields]
+            held += [[name, store.vector_content[name]] for name in better if name in store.vector_content]
             inputs[path.stem] = content_id([store.content, *held])
     protocol = Protocol.preset(options["protocol"])
     key = method_key(method, inputs, run.profile, protocol, run.seed)

@@ -27,9 +27,16 @@ STORE_FIELDS = {
     # One row per slide: hand-crafted features of its nuclei.
     "handcrafted": "handcrafted",
 }
+# Kinds that several networks can give: what a store calls each of them, the first that every store has is taken.
+STORE_CHOICES = {"patch_features": ("encoder_vectors", "resnet_vectors")}
 VARIANTS = tuple(STORE_FIELDS)
 # Kinds with a vector for every patch of a region; the others have one per region (hand-crafted: per slide).
 OF_PATCHES = ("patch", "patch_features")
+
+
+def stored_names(kind: str) -> tuple[str, ...]:
+    """What a store may call a kind of vectors, in order of preference; none for what is no vector."""
+    return STORE_CHOICES.get(kind) or ((STORE_FIELDS[kind],) if kind in STORE_FIELDS else ())
 
 
 class Bags(Interface):

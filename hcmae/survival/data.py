@@ -14,10 +14,20 @@ from numpy.typing import NDArray
 
 from hcmae.config import MODALITIES
 from hcmae.content import content_id
+from hcmae.encoders.registry import encoder_label
 from hcmae.manifest import Manifest
 from hcmae.omics.cache import omics_content
 from hcmae.outcome import check_outcome
-from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, read_store
+from hcmae.survival.bags import (
+    OF_PATCHES,
+    STORE_FIELDS,
+    VARIANTS,
+    Bags,
+    PackedBags,
+    StoredBags,
+    read_store,
+    stored_names,
+)
 
 if TYPE_CHECKING:
     from hcmae.slides.store import SlideStore
@@ -96,7 +106,8 @@ class SurvivalData:
     def patch_source(self) -> str:
         """Whose patch vectors MCAT and CLAM read."""
         own = self.bags.get("patch_features") is self.bags.get("patch")
-        return "the frozen MAE-Patch" if own else "a ResNet-50 trained on ImageNet"
+        named = encoder_label(self.weights.get("patch" if own else "patch_features", ""))
+        return named or ("the frozen MAE-Patch" if own else "a ResNet-50 trained on ImageNet")
 
     def sizes(self, kind: str) -> NDArray[np.int64]:
         """Items per patient of one kind of bag."""
@@ -217,7 +228,7 @@ def load_inputs(
         step = float(getattr(store, "side", 0) or _grid_step(corner))
         places = ((corner - corner.min(0)) / step).astype(np.float32)
         positions.append(places if rows is None else places[rows])
-        held = {kind for kind, name in STORE_FIELDS.items() if name in store.vector_weights}
+        held = set(store.vector_weights)
         fields = held if fields is None else fields & held
     if not kept:
         raise ValueError(f"no patient of {len(table)} has regions in {store_dir}: run the slide stage first")
@@ -228,9 +239,10 @@ def load_inputs(
     weights: dict[str, str] = {}
     if stores:
         for kind in kinds:
-            if kind != "thumbnail" and kind not in (fields or set()):
+            name = next((name for name in stored_names(kind) if name in (fields or set())), "")
+            name = "thumbnails" if kind == "thumbnail" else name
+            if not name:
                 continue
-            name = STORE_FIELDS.get(kind, "thumbnails")
             bags[kind] = _bags(stores, name, sizes, kind in OF_PATCHES, memory_bytes, chosen)
             if kind in STORE_FIELDS:
                 hashes[kind] = {str(_weights(path, name)) for path in stores}
