@@ -128,7 +128,7 @@ def stored_content(path: Path, field: str) -> str:
 def read_store(path: Path, field: str, flatten: bool = False, rows: NDArray[np.int64] | None = None) -> NDArray:
     """One field of a slide store, of all regions or of those in ``rows``.
 
-    Patch vectors [M, P, D] become one bag [M * P, D] when ``flatten`` is set.
+    Patch vectors [M, P, D] become one bag [M * P, D] when ``flatten`` is set, without the patches that are not there.
     """
     from hcmae.slides.store import SlideStore
 
@@ -137,6 +137,9 @@ def read_store(path: Path, field: str, flatten: bool = False, rows: NDArray[np.i
     # Features of a whole slide may be stored once instead of once a region.
     if rows is not None and len(values) == len(store):
         values = values[rows]
+    mask = getattr(store, "patch_mask", None) if flatten else None
+    if mask is not None:
+        return values[mask if rows is None else mask[rows]]
     return values.reshape(-1, values.shape[-1]) if flatten else values
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,10 +194,7 @@ def load_inputs(
     from hcmae.slides.store import SlideStore
 
     store_dir = Path(store_dir)
-    kept, gone, stores, sizes, positions = [], [], [], [], []
-    chosen: list[NDArray[np.int64] | None] = []
-    fields: set[str] | None = None
-    hashes: dict[str, set[str]] = {}
+    kept, gone, images = [], [], _Images()
     wants_images = bool(kinds) and "slide" in table.columns
     for patient, row in table.iterrows():
         if not wants_images:
@@ -211,8 +208,7 @@ def load_inputs(
             reason = f"no slide store {path.name}"
         else:
             store = SlideStore(path)
-            count = len(store.coords)
-            if count == 0:
+            if len(store.coords) == 0:
                 reason = f"{path.name} has no region"
         if reason is not None:
             if missing == "raise":
@@ -220,39 +216,13 @@ def load_inputs(
             gone.append({"patient": str(patient), "reason": reason})
             continue
         kept.append(str(patient))
-        stores.append(path)
-        rows = darkest_regions(store, max_regions)
-        chosen.append(rows)
-        sizes.append(count if rows is None else len(rows))
-        corner = np.asarray(store.coords, dtype=np.float64)
-        step = float(getattr(store, "side", 0) or _grid_step(corner))
-        places = ((corner - corner.min(0)) / step).astype(np.float32)
-        positions.append(places if rows is None else places[rows])
-        held = set(store.vector_weights)
-        fields = held if fields is None else fields & held
+        images.add(path, store, max_regions)
     if not kept:
         raise ValueError(f"no patient of {len(table)} has regions in {store_dir}: run the slide stage first")
     if gone:
         warnings.warn(f"{len(gone)} of {len(table)} patients have no regions and are left out", stacklevel=2)
     part = table.loc[kept]
-    bags: dict[str, Bags] = {}
-    weights: dict[str, str] = {}
-    if stores:
-        for kind in kinds:
-            name = next((name for name in stored_names(kind) if name in (fields or set())), "")
-            name = "thumbnails" if kind == "thumbnail" else name
-            if not name:
-                continue
-            bags[kind] = _bags(stores, name, sizes, kind in OF_PATCHES, memory_bytes, chosen)
-            if kind in STORE_FIELDS:
-                hashes[kind] = {str(_weights(path, name)) for path in stores}
-                if len(hashes[kind]) > 1:
-                    raise ValueError(
-                        f"{store_dir}: '{name}' come from {len(hashes[kind])} different networks; embed again"
-                    )
-                if hashes[kind] != {"None"}:
-                    weights[kind] = next(iter(hashes[kind]))
-        bags["positions"] = PackedBags.from_list(positions)
+    bags, weights = images.bags(kinds, memory_bytes) if images.stores else ({}, {})
     omics = mdata
     if mdata is not None and gone:
         omics = _rows_of(mdata, kept)
@@ -269,6 +239,74 @@ def load_inputs(
     )
 
 
+@dataclass
+class _Images:
+    """The stores of patients with regions, in order, and what of them is used.
+
+    ``chosen``: rows of the regions (None: all); ``regions``: how many; ``patches``: how many patches are there (None: all
+    that a region has); ``held``: the vectors that all of them have.
+    """
+
+    stores: list[Path] = field(default_factory=list)
+    chosen: list[NDArray[np.int64] | None] = field(default_factory=list)
+    regions: list[int] = field(default_factory=list)
+    patches: list[int | None] = field(default_factory=list)
+    positions: list[NDArray[np.float32]] = field(default_factory=list)
+    held: set[str] | None = None
+    pixels: bool = True
+
+    def add(self, path: Path, store: SlideStore, max_regions: int | None) -> None:
+        """The store of one more patient."""
+        self.stores.append(path)
+        self.pixels = self.pixels and getattr(store, "has_pixels", True)
+        rows = darkest_regions(store, max_regions)
+        self.chosen.append(rows)
+        self.regions.append(len(store.coords) if rows is None else len(rows))
+        mask = getattr(store, "patch_mask", None)
+        self.patches.append(None if mask is None else int((mask if rows is None else mask[rows]).sum()))
+        corner = np.asarray(store.coords, dtype=np.float64)
+        step = float(getattr(store, "side", 0) or _grid_step(corner))
+        places = ((corner - corner.min(0)) / step).astype(np.float32)
+        self.positions.append(places if rows is None else places[rows])
+        held = set(store.vector_weights)
+        self.held = held if self.held is None else self.held & held
+
+    def bags(self, kinds: Sequence[str], memory_bytes: int) -> tuple[dict[str, Bags], dict[str, str]]:
+        """Bags of the kinds that all stores have, and which network made each. Raises ValueError where several did."""
+        bags: dict[str, Bags] = {}
+        weights: dict[str, str] = {}
+        for kind in kinds:
+            name = next((name for name in stored_names(kind) if name in (self.held or set())), "")
+            if kind == "thumbnail":
+                name = "thumbnails" if self.pixels else ""
+            if not name:
+                continue
+            bags[kind] = self._bag(name, kind in OF_PATCHES, memory_bytes)
+            if kind in STORE_FIELDS:
+                made = {str(_weights(path, name)) for path in self.stores}
+                if len(made) > 1:
+                    raise ValueError(
+                        f"{self.stores[0].parent}: '{name}' come from {len(made)} different networks; embed again"
+                    )
+                if made != {"None"}:
+                    weights[kind] = next(iter(made))
+        bags["positions"] = PackedBags.from_list(self.positions)
+        return bags, weights
+
+    def _bag(self, name: str, flatten: bool, memory_bytes: int) -> Bags:
+        stores, sizes, chosen = self.stores, self.regions, self.chosen
+        first = read_store(stores[0], name, flatten, chosen[0])
+        one_row = len(first) == 1 and name == "handcrafted"
+        if flatten:
+            each = len(first) // max(sizes[0], 1)
+            sizes = [size * each if there is None else there for size, there in zip(sizes, self.patches, strict=True)]
+        if not one_row and first.nbytes / max(sizes[0], 1) * sum(sizes) > memory_bytes:
+            return StoredBags(stores, name, sizes, flatten, chosen)
+        rest = zip(stores[1:], chosen[1:], strict=True)
+        arrays = [first, *(read_store(path, name, flatten, rows) for path, rows in rest)]
+        return PackedBags(np.concatenate(arrays), [len(array) for array in arrays])
+
+
 def darkest_regions(store: SlideStore, limit: int | None) -> NDArray[np.int64] | None:
     """Rows of the ``limit`` regions with the smallest sum of pixels of the thumbnail, in the order of the store.
 
@@ -276,6 +314,11 @@ def darkest_regions(store: SlideStore, limit: int | None) -> NDArray[np.int64] |
     """
     if limit is None or len(store) <= limit:
         return None
+    if not getattr(store, "has_pixels", True):
+        raise ValueError(
+            f"{store.path}: features have no pixels by which its darkest regions could be found: set fidelity.max_regions "
+            "to null"
+        )
     sums = np.array([int(thumbnail.sum(dtype=np.int64)) for thumbnail in np.asarray(store.thumbnails)])
     return np.sort(np.argsort(sums, kind="stable")[:limit])
 
@@ -311,26 +354,6 @@ def _weights(path: Path, name: str) -> str | None:
     from hcmae.slides.store import SlideStore
 
     return SlideStore(path).vector_weights.get(name)
-
-
-def _bags(
-    stores: list[Path],
-    name: str,
-    sizes: list[int],
-    flatten: bool,
-    memory_bytes: int,
-    chosen: list[NDArray[np.int64] | None],
-) -> Bags:
-    first = read_store(stores[0], name, flatten, chosen[0])
-    one_row = len(first) == 1 and name == "handcrafted"
-    per_item = first.nbytes / max(1 if one_row else sizes[0], 1)
-    if not one_row and per_item * sum(sizes) > memory_bytes:
-        scale = len(first) // max(sizes[0], 1)
-        return StoredBags(stores, name, [size * scale for size in sizes], flatten, chosen)
-    rest = zip(stores[1:], chosen[1:], strict=True)
-    arrays = [first, *(read_store(path, name, flatten, rows) for path, rows in rest)]
-    counts = [len(array) for array in arrays]
-    return PackedBags(np.concatenate(arrays), counts)
 
 
 def _rows_of(omics: Any, patients: list[str]) -> Any:
