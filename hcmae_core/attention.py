@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from timm.models.vision_transformer import Block
@@ -32,6 +33,22 @@ class InputScale(nn.Module):
         self.mean.copy_(values.mean(0))
         spread = values.std(0, correction=0)
         # A dimension without spread says nothing: it is centred and left alone.
+        self.scale.copy_(torch.where(spread > 1e-8, spread, torch.ones_like(spread)))
+
+    @torch.no_grad()
+    def fit_parts(self, parts: Iterable[Tensor]) -> None:
+        """The same from parts [n, D] that need not be in memory together; sums are taken in fp64."""
+        count = 0
+        total = torch.zeros(len(self.mean), dtype=torch.float64)
+        square = total.clone()
+        for part in parts:
+            values = part.detach().double().cpu()
+            count += len(values)
+            total += values.sum(0)
+            square += values.square().sum(0)
+        mean = total / count
+        spread = (square / count - mean.square()).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
         self.scale.copy_(torch.where(spread > 1e-8, spread, torch.ones_like(spread)))
 
     def forward(self, vectors: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CANCER = typer.Option(help="Cancer, or NULL for the cohort without signal.")
 _PROFILE = typer.Option(help="smoke, workstation, paper, or the path of a YAML file.")
-_SOURCE = typer.Option(help="synthetic, gdc or local.")
+_SOURCE = typer.Option(help="synthetic, gdc, local or features.")
 _SEED = typer.Option(help="One seed for everything.")
 _DATA = typer.Option(help="Raw data.")
 _RUNS = typer.Option(help="What is computed.")
@@ -135,6 +135,8 @@ def _slides(run: Run, asked: Asked) -> None:
     from hcmae.slides.batch import summary
     from hcmae.slides.errors import SlideError
 
+    if not run.has_pixels:
+        return _features(run, asked)
     try:
         outcomes = run.make_slides(workers=asked.workers, strict=asked.strict)
     except SlideError as error:
@@ -142,6 +144,17 @@ def _slides(run: Run, asked: Asked) -> None:
         print(f"hcmae: {describe(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(summary(outcomes).to_string(index=False))
+    return None
+
+
+def _features(run: Run, asked: Asked) -> None:
+    outcomes = run.bring_features()
+    counts = outcomes.groupby(["status", "reason"], dropna=False).agg(
+        slides=("slide", "size"), regions=("regions", "sum")
+    )
+    print(counts.reset_index().to_string(index=False))
+    for row in outcomes[outcomes["status"] != "ok"].to_dict("records"):
+        print(f"{row['slide']}: {row['detail']}")
 
 
 def _pretrain(run: Run, asked: Asked) -> None:
@@ -212,6 +225,9 @@ _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "mae_patreg": lambda run, asked: run.pretrain_region("patreg", shards=asked.shards),
     "embed": lambda run, asked: run.embed(),
     "dino": lambda run, asked: run.pretrain_dino(),
+    "features": _features,
+    "feature_region": lambda run, asked: run.pretrain_feature_region(),
+    "feature_hipt": lambda run, asked: run.pretrain_dino(),
     "resnet": _resnet,
     "encoder": _encoder,
     "nuclei": lambda run, asked: run.measure_nuclei(workers=asked.workers),

@@ -16,6 +16,7 @@ import pandas as pd
 from hcmae.config import CANCERS, ConfigError, Protocol
 from hcmae.files import read_parquet
 from hcmae.pipeline import results, road, work
+from hcmae.pipeline.feature_work import MEMORY_BYTES as FEATURE_BYTES
 from hcmae.pipeline.place import NULL_COHORT, REGION_VARIANTS, Place, Variant
 
 if TYPE_CHECKING:
@@ -69,12 +70,39 @@ class Run(Place):
         """
         from hcmae.slides.batch import refused_by_strict
 
+        if not self.has_pixels:
+            return self.bring_features(progress=progress)
         road.do(self, "slides", workers=workers, strict=strict, progress=progress)
         self._note_places(self.cohort())
         outcomes = self.slide_outcomes()
         if strict and (refused := refused_by_strict(outcomes)) is not None:
             raise refused
         return outcomes
+
+    def bring_features(self, *, progress: bool = True) -> pd.DataFrame:
+        """Bring the cohort's files of features into stores (source ``features``); returns one outcome per slide.
+
+        Raises ConfigError for another source, MixedFeaturesError for features of two encoders, widths or scales.
+        """
+        if self.has_pixels:
+            raise ConfigError(f"source is '{self.source}': files of features are brought with source 'features'")
+        road.do(self, "features", progress=progress)
+        self._note_places(self.cohort())
+        return self.slide_outcomes()
+
+    def pretrain_feature_region(self, *, progress: bool = True) -> Path:
+        """Train the region token on the pool's features and write the pool's region vectors (source ``features``)."""
+        if self.has_pixels:
+            raise ConfigError(f"source is '{self.source}': slides have pixels, call pretrain_region()")
+        road.do(self, "feature_region", progress=progress)
+        self._write_pool("feature_region_vectors", progress)
+        return self.feature_region_weights
+
+    def encoder(self) -> str:
+        """Printed name of the encoder whose patch vectors the stores hold; 'MAE-Patch' where they are our own."""
+        from hcmae.encoders.importing import encoder_of
+
+        return "MAE-Patch" if self.has_pixels else encoder_of(self.stores()) or "an encoder without a name"
 
     def load_omics(self) -> mudata.MuData:
         """Read the omics tables of the cohort into one MuData and keep it as omics.h5mu."""
@@ -86,6 +114,8 @@ class Run(Place):
 
         shards: parts that regions are read in (see ``pretraining.pretrain_patch``), where the run begins anew.
         """
+        if not self.has_pixels:
+            raise ConfigError("source is 'features': its patch vectors are there, and there are no pixels to train on")
         road.do(self, "mae_patch", progress=progress, shards=shards)
         self._write_pool("patch_vectors", progress)
         return self.patch_weights
@@ -93,8 +123,10 @@ class Run(Place):
     def pretrain_region(self, variant: Variant = "patreg", *, progress: bool = True, shards: int | None = None) -> Path:
         """Pre-train MAE-Region ('patreg' with, 'reg' without patch vectors) and write the pool's region vectors.
 
-        shards: as for ``pretrain_patch``.
+        shards: as for ``pretrain_patch``. Of features alone (no pixels) the region token is trained instead.
         """
+        if not self.has_pixels:
+            return self.pretrain_feature_region(progress=progress)
         if work.starts_warm(self.profile, variant):
             self.pretrain_region("reg", progress=progress, shards=shards)
         road.do(self, f"mae_region_{variant}", progress=progress, shards=shards)
@@ -102,7 +134,14 @@ class Run(Place):
         return self.region_weights(variant)
 
     def pretrain_dino(self, *, progress: bool = True) -> Path:
-        """Pre-train both DINO stages of HIPT on the same pool and write HIPT's vectors (lesson 09)."""
+        """Pre-train both DINO stages of HIPT on the same pool and write HIPT's vectors (lesson 09).
+
+        Of features alone (no pixels) the second stage alone, on their patch vectors.
+        """
+        if not self.has_pixels:
+            road.do(self, "feature_hipt", progress=progress)
+            self._write_pool("feature_hipt_vectors", progress)
+            return self.pretrain_dir / "dino"
         road.do(self, "dino_patch", progress=progress)
         self._write_pool("hipt_patch_vectors", progress)
         road.do(self, "dino_region", progress=progress)
@@ -184,6 +223,8 @@ class Run(Place):
         images: dict[str, Any] = {"kinds": ()}
         if self.slides:
             images = {"max_regions": self.profile.fidelity.max_regions, "usable": set(self.stores())}
+            if not self.has_pixels:
+                images["memory_bytes"] = FEATURE_BYTES
         data = load_inputs(self.cohort().table, self.store_dir, omics, **images)
         if omics is None or self.profile.omics.contrast != "tumour_normal":
             return data

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,9 +59,9 @@ def curate_cohort(run: Place, key: Key, options: Options) -> None:
     from hcmae.cohort.paths import relative_paths
 
     cohort = curate(run.manifest, run.source, run.root, seed=run.seed, modalities=run.modalities, slides=run.slides)
-    _write_parquet(run.dir / "cohort.parquet", relative_paths(cohort.table, run.root))
-    _write_parquet(run.dir / "exclusions.parquet", cohort.exclusions)
-    _write_parquet(run.dir / "flow.parquet", cohort.flow)
+    write_parquet(run.dir / "cohort.parquet", relative_paths(cohort.table, run.root))
+    write_parquet(run.dir / "exclusions.parquet", cohort.exclusions)
+    write_parquet(run.dir / "flow.parquet", cohort.flow)
     for name, frame in (("exclusions", cohort.exclusions), ("choices", relative_paths(cohort.choices, run.root))):
         with atomic_path(run.dir / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False)
@@ -86,7 +86,7 @@ def rules_of(run: Place, options: Options) -> Mapping[str, Any]:
 def read_omics_tables(run: Place, key: Key, options: Options) -> None:
     from hcmae.omics.readers import read_omics
 
-    data = read_omics(run.cohort(), run.source, run.root)
+    data = read_omics(run.cohort(), run.tables, run.root)
     with atomic_path(run.dir / "omics.h5mu") as temporary:
         data.write(temporary)
 
@@ -94,7 +94,7 @@ def read_omics_tables(run: Place, key: Key, options: Options) -> None:
 def omics_files(run: Place, options: Options) -> Mapping[str, str]:
     from hcmae.omics.readers import omics_inputs
 
-    return omics_inputs(run.cohort(), run.source, run.root, run.contents)
+    return omics_inputs(run.cohort(), run.tables, run.root, run.contents)
 
 
 # --- slides ---------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def cut_slides(run: Place, key: Key, options: Options) -> None:
         progress=options["progress"],
         contents=run.contents,
     )
-    _write_parquet(run.dir / "slides.parquet", merge_outcomes(before, outcomes, jobs))
+    write_parquet(run.dir / "slides.parquet", merge_outcomes(before, outcomes, jobs))
     write_locations(run.store_dir, run.root, run.cohort().table)
 
 
@@ -360,12 +360,16 @@ def hipt_patches(run: Place, options: Options) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors that one network writes into the stores of a cancer: dataset, weights, and the function that does it."""
+    """Vectors that one network writes into the stores of a cancer: dataset, weights, and the function that does it.
+
+    ``reads``: other vectors of the store that they are made from; ``options``: further arguments of the function.
+    """
 
     dataset: str
     weights: Callable[[Place, Options], Path]
     embed: str  # module.function below hcmae.pretraining
     reads: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self, run: Place, options: Options) -> Mapping[str, str]:
         """The weights; the stores are units."""
@@ -387,7 +391,7 @@ class Vectors:
         """Write the vectors into every store that lacks them."""
         module, _, function = self.embed.partition(".")
         embed = getattr(importlib.import_module(f"hcmae.pretraining.{module}"), function)
-        chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"]}
+        chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"], **self.options}
         if function == "embed_regions":
             chosen["name"] = self.dataset
         embed(run.stores(), self.weights(run, options), run.profile, **chosen)
@@ -446,7 +450,7 @@ def deal_folds(run: Place, key: Key, options: Options) -> None:
         options["repeats"] or run.profile.survival.repeats,
         run.seed,
     )
-    _write_parquet(fold_path(run, options["repeats"]), frame)
+    write_parquet(fold_path(run, options["repeats"]), frame)
 
 
 def outcomes_of(run: Place, options: Options) -> Mapping[str, str]:
@@ -474,6 +478,20 @@ MADE_BY = {
     "omics": "omics",
     "clinical": "curate",
 }
+# The same for source ``features``.
+MADE_BY_FEATURES = {
+    **MADE_BY,
+    "region": "feature_region_vectors",
+    "region_hipt": "feature_hipt_vectors",
+    "patch": "features",
+    "patch_features": "features",
+    "positions": "features",
+}
+
+
+def made_by(run: Place) -> Mapping[str, str]:
+    """Which step makes each kind of input in a run."""
+    return MADE_BY if run.has_pixels else MADE_BY_FEATURES
 
 
 def inputs_on_disk(run: Place) -> str:
@@ -536,7 +554,8 @@ def prediction_files(run: Place, options: Options) -> Sequence[Path]:
     return [run.dir / "predictions" / options["protocol"] / f"{options['method']}.parquet"]
 
 
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    """A table, whole or not at all."""
     with atomic_path(path) as temporary:
         frame.to_parquet(temporary)
 

@@ -243,8 +243,8 @@ def load_inputs(
 class _Images:
     """The stores of patients with regions, in order, and what of them is used.
 
-    ``chosen``: rows of the regions (None: all); ``regions``: how many; ``patches``: how many patches are there (None: all
-    that a region has); ``held``: the vectors that all of them have.
+    ``chosen``: rows of the regions (None: all); ``regions``: how many; ``patches``: how many patches are there (None:
+    all that a region has); ``held``: the vectors that all of them have.
     """
 
     stores: list[Path] = field(default_factory=list)
@@ -316,8 +316,8 @@ def darkest_regions(store: SlideStore, limit: int | None) -> NDArray[np.int64] |
         return None
     if not getattr(store, "has_pixels", True):
         raise ValueError(
-            f"{store.path}: features have no pixels by which its darkest regions could be found: set fidelity.max_regions "
-            "to null"
+            f"{store.path}: features have no pixels by which its darkest regions could be found: set "
+            "fidelity.max_regions to null"
         )
     sums = np.array([int(thumbnail.sum(dtype=np.int64)) for thumbnail in np.asarray(store.thumbnails)])
     return np.sort(np.argsort(sums, kind="stable")[:limit])

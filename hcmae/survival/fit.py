@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hcmae.evaluation.metrics import concordance
 from hcmae.optimiser import parameter_groups
-from hcmae.survival.bags import pad, places_left, thin
+from hcmae.survival.bags import StoredBags, pad, places_left, thin
 from hcmae.survival.fold import Binned, FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import Method, Sizes
 from hcmae_core.attention import InputScale
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Bags of a cohort up to this size stay on the device for the whole fold.
 RESIDENT_BYTES = 4 << 30
+# Bags that stay in the stores are read in parts of a group of at most so many bytes of fp32 vectors.
+PART_BYTES = 256 << 20
 # Patients are predicted together as long as their padded bags hold no more items than this.
 PADDED_ITEMS = 1 << 14
 
@@ -41,7 +43,9 @@ class Feeder:
         self.omics = self._omics(method, inputs)
         self.resident: dict[str, Any] = {}
         self.sizes_of = self.data.sizes(self.bag) if self.bag else None
-        if self.kinds and self._resident_bytes() <= RESIDENT_BYTES:
+        self.stored = any(isinstance(self.data.bags[kind], StoredBags) for kind in self.kinds.values())
+        self._item = self.data.bags[self.bag].packed(np.array([0]))[0].numel() if self.stored and self.bag else 0
+        if self.kinds and not self.stored and self._resident_bytes() <= RESIDENT_BYTES:
             everyone = np.arange(len(self.data.time))
             self.resident = {kind: self._pad(kind, everyone) for kind in set(self.kinds.values())}
 
@@ -98,6 +102,21 @@ class Feeder:
             argument = next(a for a, kind in self.method.inputs.items() if kind == "omics")
             batch[argument] = self.omics[index]
         return batch
+
+    def fit_scale(self, scale: InputScale, rows: Rows) -> None:
+        """Fit the standardisation of vectors to those of the given patients; bags in stores are read one by one."""
+        if not self._item:
+            return scale.fit(self.vectors(rows))
+        assert self.bag is not None
+        bags = self.data.bags[self.bag]
+        return scale.fit_parts(bags.packed(rows[number : number + 1]) for number in range(len(rows)))
+
+    def affordable(self, group: Rows) -> int | None:
+        """Patients of a group whose bags are read together where bags stay in the stores; None: all of them."""
+        if not self._item or self.sizes_of is None:
+            return None
+        largest = int(self.sizes_of[group].max()) * self._item * 4
+        return max(1, PART_BYTES // max(largest, 1))
 
     def vectors(self, rows: Rows) -> Tensor:
         """All real vectors of the given patients [N, D], for input scaling."""
@@ -232,7 +251,7 @@ def _train_member(method: Method, inputs: FoldInputs, feeder: Feeder, seed: Sequ
         if feeder.bag is not None and settings.scale_vectors:
             for module in model.modules():
                 if isinstance(module, InputScale):
-                    module.fit(feeder.vectors(inputs.train))
+                    feeder.fit_scale(module, inputs.train)
         said, epochs = _epochs(method, inputs, feeder, model, inputs.train, watched, rng, generator, data)
     return _Fit(method, inputs, feeder, model, epochs, said)
 
@@ -341,12 +360,9 @@ def _group_gradient(
     thinning: dict[str, Any] = {}
     if feeder.bag is not None:
         thinning = {"drop": settings.region_dropout, "limit": settings.bag_limit, "generator": generator}
-    part = settings.micro_batch
+    part = settings.micro_batch or feeder.affordable(group)
     if part is None or part >= len(group) or (method.loss is not None and feeder.bag is None):
-        output = _forward(model, feeder(group, **thinning), inputs)
-        loss = group_loss(method, inputs, output, data.time[group], data.event[group])
-        loss.backward()
-        return float(loss.detach())
+        return _whole_gradient(method, inputs, model, feeder(group, **thinning), group)
     parts = np.array_split(group, math.ceil(len(group) / part))
     states: list[Any] = []
     outputs: list[Tensor] = []
@@ -354,6 +370,11 @@ def _group_gradient(
         for rows in parts:
             states.append((generator.get_state(), _random_state(inputs.device)))
             output = _forward(model, feeder(rows, **thinning), inputs)
+            if not isinstance(output, Tensor) and settings.micro_batch is None:
+                # Nobody asked for parts: a loss that needs the whole group gets it, as before.
+                generator.set_state(states[0][0])
+                _set_random_state(inputs.device, states[0][1])
+                return _whole_gradient(method, inputs, model, feeder(group, **thinning), group)
             if not isinstance(output, Tensor):
                 raise ValueError(
                     f"{method.name}: survival.micro_batch is {part}, but its loss needs all that the network says "
@@ -369,6 +390,16 @@ def _group_gradient(
         generator.set_state(drawn)
         _set_random_state(inputs.device, dropped)
         _forward(model, feeder(rows, **thinning), inputs).backward(slope_part)
+    return float(loss.detach())
+
+
+def _whole_gradient(
+    method: Method, inputs: FoldInputs, model: nn.Module, batch: dict[str, Tensor], group: Rows
+) -> float:
+    with torch.enable_grad():
+        output = _forward(model, batch, inputs)
+        loss = group_loss(method, inputs, output, inputs.data.time[group], inputs.data.event[group])
+        loss.backward()
     return float(loss.detach())
 
 
