@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,18 @@ def test_methods_run_on_any_width_and_the_table_names_the_encoder(run: Run, data
     assert "keys are these vectors instead of thumbnails" in table.caption
     assert "source features" in table.caption
     assert len(table.rows) == len(FEATURE_METHODS)
+
+
+def test_the_lines_of_the_page_run(
+    run: Run, repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (repo / "book" / "own_encoder.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setattr("hcmae.pipeline.Run", lambda *_, **__: run)
+    exec(compile(code, "own_encoder.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "wrong_slide" in said
+    assert "MCAT on UNI2-h" in said
 
 
 def test_bags_in_the_stores_give_what_bags_in_memory_give(
