@@ -26,7 +26,11 @@ from hcmae.keys import Key, source_of
 from hcmae.slides.process import SlideOutcome
 from hcmae.slides.store import FEATURES, SlideStore, StoreContents, store_key, write_store, write_vectors
 
-CODE = ("hcmae.encoders.feature_files", "hcmae.encoders.grid", "hcmae.encoders.importing", "hcmae.slides.store")
+CODE = (
+    *(f"hcmae.encoders.{name}" for name in ("feature_files", "grid", "importing", "registry")),
+    "hcmae.slides.hdf5",
+    "hcmae.slides.store",
+)
 # (file of features, store, slide id)
 Job = tuple[Any, Any, str]
 # Sides in micrometres that differ by no more count as one: magnifications are rounded.
@@ -100,7 +104,7 @@ def import_slides(
     known = contents or Contents()
     kept = {str(row["slide"]): row for row in before.to_dict("records")}
     waiting = why_waiting(plan, before, geometry, known)
-    rows = []
+    rows: list[dict[Any, Any]] = []
     for path, store, slide in tqdm(plan, desc="features", unit="slide", disable=not progress, mininterval=1.0):
         if slide in waiting:
             outcome = import_slide(path, store, geometry, slide_id=slide, contents=known)
@@ -169,7 +173,7 @@ def import_slide(
     vectors = np.zeros((*mask.shape, head.width), np.float16)
     vectors[mask] = features[placed.rows[mask]]
     attrs = _attributes(head, path, store_path, name, geometry, key, coords)
-    attrs |= {"grids": placed.grids, "overlapping": placed.overlapping, "patches": head.count}
+    attrs = {**attrs, "grids": placed.grids, "overlapping": placed.overlapping, "patches": head.count}
     thumbnails = np.empty((len(mask), 0, 0, 3), np.uint8)
     contents_of = StoreContents(placed.corners, thumbnails, mask.mean(1).astype(np.float32), attrs, mask)
     store_path.parent.mkdir(parents=True, exist_ok=True)
