@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PROFILE ?= smoke
 CANCER ?= LIHC
+N ?=
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed
 
@@ -18,7 +19,7 @@ export PYTHONHASHSEED := 0
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: book test quick coverage real check notebooks benchmarks draws clean help
+.PHONY: book test quick coverage real check course lesson notebooks benchmarks draws clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -61,6 +62,17 @@ check: $(STAMP)  ## ruff, formatting, who may import whom, mypy
 
 notebooks: $(STAMP)  ## write the .ipynb of every .py in notebooks/
 	$(BIN)/python -m book.tools.publish pair notebooks
+
+course: $(STAMP)  ## a student's edition of the lessons without solutions and an instructor's, in _build/course
+	$(BIN)/python -m book.tools.course _build/course
+
+lesson: $(STAMP)  ## what a lesson reads, and not the lesson: make lesson N=07 (CANCER=LIHC)
+	test -n "$(N)" || { echo "name the lesson: make lesson N=07"; exit 2; }
+	page=$$(basename notebooks/$(N)_*.py .py); where=$(CANCER); case $(N) in 05|06) where=pretrain;; esac; \
+	rule=$$(grep -B 4 "\"notebooks/$$page.ipynb\"" Snakefile | sed -n 's/^rule \(.*\):/\1/p' | tail -1); \
+	$(BIN)/snakemake --cores $(CORES) --omit-from $$rule --config profile=$(PROFILE) shown=$(CANCER) figure2=$(CANCER) \
+		--quiet progress --rerun-triggers mtime params input -- runs/$(PROFILE)/$$where/notebooks/$$page.ipynb && \
+	echo "ready: open notebooks/$$page.ipynb"
 
 benchmarks: $(STAMP)  ## every benchmark beside its peers; results in book/results/
 	for name in cohort slides omics pretraining feeder survival methods; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -3,7 +3,7 @@
 #   snakemake --cores 2 book                                   what `make book` runs
 #   snakemake --cores 8 notebooks --config profile=workstation source=gdc cancers=LIHC,BRCA
 #   snakemake --cores 2 notebooks --config source=local cancers=HCC2 slides=false modalities=rna,mirna
-#   snakemake --executor slurm --jobs 20 notebooks --config ...          the same on a cluster (pip install .[cluster])
+#   snakemake --workflow-profile profiles/slurm notebooks --config ...    the same on a cluster (pip install .[cluster])
 #
 # The target comes before --config, which would take it for a setting. Called from elsewhere (snakemake -s
 # PROJECT/Snakefile ...), relative paths still start at the project's folder. Every rule resumes: a stage whose record is
@@ -14,7 +14,9 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
+from hcmae.config import load_profile
 from hcmae.content import content_id
+from hcmae.pipeline.resources import needs, uses_gpu
 from hcmae.pipeline.seen import code_seen, raw_data_seen
 
 workdir: workflow.basedir
@@ -60,6 +62,17 @@ RUNS = str(Path(chosen("run_dir", "runs")).expanduser())
 THREADS = int(chosen("threads", 1))  # of one pre-training on a CPU
 # What starts the processes of a pre-training on several GPUs, each with its share: launcher="torchrun --nproc-per-node 4".
 LAUNCHER = chosen("launcher", "")
+# GPUs of one pre-training, for profiles that are made for them; 0: none is asked for, everything runs on the CPU.
+GPUS = int(chosen("gpus", 1))
+LIMITS = load_profile(PROFILE)
+if workflow.local_exec and uses_gpu(LIMITS):
+    # On one machine a job has all its cards, so that no two trainings meet on one of them, whatever --cores says.
+    workflow.register_resource("gpu", GPUS)
+# A job that a scheduler has stopped goes on from where it was; a failure at home is for somebody to look at.
+RETRIES = int(chosen("retries", 0 if workflow.local_exec else 2))
+# Names of a cluster: where jobs go, those with a GPU, who pays, and what a GPU is called there ("gpu:a100").
+PARTITION, ACCOUNT, GRES = chosen("partition", ""), chosen("account", ""), chosen("gres", "")
+GPU_PARTITION = chosen("gpu_partition", PARTITION)
 HCMAE_PROCESSES = f"{LAUNCHER} -m hcmae" if LAUNCHER else "hcmae"
 SLIDES = chosen("slides", True).lower() in ("true", "yes", "on", "1")
 MODALITIES = listed(chosen("modalities", "rna,mirna,methylation"))
@@ -98,6 +111,32 @@ for why, pages in LEFT_OUT.items():
 PROSE = [p for p in glob("book/**/*", root_dir=PROJECT, recursive=True)
          if p.endswith((".md", ".py", ".bib", ".css", ".js", ".svg", ".json")) and "/executed/" not in p]
 
+def limits(kind):
+    """Resources of a rule by kind of work; a job that is tried again gets more memory and more time."""
+    job = needs(kind, LIMITS, gpus=GPUS, threads=THREADS)
+    asked = {
+        "mem_mb": lambda w, attempt: job.mem_mb * attempt,
+        "runtime": lambda w, attempt: job.minutes * attempt,
+        "gpu": GPUS if job.gpu and workflow.local_exec else job.gpu,
+    }
+    if job.gpu and GRES:
+        asked |= {"gres": f"{GRES}:{job.gpu}", "gpu": 0}
+    if partition := GPU_PARTITION if job.gpu else PARTITION:
+        asked["slurm_partition"] = partition
+    if ACCOUNT:
+        asked["slurm_account"] = ACCOUNT
+    return asked
+
+
+CUTTERS = needs("prepare", LIMITS).threads
+TRAINERS = needs("train", LIMITS, gpus=GPUS, threads=THREADS).threads
+# Every program computes with one thread, unless its rule says otherwise: processes share the work, and every machine
+# computes the same sums.
+shell.prefix(
+    "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1; "
+    + ("" if GPUS else "export CUDA_VISIBLE_DEVICES=; ")
+)
+
 wildcard_constraints:
     cancer="[^/]+",
     page=r"\d\d_\w+",
@@ -127,8 +166,11 @@ rule all:
 rule book:
     input: "_build/html/index.html"
 
+# Every page of every cancer; those of the pool's networks once. The book shows one of each (PAGES).
 rule notebooks:
-    input: [f"{RUN}/{cancer}/notebooks/{page}.ipynb" for page, cancer in SHOWABLE.items()]
+    input:
+        [f"{RUN}/{cancer}/notebooks/{page}.ipynb" for page, shown in SHOWABLE.items()
+         for cancer in ([shown] if shown == "pretrain" else CANCERS)],
 
 if SOURCE == "synthetic":
     rule synthesise:
@@ -138,6 +180,8 @@ if SOURCE == "synthetic":
         params: options=["--profile", PROFILE, "--seed", SEED, "--data-dir", DATA]
         # One process each: a job that wants all cores waits until nothing else runs.
         priority: 10
+        resources: **limits("page")
+        retries: RETRIES
         shell: "hcmae run synthesise --cancer {wildcards.cancer:q} {params.options:q} --workers {threads} && touch {output:q}"
 
 def raw(w):
@@ -149,6 +193,8 @@ rule survival_in_one_hour:
     input: "notebooks/01_survival.ipynb", SETTINGS, CODE
     output: f"{RUN}/{{cancer}}/notebooks/01_survival.ipynb"
     params: given=PARAMETERS
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("01_survival", "{wildcards.cancer:q}")
 
 # Curation, regions and tables of a cohort in one program: each start of one costs as much as a curation.
@@ -156,8 +202,11 @@ rule prepare:
     input: SETTINGS, CODE, raw
     output: f"{RUN}/{{cancer}}/prepared.done"
     params: options=OPTIONS, stages=["curate", *(["slides"] if SLIDES else []), *(["omics"] if MODALITIES else [])]
+    threads: CUTTERS
     priority: 10
-    shell: "hcmae run {params.stages} --cancer {wildcards.cancer:q} --workers 1 {params.options:q} && touch {output:q}"
+    resources: **limits("prepare")
+    retries: RETRIES
+    shell: "hcmae run {params.stages} --cancer {wildcards.cancer:q} --workers {threads} {params.options:q} && touch {output:q}"
 
 rule cohort:
     # Table I stands in the shown cancer's notebook and counts all of them.
@@ -166,18 +215,24 @@ rule cohort:
         lambda w: expand(rules.prepare.output, cancer=CANCERS) if w.cancer == SHOWN else [],
     output: f"{RUN}/{{cancer}}/notebooks/02_cohort.ipynb"
     params: given=PARAMETERS
+    resources: **limits("page")
+    retries: RETRIES
     shell: execute("02_cohort", "{wildcards.cancer:q}")
 
 rule slides:
     input: "notebooks/03_slides.ipynb", rules.prepare.output
     output: f"{RUN}/{{cancer}}/notebooks/03_slides.ipynb"
     params: given=PARAMETERS
+    resources: **limits("page")
+    retries: RETRIES
     shell: execute("03_slides", "{wildcards.cancer:q}")
 
 rule omics:
     input: "notebooks/04_omics.ipynb", rules.prepare.output
     output: f"{RUN}/{{cancer}}/notebooks/04_omics.ipynb"
     params: given=PARAMETERS
+    resources: **limits("page")
+    retries: RETRIES
     shell: execute("04_omics", "{wildcards.cancer:q}")
 
 # The trainings stand before the pages that show them and do not wait for each other. The number of threads is a setting
@@ -185,16 +240,18 @@ rule omics:
 def train(verb, command=HCMAE_PROCESSES):
     """The command of a pre-training; the rule's params must hold OPTIONS as ``options`` and a cancer of the pool."""
     return (
-        f"export OMP_NUM_THREADS={{threads}}; {command} run {verb} --cancer {{params.cancer:q}} {{params.options:q}} "
-        "&& touch {output:q}"
+        f"export OMP_NUM_THREADS={THREADS} MKL_NUM_THREADS={THREADS}; {command} run {verb} --cancer {{params.cancer:q}} "
+        "{params.options:q} && touch {output:q}"
     )
 
 rule train_mae_patch:
     input: expand(rules.prepare.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/mae_patch.done"
     params: options=OPTIONS, cancer=SHOWN
-    threads: THREADS
+    threads: TRAINERS
     priority: 9
+    resources: **limits("train")
+    retries: RETRIES
     shell: train("mae_patch")
 
 rule train_mae_reg:
@@ -202,16 +259,20 @@ rule train_mae_reg:
     input: expand(rules.prepare.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/mae_reg.done"
     params: options=OPTIONS, cancer=SHOWN
-    threads: THREADS
+    threads: TRAINERS
     priority: 9
+    resources: **limits("train")
+    retries: RETRIES
     shell: train("mae_reg")
 
 rule train_mae_patreg:
     input: rules.train_mae_patch.output, rules.train_mae_reg.output
     output: f"{RUN}/pretrain/mae_patreg.done"
     params: options=OPTIONS, cancer=SHOWN
-    threads: THREADS
+    threads: TRAINERS
     priority: 9
+    resources: **limits("train")
+    retries: RETRIES
     shell: train("mae_patreg")
 
 rule train_dino:
@@ -219,14 +280,18 @@ rule train_dino:
     input: expand(rules.prepare.output, cancer=CANCERS)
     output: f"{RUN}/pretrain/dino.done"
     params: options=OPTIONS, cancer=SHOWN
-    threads: THREADS
+    threads: TRAINERS
     priority: 8
+    resources: **limits("learn")
+    retries: RETRIES
     shell: train("dino", command="hcmae")
 
 rule mae_patch:
     input: "notebooks/05_mae_patch.ipynb", rules.train_mae_patch.output
     output: f"{RUN}/pretrain/notebooks/05_mae_patch.ipynb"
     params: given=PARAMETERS, cancer=SHOWN
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("05_mae_patch", "{params.cancer:q}")
 
 rule mae_region:
@@ -234,6 +299,8 @@ rule mae_region:
     output: f"{RUN}/pretrain/notebooks/06_mae_region.ipynb"
     params: given=PARAMETERS, cancer=SHOWN
     priority: 2
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("06_mae_region", "{params.cancer:q}")
 
 rule nuclei:
@@ -241,17 +308,24 @@ rule nuclei:
     input: rules.prepare.output
     output: f"{RUN}/{{cancer}}/nuclei.done"
     params: options=OPTIONS
+    resources: **limits("page")
+    retries: RETRIES
     shell: "hcmae run nuclei --cancer {wildcards.cancer:q} --workers 1 {params.options:q} && touch {output:q}"
 
 # What the methods read: the omics, and all vectors of the slides and their nuclei, as far as the run has them.
 READ = [rules.prepare.output, *(([rules.train_mae_patreg.output, rules.train_dino.output]) if SLIDES else [])]
-READ_AND_NUCLEI = [*READ, *([rules.nuclei.output] if SLIDES else [])]
+ALL_READ = [path for group in [*READ, *([rules.nuclei.output] if SLIDES else [])] for path in group]
 
 rule survival:
-    input: "notebooks/07_survival.ipynb", READ_AND_NUCLEI
+    # The shown cancer's pages go before its column of Table II; of the others the column is there first.
+    input:
+        "notebooks/07_survival.ipynb",
+        lambda w: expand(ALL_READ, cancer=w.cancer) if w.cancer == SHOWN else f"{RUN}/{w.cancer}/table2.done",
     output: f"{RUN}/{{cancer}}/notebooks/07_survival.ipynb"
     params: given=PARAMETERS
     priority: 5
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("07_survival", "{wildcards.cancer:q}")
 
 rule ablation:
@@ -259,6 +333,8 @@ rule ablation:
     output: f"{RUN}/{{cancer}}/notebooks/08_ablation.ipynb"
     params: given=PARAMETERS
     priority: 4
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("08_ablation", "{wildcards.cancer:q}")
 
 rule predictions:
@@ -267,6 +343,8 @@ rule predictions:
     output: f"{RUN}/{{cancer}}/table2.done"
     params: options=OPTIONS, stages=[*(["nuclei"] if SLIDES else []), "survival"]
     priority: 3
+    resources: **limits("learn")
+    retries: RETRIES
     shell:
         "hcmae run {params.stages} --method table2 --cancer {wildcards.cancer:q} --workers 1 {params.options:q} "
         "&& touch {output:q}"
@@ -278,30 +356,40 @@ rule comparison:
         lambda w: expand(rules.predictions.output, cancer=CANCERS if w.cancer == SHOWN else [w.cancer]),
     output: f"{RUN}/{{cancer}}/notebooks/09_comparison.ipynb"
     params: given=PARAMETERS
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("09_comparison", "{wildcards.cancer:q}")
 
 rule kaplan_meier:
     input: "notebooks/10_kaplan_meier.ipynb", rules.predictions.output
     output: f"{RUN}/{{cancer}}/notebooks/10_kaplan_meier.ipynb"
     params: given=PARAMETERS
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("10_kaplan_meier", "{wildcards.cancer:q}")
 
 rule null_cohort:
     input: f"{RUN}/NULL/prepared.done", [rules.train_mae_patreg.output, rules.train_dino.output] if SLIDES else []
     output: f"{RUN}/NULL/embedded.done"
     params: options=OPTIONS
+    resources: **limits("learn")
+    retries: RETRIES
     shell: ("hcmae run embed --cancer NULL {params.options:q} && " if SLIDES else "") + "touch {output:q}"
 
 rule leaks:
     input: "notebooks/11_leaks.ipynb", rules.survival.output, [f"{RUN}/{c}/embedded.done" for c in NULL]
     output: f"{RUN}/{{cancer}}/notebooks/11_leaks.ipynb"
     params: given=PARAMETERS
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("11_leaks", "{wildcards.cancer:q}")
 
 rule interpretation:
     input: "notebooks/12_interpretation.ipynb", rules.survival.output
     output: f"{RUN}/{{cancer}}/notebooks/12_interpretation.ipynb"
     params: given=PARAMETERS
+    resources: **limits("learn")
+    retries: RETRIES
     shell: execute("12_interpretation", "{wildcards.cancer:q}")
 
 rule publish:
@@ -318,4 +406,6 @@ rule html:
     input: "_config.yml", "_toc.yml", PROSE, all_pages
     output: "_build/html/index.html"
     # Everything anew: what an interrupted build left behind must not decide how this one ends.
+    resources: **limits("page")
+    retries: RETRIES
     shell: "jupyter-book build . --all -n -W --keep-going --quiet"

@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from book.tools import finding
 from hcmae import __version__
 from hcmae.files import read_json, write_json, write_text
 
@@ -31,7 +32,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "book" / "results" / "book.json"
 FIGURE = ROOT / "book" / "_static" / "results.svg"
 README = ROOT / "README.md"
-START, END = "<!-- measured -->", "<!-- /measured -->"
 GIB = 2**30
 
 
@@ -139,22 +139,22 @@ def table(found: dict[str, Any]) -> str:
 
 
 def render(found: dict[str, Any], folder: Path) -> None:
-    """Write the README's table and figure from a finished clone."""
-    import pandas as pd
-
-    from hcmae.plots import style
-    from hcmae.plots.survival import plot_leaks
-
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, closed, after = rest.partition(END)
-    if not closed:
-        raise SystemExit(f"{README} lacks the lines {START} and {END}")
-    write_text(README, f"{before}{START}\n{table(found)}\n{END}{after}")
-    style.apply()
+    """Write the README's finding, table and figures from a finished clone."""
     leaks = read_json(folder / "runs" / "smoke" / "LIHC" / "results" / "leaks.json")
-    figure = plot_leaks(pd.DataFrame(leaks["rows"]).astype({"mean": float, "low": float, "high": float}))
-    style.save(figure, FIGURE)
+    text = _between(README.read_text(encoding="utf-8"), "finding", finding.sentence(leaks))
+    write_text(README, _between(text, "measured", table(found)))
+    finding.draw(leaks, FIGURE)
+    finding.draw(leaks, FIGURE.with_stem(f"{FIGURE.stem}-dark"), dark=True)
+
+
+def _between(text: str, mark: str, new: str) -> str:
+    """The text with what stands between the two comments of this mark replaced."""
+    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, _, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        raise SystemExit(f"{README} lacks the lines {start} and {end}")
+    return f"{before}{start}\n{new}\n{end}{after}"
 
 
 def main() -> None:

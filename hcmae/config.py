@@ -199,7 +199,7 @@ class OmicsSettings(Settings):
 
 
 class SurvivalSettings(Settings):
-    """Survival network and its training (section III-A; paper_vs_code S-rows)."""
+    """Survival network and its training (section III-A; page *Paper versus release*, survival)."""
 
     network: Network = Network()
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4
@@ -213,6 +213,8 @@ class SurvivalSettings(Settings):
     clip_norm: float | None = 1.0
     dropout: Fraction = 0.0
     folds: Annotated[int, Field(ge=2)] = 5
+    # stratified: equal shares of deaths and times; site_preserved: no hospital in two folds, as equal as that allows.
+    fold_kind: Literal["stratified", "site_preserved"] = "stratified"
     repeats: PositiveInt = 1
     inner_fraction: Fraction = 0.2
     # How many networks, differing in initial weights, are averaged per fold (1 = the paper).
@@ -226,8 +228,7 @@ class SurvivalSettings(Settings):
     # At most so many vectors of a bag are drawn per training step (None = all; bags of patches can hold 50,000).
     bag_limit: PositiveInt | None = None
     # Patients with their bags per forward pass inside a group; the gradient is that of the whole group (None = all at
-    # once). Refused where a loss needs more than one tensor of a network (CLAM-SB in groups larger than this).
-    # GPDBN and CAMR have no bags, and nothing to part.
+    # once). GPDBN and CAMR have no bags, and nothing to part.
     micro_batch: PositiveInt | None = None
     ties: Literal["breslow", "efron"] = "breslow"
     # Stop when the inner C-index has not risen for so many epochs, or for such a share of a method's epochs (None =
@@ -426,12 +427,17 @@ class Compute(Settings):
     # What decodes regions for pre-training: threads share one interpreter; processes start slowly and scale further.
     # auto: processes for a GPU with more than four workers.
     decoders: Literal["auto", "threads", "processes"] = "auto"
+    # Vectors and thumbnails of a cohort in the memory of survival training, in GiB; what is more is read from the
+    # stores as it is needed (the system keeps what it has room for).
+    memory_gib: Annotated[float, Field(gt=0)] = 8.0
 
 
 class Profile(Settings):
     """Sizes and schedule of a run: smoke, workstation or paper."""
 
     name: str
+    # Cancers whose slides pre-train the networks (None: every one that has been cut into regions under this profile).
+    pool: tuple[str, ...] | None = None
     geometry: Geometry = Geometry()
     network: Network = Network()
     mae_patch: MaePatchSettings = MaePatchSettings()
@@ -475,8 +481,9 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    # Besides its own errors PyYAML raises those of the values it makes: a 13th month, a list as a key, endless depth.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}; correct it there") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(raw).__name__}")
     return raw

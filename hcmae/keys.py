@@ -32,7 +32,13 @@ _STARTED_NS = time.time_ns()
 # Packages whose source is followed wherever it is installed; __main__ is a notebook or a script.
 OURS = ("hcmae", "hcmae_core", "__main__")
 # Settings that change how fast something is done, or how it is called, and never what comes out. No key holds them.
-NEUTRAL = ("name", "compute.workers", "compute.compile", "compute.decoders", "survival.micro_batch")
+NEUTRAL = (
+    "name",
+    # Acts through what is read: the stores of the pool are inputs.
+    "pool",
+    *(f"compute.{name}" for name in ("workers", "compile", "decoders", "memory_gib")),
+    "survival.micro_batch",
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-__all__ = ["BrokenProcessPool", "WorkerPool", "worker_pool"]
+__all__ = ["BrokenProcessPool", "WorkerPool", "usable_cores", "worker_pool"]
 
 # Work is shared out by processes: a second layer of threads would only get in the way.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -27,6 +27,13 @@ _WATCH = 0.1
 
 # A worker that has grown is replaced between two tasks; nobody needs to do anything about that.
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use: a container or a cluster's job often has fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class WorkerPool(ProcessPoolExecutor):

@@ -17,6 +17,7 @@ from typing import IO, cast
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from hcmae.packed import open_packed, unpacked
@@ -161,6 +162,8 @@ def read_head(path: Path, *, unique: bool = True) -> Head:
         raise TableError(_unreadable(error)) from error
     if header is None:
         raise TableError("it is empty" if not comments else "it holds nothing but lines that begin with '#'")
+    if first is not None:
+        _check_title(header, first, separator, 1 + len(comments))
     _check_separator(header, separator, path)
     if (column := open_cell(header, separator)) is not None:
         raise TableError(open_quotation(1 + len(comments), column))
@@ -186,7 +189,11 @@ def read_head(path: Path, *, unique: bool = True) -> Head:
     if unique and len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         date = " (a date, as Excel makes of the names of some genes: take them from the original file)"
-        raise TableError(f"column '{twice}' comes twice{date if date_of(twice) else ''}; rename one")
+        places = listed([str(number) for number, name in enumerate(names, start=1) if name == twice])
+        raise TableError(
+            f"column '{twice}' comes twice{date if date_of(twice) else ''}, as columns {places} of the file; rename "
+            "one, or remove it if they hold the same"
+        )
     return Head(tuple(names), separator, tuple(comments), start, width - len(names))
 
 
@@ -201,14 +208,38 @@ def read_rows(
     """The rows of a table as columns of these types; only the columns ``wanted`` if given, and no padding.
 
     Raises TableError for a row with more or fewer cells than the header, a line break inside a quoted cell, a cell that
-    is not of its type, and text that is not UTF-8.
+    is not of its type, and text that is not UTF-8. Blanks around a cell do not count.
     """
+    try:
+        return _parsed_rows(path, head, types, missing, wanted)
+    except _NumberError as error:
+        # The fast reader knows a word for "missing" without blanks only.
+        texts = {name: pa.string() for name in types}
+        table = _parsed_rows(path, head, texts, (), wanted)
+        for number, name in enumerate(table.column_names):
+            cells = pc.utf8_trim_whitespace(table[name])
+            if types[name] != pa.string():
+                cells = pc.if_else(pc.is_in(cells, pa.array(list(missing), pa.string())), None, cells)
+            try:
+                table = table.set_column(number, name, cells.cast(types[name]))
+            except _ARROW_ERRORS:
+                raise error from None
+        return table
+
+
+class _NumberError(TableError):
+    """A cell that is not of its column's type."""
+
+
+def _parsed_rows(
+    path: Path, head: Head, types: Mapping[str, pa.DataType], missing: Sequence[str], wanted: Sequence[str] | None
+) -> pa.Table:
     columns = head.columns
     padding = columns[len(head.names) :]
-    ragged: list[tuple[int, int]] = []
+    ragged: list[tuple[int, int, str]] = []
 
     def too_long(row: pacsv.InvalidRow) -> str:
-        ragged.append((row.number or 0, row.actual_columns))
+        ragged.append((row.number or 0, row.actual_columns, row.text or ""))
         return "error"
 
     quoted: list[bool] = []
@@ -232,12 +263,13 @@ def read_rows(
         if quoted:
             _check_quotations(path, head)
         if ragged:
-            number, cells = ragged[0]
-            raise TableError(_ragged(number + 1 + len(head.comments), cells, len(columns))) from None
+            number, cells, text = ragged[0]
+            raise TableError(_ragged(number + 1 + len(head.comments), cells, len(columns), text)) from None
         if "Empty CSV" in str(error):
             names = head.names if wanted is None else wanted
             return pa.table({name: pa.array([], types[name]) for name in names})
-        raise TableError(" ".join(str(error).split())[:200]) from error
+        told = " ".join(str(error).split())[:200]
+        raise (_NumberError if "conversion error" in told else TableError)(told) from error
     except (OSError, EOFError, zlib.error) as error:
         raise TableError(_unreadable(error)) from error
     if quoted:
@@ -288,6 +320,15 @@ def date_of(text: str) -> tuple[int, int] | None:
         if 1 <= month <= 12 and 1 <= day <= 31:
             return month, day
     return None
+
+
+def why_no_number(text: str) -> str:
+    """What to do about a cell that is no number, where its form says it: a decimal comma, a date; '' otherwise."""
+    if re.fullmatch(r"[-+]?\d+(?:[.,]\d{3})*,\d+(?:[eE][-+]?\d+)?", text.strip()):
+        return "write numbers with a point for decimals and no mark between thousands"
+    if date_of(text) is not None:
+        return "this is a date, which a spreadsheet may have made of a number: take it from the original file"
+    return ""
 
 
 def counts_rows(cells: Sequence[object]) -> bool:
@@ -394,9 +435,16 @@ def _lines(handle: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             yield end, line
 
 
-def _decoded(line: bytes) -> str:
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+def check_encoding(begins: bytes) -> None:
+    """Raise TableError where the beginning of a text is in UTF-16, with its mark or without."""
+    if begins.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise TableError("it is UTF-16 text (Excel's 'Unicode text'); save it as UTF-8")
+    if b"\x00" in begins:
+        raise TableError("it holds bytes of zero, as UTF-16 text does and no UTF-8 text; save it as UTF-8")
+
+
+def _decoded(line: bytes) -> str:
+    check_encoding(line)
     try:
         return line.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -423,6 +471,18 @@ def _cells(line: str, separator: str) -> list[str]:
     return [str(column[0].as_py()) for column in table.columns]
 
 
+def _check_title(header: str, first: str, separator: str, row: int) -> None:
+    """Raise TableError where the first line holds one cell and the next one several: a title, no header."""
+    told = [cell.strip() for cell in header.split(separator) if cell.strip()]
+    below = [cell.strip() for cell in first.split(separator) if cell.strip()]
+    # R's short header of a table with one column has one cell as well.
+    if len(told) == 1 and (len(below) > 2 or (len(below) == 2 and " " in told[0])):
+        raise TableError(
+            f"line {row} holds nothing but '{told[0][:60]}', and line {row + 1} has {len(below)} cells: a title above "
+            "the header; remove it, so that the names of columns come first"
+        )
+
+
 def _check_separator(header: str, separator: str, path: Path) -> None:
     if separator in header:
         return
@@ -441,8 +501,37 @@ def _check_separator(header: str, separator: str, path: Path) -> None:
     )
 
 
-def _ragged(row: int, cells: int, width: int) -> str:
-    return f"row {row} has {cells} cells, the header has {width}; correct it"
+def _ragged(row: int, cells: int, width: int, text: str = "") -> str:
+    told = f"row {row} has {cells} cell{'s' if cells > 1 else ''}, the header has {width}"
+    if width == 1:
+        return f"{told}; correct it, or remove the lines above the names of columns if they are a title"
+    if cells == 1 and text.strip():
+        return f"{told} ('{text.strip()[:40]}'); remove it if it is a note below the table, otherwise correct it"
+    return f"{told}; correct it"
+
+
+_TOTALS = frozenset(
+    ("total", "totals", "grand total", "subtotal", "sum", "sums", "mean", "average", "median", "sd", "std", "count",
+     "gesamt", "summe", "mittelwert")
+)  # fmt: skip
+
+
+def check_last_lines(cells: Sequence[str], first: int) -> None:
+    """Raise TableError where a column of patients ends with a line of totals; its first cell is in line ``first``."""
+    position = line_of_totals(cells)
+    if position is not None:
+        raise TableError(
+            f"line {first + position} ('{cells[position].strip()}') is a line of totals below the patients, and no "
+            "patient; remove it"
+        )
+
+
+def line_of_totals(cells: Sequence[str]) -> int | None:
+    """Position of a line of totals ('Total', 'Mean' ...) among the last three of a column of names; None without."""
+    for position in range(max(1, len(cells) - 3), len(cells)):
+        if " ".join(re.sub(r"[^a-zA-Z]+", " ", cells[position]).lower().split()) in _TOTALS:
+            return position
+    return None
 
 
 def _unreadable(error: BaseException) -> str:

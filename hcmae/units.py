@@ -80,7 +80,7 @@ _IN_FILE_NAMES = (
     "z_score", "z_scores", "beta", "betas", "mvalue", "mvalues", "m_value", "m_values",
 )  # fmt: skip
 
-TIME_UNITS: Mapping[str, float] = MappingProxyType({"days": 1.0, "months": 30.4375, "years": 365.25})
+TIME_UNITS: Mapping[str, float] = MappingProxyType({"days": 1.0, "weeks": 7.0, "months": 30.4375, "years": 365.25})
 
 
 def unit_named(text: object, modality: str) -> Unit:

@@ -27,28 +27,29 @@ class InputScale(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     @torch.no_grad()
-    def fit(self, vectors: Tensor) -> None:
-        """Take the statistics of the vectors [N, D] of training patients."""
-        values = vectors.detach().float()
-        self.mean.copy_(values.mean(0))
-        spread = values.std(0, correction=0)
-        # A dimension without spread says nothing: it is centred and left alone.
-        self.scale.copy_(torch.where(spread > 1e-8, spread, torch.ones_like(spread)))
+    def fit(self, vectors: Tensor | Iterable[Tensor]) -> None:
+        """Take the statistics of the vectors [N, D] of training patients, given at once or in parts.
 
-    @torch.no_grad()
-    def fit_parts(self, parts: Iterable[Tensor]) -> None:
-        """The same from parts [n, D] that need not be in memory together; sums are taken in fp64."""
-        count = 0
-        total = torch.zeros(len(self.mean), dtype=torch.float64)
-        square = total.clone()
-        for part in parts:
-            values = part.detach().double().cpu()
+        One part at a time is in memory. Moments of parts are joined as in Chan, Golub and LeVeque (1979). Raises
+        ValueError where there is no vector.
+        """
+        count, mean, spread = 0, self.mean, self.scale
+        for part in [vectors] if isinstance(vectors, Tensor) else vectors:
+            values = part.detach().float()
+            own_mean, own_spread = values.mean(0), values.std(0, correction=0)
+            if count == 0:
+                count, mean, spread = len(values), own_mean, own_spread
+                continue
+            share = len(values) / (count + len(values))
+            shift = own_mean.double() - mean.double()
+            variance = (1 - share) * spread.double() ** 2 + share * own_spread.double() ** 2
+            spread = (variance + share * (1 - share) * shift**2).sqrt()
+            mean = mean.double() + share * shift
             count += len(values)
-            total += values.sum(0)
-            square += values.square().sum(0)
-        mean = total / count
-        spread = (square / count - mean.square()).clamp(min=0).sqrt()
+        if count == 0:
+            raise ValueError("InputScale.fit: no vectors to take mean and deviation of")
         self.mean.copy_(mean)
+        # A dimension without spread says nothing: it is centred and left alone.
         self.scale.copy_(torch.where(spread > 1e-8, spread, torch.ones_like(spread)))
 
     def forward(self, vectors: Tensor) -> Tensor:

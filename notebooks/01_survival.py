@@ -16,6 +16,8 @@
 #
 # **Question.** How can a model be judged when half of the answers are unknown, and what is it that HC-MAE minimises?
 #
+# **Afterwards you can** read a censored table, say what Cox's loss compares, and compute a C-index by hand.
+#
 # About 25 minutes; needs nothing but the idea of a probability. Runs in seconds.
 #
 # A patient of a cancer cohort is followed until death or until the last contact. The second kind is *censored*: we know that
@@ -32,18 +34,10 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %% [markdown]
@@ -76,7 +70,7 @@ display(
 # $\hat S(t) = \prod_{t_i \le t} (1 - d_i / n_i)$. The censored leave the denominator when they leave the study, and that is
 # all that has to be done for them.
 
-# %% mystnb={"image": {"alt": "Kaplan-Meier curves of simulated patients with low and high true risk; the high-risk curve falls much faster"}}
+# %% mystnb={"image": {"alt": "Kaplan-Meier curves of simulated patients with low and high true risk; the high-risk curve falls much faster"}} tags=["hide-input"]
 from hcmae.evaluation.kaplan_meier import compare_groups
 
 groups = compare_groups(time, event.astype(int), score > np.median(score))
@@ -105,7 +99,7 @@ plots.plot_kaplan_meier({"split at the median of the true score": groups}, colum
 # This is Eq. 13 of the paper with $\ge$ where $>$ is printed: a patient belongs to the own risk set. With $>$ the last death would
 # need the logarithm of an empty sum. $n_E$ is the number of deaths.
 
-# %% mystnb={"image": {"alt": "Twelve patients as horizontal bars of follow-up time ending in a cross for a death or a stroke for censoring"}}
+# %% mystnb={"image": {"alt": "Twelve patients as horizontal bars of follow-up time ending in a cross for a death or a stroke for censoring"}} tags=["hide-input"]
 few = np.sort(rng.choice(len(time), 12, replace=False))
 plots.plot_cox_geometry(time[few], event[few], score[few])
 
@@ -115,25 +109,23 @@ plots.plot_cox_geometry(time[few], event[few], score[few])
 #
 # ## The loss of this book is that sum
 
-# %%
+# %% tags=["by-hand"]
 import torch
 
+from hcmae_core import textbook
 from hcmae_core.losses import cox_loss
 
 risk, days, dead = (
     torch.tensor(np.asarray(v, dtype=np.float64)) for v in (score, time, event)
 )
-by_hand = 0.0
-for i in torch.nonzero(dead).flatten():
-    by_hand -= risk[i] - torch.logsumexp(risk[days >= days[i]], 0)
-by_hand /= dead.sum()
+by_hand = textbook.cox_by_definition(risk, days, dead)
 ours = cox_loss(risk, days, dead)
 assert torch.isclose(by_hand, ours)
-display(
-    Markdown(
-        f"Written out: {by_hand:.6f}. By one sort and one running log-sum-exp: {ours:.6f}."
-    )
+said = (
+    f"Written out: {by_hand:.6f}. By one sort and one running log-sum-exp: {ours:.6f}."
 )
+display(Markdown(said))
+pages.source(textbook.cox_by_definition)
 
 # %% [markdown]
 # ## The concordance index
@@ -142,23 +134,18 @@ display(
 # pairs; a coin gets 0.5. It asks for the order only, not for probabilities.
 
 # %%
-rows = []
-for name, guess in {
+guesses = {
     "the true score": score,
     "the true score plus noise": score + rng.normal(size=len(score)),
     "a coin": rng.normal(size=len(score)),
-}.items():
-    rows.append((name, metrics.concordance(time, event, guess)))
-found = dict(rows)
-display(
-    Markdown(
-        f"{sentences.compared('C of the true score', found['the true score'], '1', 1.0)}; "
-        f"{sentences.compared('C of the coin', found['a coin'], 'one half', 0.5)}."
-    )
+}
+found = pd.Series(
+    {name: metrics.concordance(time, event, guess) for name, guess in guesses.items()}
 )
-pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format(
-    {"C-index": "{:.3f}"}
-).hide(axis="index")
+first = sentences.compared("C of the true score", found["the true score"], "1", 1.0)
+coin = sentences.compared("C of the coin", found["a coin"], "one half", 0.5)
+display(Markdown(f"{first}; {coin}."))
+found.rename("C-index").rename_axis("predicted risk").round(3).to_frame()
 
 # %% [markdown]
 # **What to see.** Even the true score does not reach 1: death has a part that nobody can predict. In the synthetic cohorts the C-index
@@ -170,7 +157,7 @@ pd.DataFrame(rows, columns=["predicted risk", "C-index"]).style.format(
 # Below, one model of fixed quality is scored on many cohorts, drawn anew each time. The sizes are those of the paper's Table I, and
 # half of the 250 of COAD, as in the small profile of this book; a test fold is a fifth of it.
 
-# %% mystnb={"image": {"alt": "Standard deviation of one fold's C-index and of the five-fold mean against the number of patients"}}
+# %% mystnb={"image": {"alt": "Standard deviation of one fold's C-index and of the five-fold mean against the number of patients"}} tags=["hide-input"]
 sizes = (125, 250, 450, 724)
 noise = [
     compare.sampling_noise(n, 0.35, c_index=0.65, draws=60, seed=seed) for n in sizes
@@ -183,22 +170,14 @@ ax.legend()
 fig
 
 # %%
-pairs = []
-for _ in range(100):
-    truth, lived, died = compare.simulate_outcome(sizes[1], 0.6, 0.35, rng)
-    pairs.append(
-        [
-            metrics.concordance(lived, died, truth + rng.normal(size=len(truth)))
-            for _ in "ab"
-        ]
-    )
-scored = np.array(pairs)
+scored = compare.equal_models(sizes[1], 0.6, 0.35, rng, draws=100)
 shared = np.corrcoef(scored.T)[0, 1]
 spread, apart = np.std(scored[:, 0] - scored[:, 1]), np.hypot(*scored.std(axis=0))
+same = "The sd of their difference on the same patients"
+verdict = sentences.compared(same, spread, "that on different patients", apart)
 display(
     Markdown(
-        f"Two models that are equally good, on 100 cohorts of {sizes[1]} patients: their C-indices correlate by {shared:.2f}. "
-        f"{sentences.compared('The sd of their difference on the same patients', spread, 'that on different patients', apart)}."
+        f"Two models that are equally good, on 100 cohorts of {sizes[1]} patients: their C-indices correlate by {shared:.2f}. {verdict}."
     )
 )
 
@@ -237,4 +216,58 @@ display(
 #
 # `metrics.concordance(time, np.ones(len(time)), score)` beside the C-index of the true score: the invented deaths are in no order of
 # risk, and they are now in the pairs that are counted.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A patient is censored on day 400. What is known?
+# - (x) That the patient lived at least 400 days :: that is all, and it is used in every risk set up to day 400.
+# - ( ) That the patient died on day 400 :: the last contact is not a death.
+# - ( ) Nothing, so the patient is left out :: the first 400 days are known.
+# ```
+#
+# ```{quiz}
+# All log hazards are multiplied by 3. What happens to the C-index?
+# - (x) Nothing :: it asks for the order only.
+# - ( ) It is multiplied by 3 :: it is a share of pairs.
+# - ( ) It goes to 1 :: the order of the patients is the same as before.
+# ```
+#
+# ```{quiz}
+# Whom does the risk set of a death on day 100 hold?
+# - (x) Everybody still followed on day 100, the one who died too :: with the own patient left out the last death would have an empty set.
+# - ( ) Everybody who died before :: they are no longer at risk.
+# - ( ) Everybody in the cohort :: those who left before are not at risk.
+# ```
+#
+# ````{exercise}
+# :label: ex-01-c-index
+# Write the C-index of a few patients: the share of comparable pairs in which the one who died first has the larger risk; equal risks count
+# one half. A pair is comparable where the shorter time ends in a death.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def c_index(time, event, risk): ...
+
+
+check("ex-01-c-index", c_index)
+
+# %% [markdown]
+# ````{solution} ex-01-c-index
+# :class: dropdown
+# ```python
+# def c_index(time, event, risk):
+#     right = pairs = 0.0
+#     for i in range(len(time)):
+#         for j in range(len(time)):
+#             if event[i] and time[i] < time[j]:
+#                 pairs += 1
+#                 right += 1.0 if risk[i] > risk[j] else 0.5 * (risk[i] == risk[j])
+#     return right / pairs
+# ```
 # ````

@@ -16,6 +16,9 @@
 #
 # **Question.** Which patients is a model trained and judged on, who was left out, and would a different choice have been as good?
 #
+# **Afterwards you can** follow an exclusion flow, name the rule by which a patient left, and put a follow-up time together from several
+# fields.
+#
 # About 25 minutes; needs notebook 01. Runs in seconds, after the synthetic cohort has been written.
 #
 # A survival study is decided before any network is trained: by who is in it. The paper writes one sentence about this and prints
@@ -33,17 +36,9 @@ slides = True
 
 # %%
 from hcmae import pipeline, plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %% [markdown]
@@ -81,7 +76,7 @@ pd.DataFrame(asked, columns=["modality", "field of the GDC", "value"]).set_index
     "modality"
 )
 
-# %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}}
+# %% mystnb={"image": {"alt": "Number of files and megabytes per modality in the lock of this cohort"}} tags=["hide-input"]
 from hcmae.cohort.lock import read_lock
 
 lock_path = run.root / "files.tsv"
@@ -128,7 +123,7 @@ if lock is not None:
 cohort = run.curate()
 cohort.flow
 
-# %% mystnb={"image": {"alt": "CONSORT-style flow diagram: patients remaining after each rule and those who left, with the reason"}}
+# %% mystnb={"image": {"alt": "CONSORT-style flow diagram: patients remaining after each rule and those who left, with the reason"}} tags=["hide-input"]
 figure = plots.plot_consort(cohort.flow, cohort.exclusions, title=cancer)
 plots.style.save(figure, run.dir / "figures" / "consort.svg")
 figure
@@ -146,7 +141,7 @@ cohort.exclusions
 # Leaving out short follow-ups is not neutral if the dead leave more often than the censored. Follow-up of the two groups, among
 # those who stayed:
 
-# %% mystnb={"image": {"alt": "Histogram of follow-up for deaths and censored patients, and the share followed at least so long"}}
+# %% mystnb={"image": {"alt": "Histogram of follow-up for deaths and censored patients, and the share followed at least so long"}} tags=["hide-input"]
 plots.plot_follow_up(
     cohort.table, min_days=run.manifest.inclusion.min_days, title=cancer
 )
@@ -160,17 +155,11 @@ plots.plot_follow_up(
 
 # %%
 table = cohort.table
-age = (
-    f", median age {table['age'].median():.0f} years"
-    if table["age"].notna().any()
-    else ""
-)
-display(
-    Markdown(
-        f"{len(table)} patients, {table['event'].sum()} deaths ({table['event'].mean():.0%}), "
-        f"median time {table['time'].median():.0f} days{age}."
-    )
-)
+known = table["age"].notna().any()
+age = f", median age {table['age'].median():.0f} years" if known else ""
+dead = f"{table['event'].sum()} deaths ({table['event'].mean():.0%})"
+median = f"median time {table['time'].median():.0f} days{age}"
+display(Markdown(f"{len(table)} patients, {dead}, {median}."))
 table[["time", "event", "age", "sex", "stage", "slide"]].head()
 
 # %% [markdown]
@@ -194,7 +183,7 @@ if lock is not None:
 # data the two need not agree: the paper does not say which slide rule, methylation array or release it used, and its 451 LGG or 250 COAD
 # patients are compatible with "the 450k array only".
 
-# %% mystnb={"image": {"alt": "Patients per cancer in the paper's Table I and in the cohorts curated here"}}
+# %% mystnb={"image": {"alt": "Patients per cancer in the paper's Table I and in the cohorts curated here"}} tags=["hide-input"]
 rows = []
 for other in pipeline.all_runs(run):
     here = len(other.cohort().table)
@@ -240,23 +229,18 @@ other_readings(
 # cohort that a user brings; see the page *Bring your own cohort*.
 
 # %%
+from hcmae.cohort.curate import curate
+from hcmae.omics.readers import read_omics
+
 example = pipeline.example_data()
 if example is None:
     print("The real example is not here; this cell shows nothing.")
 else:
-    from hcmae.cohort.curate import curate
-    from hcmae.omics.readers import read_omics
-
-    real = curate(
-        run.manifest,
-        "local",
-        example / "lihc_real",
-        seed=seed,
-        modalities=("rna", "mirna"),
-        slides=False,
-    )
+    where = ("local", example / "lihc_real")
+    given = {"modalities": ("rna", "mirna"), "slides": False}
+    real = curate(run.manifest, *where, seed=seed, **given)
     display(real.flow)
-    print(read_omics(real, "local", example / "lihc_real"))
+    print(read_omics(real, *where))
 
 # %% [markdown]
 # **Takeaway.**
@@ -302,4 +286,52 @@ else:
 #
 # Only patients with several slides can change, and about half of those with two do. Compare
 # `curate(run.manifest, source, run.root, seed=seed + 1).table["slide"]` with `table["slide"]`.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A patient is alive; last contact on day 200, a later follow-up on day 350. Which time counts?
+# - (x) 350 :: the last day on which the patient was known to be alive.
+# - ( ) 200 :: the field of last contact is not always the last.
+# - ( ) The mean of both :: time is not an average.
+# ```
+#
+# ```{quiz}
+# Why does every patient who leaves need a reason?
+# - (x) So that somebody else can arrive at the same cohort :: a number of patients alone cannot be repeated.
+# - ( ) So that nobody is lost :: a reason changes no number.
+# ```
+#
+# ```{quiz}
+# A limit of one year of follow-up is set. Who leaves?
+# - (x) The early deaths among others :: so the choice depends on the outcome.
+# - ( ) Censored patients only :: a death within the year leaves too.
+# ```
+#
+# ````{exercise}
+# :label: ex-02-outcome
+# Write the rule for time and event: `death` is the day of death or None, `contact` the day of last contact, `follow_ups` a list of days.
+# Return (time, event).
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def outcome(death, contact, follow_ups): ...
+
+
+check("ex-02-outcome", outcome)
+
+# %% [markdown]
+# ````{solution} ex-02-outcome
+# :class: dropdown
+# ```python
+# def outcome(death, contact, follow_ups):
+#     if death is not None:
+#         return death, 1
+#     return max([contact, *follow_ups]), 0
+# ```
 # ````

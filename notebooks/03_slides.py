@@ -16,6 +16,8 @@
 #
 # **Question.** A slide has billions of pixels, many of them glass. Which squares of it does the method look at, and at what sizes?
 #
+# **Afterwards you can** say what a pyramid is, why tissue is masked, and how many patches a region has.
+#
 # About 25 minutes; needs notebook 02. A slide holds $M$ regions, a region patches, a patch cells; the sizes below are the paper's.
 #
 # $$
@@ -33,18 +35,10 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %%
@@ -65,7 +59,8 @@ display(
         f"each of {geometry.cells_per_patch} cells of {geometry.cell} pixels."
     )
 )
-batch.summary(outcomes)
+# Seconds differ from run to run: `slides.parquet` keeps them, the page does not.
+batch.summary(outcomes).drop(columns="seconds")
 
 # %% [markdown]
 # Every slide of the cohort is in this table, with a reason where it gave nothing. A bad tile costs its region and a bad slide costs that
@@ -78,7 +73,7 @@ batch.summary(outcomes)
 # It never opens the whole. The file holds the slide several times, each copy smaller than the one before: a pyramid. Below is one
 # region, chosen for its variety, read from every level of its file.
 
-# %% mystnb={"image": {"alt": "The same square of tissue read from each level of one slide; on coarser levels it has fewer pixels and less detail"}}
+# %% mystnb={"image": {"alt": "The same square of tissue read from each level of one slide; on coarser levels it has fewer pixels and less detail"}} tags=["hide-input"]
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"pil_kwargs": {"quality": 88}, "dpi": 130}
 store = max((SlideStore(path) for path in run.stores()), key=len)
@@ -117,26 +112,19 @@ display(
 # kept if enough of it is tissue.
 
 
-# %% mystnb={"image": {"alt": "One slide three times: as it is, with everything but tissue darkened, and with the grid of squares, the kept ones framed"}}
-def survey(slide, geometry, settings, mask=None):
-    """Tissue and plan of a slide, and the figure that shows them."""
-    tissue = batch.tissue_of(slide, geometry, settings, mask)
-    plan = regions.plan_regions(slide.size, tissue, geometry, settings, slide.mpp)
-    overview = slide.thumbnail(700)
-    scale = overview.shape[1] / slide.size[0]
-    return (
-        tissue,
-        plan,
-        plots.plot_tissue(
-            overview, tissue.mask, plan.corners, plan.kept, plan.side, scale
-        ),
-    )
-
-
-tissue, plan, picture = survey(
-    slide, geometry, run.profile.slides, store.path.with_suffix(".tissue.geojson")
+# %% mystnb={"image": {"alt": "One slide three times: as it is, with everything but tissue darkened, and with the grid of squares, the kept ones framed"}} tags=["hide-input"]
+settings = run.profile.slides
+mask = store.path.with_suffix(".tissue.geojson")
+tissue, plan = pages.survey(slide, geometry, settings, mask)
+overview = slide.thumbnail(700)
+plots.plot_tissue(
+    overview,
+    tissue.mask,
+    plan.corners,
+    plan.kept,
+    plan.side,
+    overview.shape[1] / slide.size[0],
 )
-picture
 
 # %% [markdown]
 # **What to see.** The squares lie on one grid from the slide's corner, whatever the tissue looks like. Two rules are in use: one of
@@ -170,7 +158,7 @@ display(
 # Synthetic tissue is laid on this very grid, so the rule has little to decide. A pathologist's slide lies as it lies. Move the grid by a third
 # of a square and look at the closest calls: the kept squares with the least tissue, and the rejected ones with the most.
 
-# %% mystnb={"image": {"alt": "Left, the kept squares with the least tissue; right, the rejected squares with the most; each with its share of tissue"}}
+# %% mystnb={"image": {"alt": "Left, the kept squares with the least tissue; right, the rejected squares with the most; each with its share of tissue"}} tags=["hide-input"]
 moved = plan.corners + plan.side // 3
 moved = moved[(moved + plan.side <= slide.size).all(axis=1)]
 share = tissue.fractions(moved, plan.side)
@@ -179,10 +167,10 @@ enough = share[order] >= run.profile.slides.min_tissue
 calls = {"kept": order[enough][:4], "rejected": order[~enough][::-1][:4]}
 plots.plot_kept_and_rejected(
     {
-        name: [regions.read_region(slide, *moved[i], plan.side, 256) for i in chosen]
-        for name, chosen in calls.items()
+        n: [regions.read_region(slide, *moved[i], plan.side, 256) for i in c]
+        for n, c in calls.items()
     },
-    {name: share[chosen] for name, chosen in calls.items()},
+    {n: share[c] for n, c in calls.items()},
 )
 
 # %% [markdown]
@@ -195,18 +183,12 @@ plots.plot_kept_and_rejected(
 page = viewer.deep_zoom_page(slide, store.coords, store.side, max_side=1024)
 target = run.dir / "results" / f"{store.slide_id}.html"
 write_text(target, page)
-display(
-    HTML(
-        viewer.deep_zoom_frame(
-            page, f"{store.slide_id}: a view to zoom and drag, with its regions"
-        )
-    )
+title = f"{store.slide_id}: a view to zoom and drag, with its regions"
+display(HTML(viewer.deep_zoom_frame(page, title)))
+kept = (
+    "in the run's `results` holds the same view and opens by a double click, offline."
 )
-display(
-    Markdown(
-        f"`{target.name}` in the run's `results` holds the same view and opens by a double click, offline."
-    )
-)
+display(Markdown(f"`{target.name}` {kept}"))
 
 # %% [markdown]
 # The view shows the slide at reduced size, so that the page stays small; its frames are the regions.
@@ -215,7 +197,7 @@ display(
 #
 # **Question.** What does Eq. 1 look like in pixels?
 
-# %% mystnb={"image": {"alt": "One region with its grid of patches, one patch with its grid of cells, and the thumbnail of the region"}}
+# %% mystnb={"image": {"alt": "One region with its grid of patches, one patch with its grid of cells, and the thumbnail of the region"}} tags=["hide-input"]
 _, region = next(iter_regions(store.path, indices=[varied], slide=slide))
 patches = regions.split_patches(region, geometry.patch)
 number = int(np.argmin(patches.mean(axis=(1, 2, 3))))
@@ -236,7 +218,7 @@ plots.plot_nested_squares(
 #
 # ## All regions of the slide
 
-# %% mystnb={"image": {"alt": "Contact sheet: the thumbnails of the regions of one slide, each with its share of tissue"}}
+# %% mystnb={"image": {"alt": "Contact sheet: the thumbnails of the regions of one slide, each with its share of tissue"}} tags=["hide-input"]
 plots.plot_contact_sheet(
     store.thumbnails, [f"{share:.0%}" for share in store.tissue_fraction], columns=8
 )
@@ -272,37 +254,82 @@ pd.DataFrame(
 # Where a folder with real slides lies beside the checkout, the same code runs on one of them. It is a small piece of a slide, so pieces of
 # tissue count from the size that CLAM sets for biopsies.
 
-# %% mystnb={"image": {"alt": "A real slide, its tissue, and the squares of 512 pixels that hold enough of it, where a real slide is given"}}
-example = pipeline.example_data()
-real = example / "slides" / "cmu-1-small-region.svs" if example else None
-if real is not None and real.exists():
-    from hcmae.config import Geometry, SlideSettings
-
-    fine, settings = (
-        Geometry(region=512, patch=128, cell=16, thumbnail=32),
-        SlideSettings(preset="biopsy"),
-    )
-    target = run.profile_dir / "real" / "cmu-1-small-region.h5"
-    outcome = batch.process_slide(
-        real, target, fine, settings, slide_id="cmu-1-small-region"
-    )
-    with SlideStore(target).open_slide() as real_slide:
-        *_, picture = survey(
-            real_slide, fine, settings, target.with_suffix(".tissue.geojson")
-        )
-        display(
-            Markdown(
-                f"{outcome.regions} regions of {fine.region} pixels at {real_slide.mpp} micrometres per pixel."
-            )
-        )
-    display(picture)
+# %% mystnb={"image": {"alt": "A real slide, its tissue, and the squares of 512 pixels that hold enough of it, where a real slide is given"}} tags=["hide-input"]
+real = pages.real_slide(run)
+if real is None:
+    print("No real slide is given here: HCMAE_SHARED_DATA names a folder with slides/.")
 else:
+    found = f"{real.regions} regions of {real.side} pixels"
+    display(Markdown(f"{found} at {real.mpp} micrometres per pixel."))
     display(
-        Markdown(
-            "No real slide is given here; set `HCMAE_SHARED_DATA` to a folder that holds `slides/`."
+        plots.plot_tissue(
+            real.overview,
+            real.tissue.mask,
+            real.plan.corners,
+            real.plan.kept,
+            real.plan.side,
+            real.scale,
         )
     )
 
 # %% [markdown]
 # **Takeaway.** From here on a slide is a list of regions with coordinates, thumbnails and the promise that patch $j$ of a region is always
 # the same square.
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A region has 4096 pixels a side, a patch 256. How many patches does it hold?
+# - (x) 256 :: 16 by 16.
+# - ( ) 16 :: that is one row of them.
+# - ( ) 4096 :: that is the side in pixels.
+# ```
+#
+# ```{quiz}
+# Why is glass left out?
+# - (x) It says nothing about the patient and costs time :: a slide has many such squares.
+# - ( ) It cannot be decoded :: it can, it is white.
+# ```
+#
+# ```{quiz}
+# From which level is a region read?
+# - (x) From level 0 :: all that later steps see is computed from it.
+# - ( ) From the overview :: nuclei are gone there.
+# ```
+#
+# ````{exercise}
+# :label: ex-03-threshold
+# Plan the regions of the slide again with `min_tissue` at 0.1 and at 0.9. Which squares come and go, and where on the slide do they lie?
+# ````
+#
+# ````{solution} ex-03-threshold
+# :class: dropdown
+# Those along the border of the tissue: in the middle every square is full. `pages.survey(slide, geometry,
+# settings.model_copy(update={"min_tissue": 0.9}), mask)` gives the plan.
+# ````
+#
+# ````{exercise}
+# :label: ex-03-means
+# Write the thumbnail: the mean of every block of `factor` by `factor` pixels of a region [R, R, 3].
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def block_means(region, factor): ...
+
+
+check("ex-03-means", block_means)
+
+# %% [markdown]
+# ````{solution} ex-03-means
+# :class: dropdown
+# ```python
+# def block_means(region, factor):
+#     side = region.shape[0] // factor
+#     blocks = region.reshape(side, factor, side, factor, 3)
+#     return blocks.astype(float).mean(axis=(1, 3))
+# ```
+# ````

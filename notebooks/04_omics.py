@@ -5,8 +5,6 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,6 +16,8 @@
 #
 # **Question.** Tens of thousands of genes, a few hundred patients: which features does the survival network get to see, and
 # how far can that choice be believed?
+#
+# **Afterwards you can** bring counts and shares on comparable scales, and choose features without looking at the test fold.
 #
 # About 35 minutes; needs [notebook 01](01_survival) (hazard, C-index) and a cohort from [notebook 02](02_cohort).
 #
@@ -36,18 +36,10 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %% [markdown]
@@ -61,31 +53,15 @@ from IPython.display import Markdown, display
 from hcmae.evaluation import sentences
 from hcmae.omics import differential, report, scales
 from hcmae.omics.cache import SelectorCache
-from hcmae.omics.impute import NeighbourImputer
 from hcmae.omics.select import OmicsSelector, omics_tables
+from hcmae.pipeline import page_omics
 
 cohort = run.curate()
 mdata = run.load_omics()
 tables = omics_tables(mdata)
 time, event = cohort.table["time"].to_numpy(), cohort.table["event"].to_numpy()
 settings = run.profile.omics
-
-pd.DataFrame(
-    {
-        "patients": {name: table.X.shape[0] for name, table in tables.items()},
-        "features": {name: table.X.shape[1] for name, table in tables.items()},
-        "unit": {name: table.declared for name, table in tables.items()},
-        "smallest": {
-            name: f"{np.nanmin(table.X):.4g}" for name, table in tables.items()
-        },
-        "largest": {
-            name: f"{np.nanmax(table.X):,.7g}" for name, table in tables.items()
-        },
-        "missing": {
-            name: f"{np.isnan(table.X).mean():.2%}" for name, table in tables.items()
-        },
-    }
-)
+page_omics.described(tables)
 
 # %% [markdown]
 # - **RNA and miRNA** are *counts*: how many reads of the sequencer fell on a gene. A patient whose sample was sequenced twice
@@ -100,7 +76,7 @@ pd.DataFrame(
 #
 # A probe missing in more than a given share of the *fitted* patients is dropped; the remaining holes are filled.
 
-# %% mystnb={"image": {"alt": "Map of missing methylation values, patients against probes, beside a histogram of the share missing per probe"}}
+# %% mystnb={"image": {"alt": "Map of missing methylation values, patients against probes, beside a histogram of the share missing per probe"}} tags=["hide-input"]
 methylation = tables.get("methylation")
 if methylation is not None:
     frame = pd.DataFrame(methylation.X, methylation.patients, methylation.features)
@@ -118,31 +94,11 @@ if methylation is not None:
 
 # %%
 if methylation is not None:
-    rng = np.random.default_rng(seed)
-    known = methylation.X[
-        :, np.isnan(methylation.X).mean(axis=0) <= settings.max_missing
-    ]
-    hidden = known.copy()
-    spots = (rng.random(known.shape) < 0.01) & ~np.isnan(known)
-    hidden[spots] = np.nan
-    filled = NeighbourImputer(settings.neighbours).fit_transform(hidden)
-    mean = np.broadcast_to(np.nanmean(hidden, axis=0), known.shape)
-    errors = {
-        "nearest neighbours": np.sqrt(np.mean((filled[spots] - known[spots]) ** 2)),
-        "mean of the probe": np.sqrt(np.mean((mean[spots] - known[spots]) ** 2)),
-    }
-    display(
-        pd.Series(errors, name="root mean square error of beta").to_frame().round(4)
-    )
-    near, plain = errors.values()
-    verdict = sentences.compared(
-        "the error of nearest neighbours",
-        near,
-        "that of the probe's mean",
-        plain,
-        form=".4f",
-        better="low",
-    )
+    errors = page_omics.filling_errors(methylation, settings, seed)
+    display(errors.to_frame().round(4))
+    near, plain = ("the error of nearest neighbours", "that of the probe's mean")
+    a, b = errors
+    verdict = sentences.compared(near, a, plain, b, form=".4f", better="low")
     display(Markdown(f"Here {verdict}."))
 
 # %% [markdown]
@@ -156,7 +112,7 @@ if methylation is not None:
 # $\log_2(\text{count} / \text{factor} + 1)$, because expression acts by ratios. **M-values** do the same for shares:
 # $M = \log_2(\beta / (1 - \beta))$; near 0 and 1 a beta has no room to vary, an M-value has.
 
-# %% mystnb={"image": {"alt": "Standard deviation against mean of every feature, one panel per modality, on the logarithmic or M-value scale"}}
+# %% mystnb={"image": {"alt": "Standard deviation against mean of every feature, one panel per modality, on the logarithmic or M-value scale"}} tags=["hide-input"]
 seen = {}
 for name, table in tables.items():
     if table.declared == "counts":
@@ -189,34 +145,18 @@ plots.plot_mean_variance(seen)
 # shares, not counts: there is no depth to correct and no such variance law, so they are tested as M-values by the *moderated t*,
 # a t-test whose variances are drawn towards their common value. (`methylation_test: deseq2` does the literal thing.)
 
-# %% mystnb={"image": {"alt": "DESeq2 dispersion of every gene against its mean count on logarithmic axes, with the line of pure counting noise"}}
+# %% mystnb={"image": {"alt": "DESeq2 dispersion of every gene against its mean count on logarithmic axes, with the line of pure counting noise"}} tags=["hide-input"]
 groups = None
 try:
     groups = differential.two_groups(time, event, "horizon", settings.horizon_days)
+    display(Markdown(page_omics.groups_in_words(groups, settings.horizon_days)))
 except ValueError as error:
     # Nobody of a short study is known to be alive beyond the horizon.
     display(Markdown(f"No two groups in this cohort: {error}."))
-if groups is not None:
-    display(
-        Markdown(
-            f"{(groups == 1).sum()} patients died within {settings.horizon_days} days, {(groups == 0).sum()} are known to "
-            f"have lived longer, {(groups == -1).sum()} were censored before and are in neither group."
-        )
-    )
-deseq = None
-if groups is not None and "rna" in tables and tables["rna"].declared == "counts":
-    rna = tables["rna"]
-    kept = np.flatnonzero(
-        scales.expressed(rna.X, settings.min_count, settings.min_expressed)
-    )
-    # The paper's step once, on at most 1,500 genes, to see what it does; the profile decides what the pipeline uses.
-    kept = kept[:1500]
-    deseq = differential.deseq2(rna.X[:, kept], groups, rna.features[kept])
-    display(
-        plots.plot_dispersion(
-            deseq["base_mean"].to_numpy(), deseq["dispersion"].to_numpy()
-        )
-    )
+deseq = page_omics.paper_test(tables, groups, settings)
+if deseq is not None:
+    means, spread = deseq["base_mean"].to_numpy(), deseq["dispersion"].to_numpy()
+    display(plots.plot_dispersion(means, spread))
 
 # %% [markdown]
 # **What to see.** For genes above the line, patients differ by more than counting explains; that is where a test has to get its
@@ -233,45 +173,34 @@ if groups is not None and "rna" in tables and tables["rna"].declared == "counts"
 # %%
 selector = OmicsSelector(settings, seed, workers=1).fit(mdata, time, event)
 truth = run.truth_summary()
-planted = (
-    report.planted_features(truth["planted"]) if truth and truth.get("planted") else {}
-)
+known = truth and truth.get("planted")
+planted = report.planted_features(known) if known else {}
 if planted and deseq is not None:
     cox = selector.tested["rna"]
-    rows = {}
-    for label, table in (
-        ("DESeq2, two groups", deseq),
-        ("Cox score", cox.loc[cox.index.intersection(deseq.index)]),
-    ):
-        there = [gene for gene in planted["rna"] if gene in table.index]
-        best = table.sort_values("p").index[: len(there)]
-        rows[label] = {
-            "planted genes tested": len(there),
-            "found among as many smallest p": f"{report.recovered(best, there):.0%}",
-        }
-    display(pd.DataFrame(rows).T)
-    shares = [
-        int(row["found among as many smallest p"].rstrip("%")) for row in rows.values()
-    ]
-    verdict = sentences.compared(
-        "the share that DESeq2 finds (%)",
-        shares[0],
-        "that of the Cox score (%)",
-        shares[1],
-        form=".0f",
-        better="high",
-    )
+    cox = cox.loc[cox.index.intersection(deseq.index)]
+    tests = {"DESeq2, two groups": deseq, "Cox score": cox}
+    found = page_omics.planted_first(tests, planted["rna"])
+    shown = {"planted genes tested": "{:.0f}", "share found": "{:.0%}"}
+    display(found.style.format(shown))
+
+# %%
+if planted and deseq is not None:
+    two, cox_share = found["share found"]
+    names = ("the share that DESeq2 finds", "that of the Cox score")
+    how = {"form": ".0%", "better": "high"}
+    verdict = sentences.compared(names[0], two, names[1], cox_share, **how)
+    tested = int(found["planted genes tested"].iloc[-1])
     display(
         Markdown(
             f"In this cohort {verdict}. Censoring here does not depend on any gene, so that the trap above is not set; and one cohort with "
-            f"{rows['Cox score']['planted genes tested']} planted genes does not rank two tests."
+            f"{tested} planted genes does not rank two tests."
         )
     )
 
 # %% [markdown]
 # The same, gene by gene:
 
-# %% mystnb={"image": {"alt": "Volcano plot: effect against minus log p of every gene, genes below the false discovery rate coloured, planted genes ringed"}}
+# %% mystnb={"image": {"alt": "Volcano plot: effect against minus log p of every gene, genes below the false discovery rate coloured, planted genes ringed"}} tags=["hide-input"]
 label = (
     "log hazard ratio per unit (one step)"
     if settings.differential == "cox_score"
@@ -300,7 +229,7 @@ plots.plot_volcano(
 # %%
 selector.losses.astype(object).fillna("–")
 
-# %% mystnb={"image": {"alt": "Bars of the most important features of each modality with error bars"}}
+# %% mystnb={"image": {"alt": "Bars of the most important features of each modality with error bars"}} tags=["hide-input"]
 plots.plot_importance(selector.chosen)
 
 # %% [markdown]
@@ -313,38 +242,25 @@ plots.plot_importance(selector.chosen)
 # Grow the forest again with another seed and rank again. What two runs share in their top, and the correlation of their
 # rankings, is what can be believed:
 
-# %% mystnb={"image": {"alt": "Agreement of two seeds against the number of trees, with the share expected by chance"}}
+# %% mystnb={"image": {"alt": "Agreement of two seeds against the number of trees, with the share expected by chance"}} tags=["hide-input"]
 name = "rna" if "rna" in tables else next(iter(tables))
-pool = (
-    selector.tested[name].sort_values("p").index[: min(settings.candidates or 300, 300)]
-)
-columns = tables[name].features.get_indexer(pool)
-values = tables[name].X[:, columns]
-if tables[name].declared == "counts":
-    values = scales.log_expression(
-        values, scales.SizeFactors.fit(tables[name].X)(tables[name].X)
-    )
+values = page_omics.values_of_best(tables[name], selector.tested[name], settings)
+top = min(settings.top_k, values.shape[1] // 3)
 stability = report.forest_stability(
-    np.nan_to_num(values),
-    time,
-    event,
-    trees=(50, 200, 800),
-    seeds=3,
-    top_k=min(settings.top_k, len(pool) // 3),
+    values, time, event, trees=(50, 200, 800), seeds=3, top_k=top
 )
 plots.plot_stability(stability)
 
 # %%
 few, many = stability.iloc[0], stability.iloc[-1]
-chance = sentences.compared(
-    "the shared top", many["shared"], "what two random draws share", many["chance"]
-)
+drawn = ("what two random draws share", many["chance"])
+chance = sentences.compared("the shared top", many["shared"], *drawn)
+shared, order = (sentences.trend(stability[name]) for name in ("shared", "spearman"))
 display(
     Markdown(
-        f"From {few['trees']:.0f} to {many['trees']:.0f} trees the shared top {sentences.trend(stability['shared'])} "
-        f"({few['shared']:.2f} to {many['shared']:.2f}) and the rank correlation {sentences.trend(stability['spearman'])} "
-        f"({few['spearman']:.2f} to {many['spearman']:.2f}). With {many['trees']:.0f} trees {chance}; the rank correlation of random "
-        "orders would be 0."
+        f"From {few['trees']:.0f} to {many['trees']:.0f} trees the shared top {shared} ({few['shared']:.2f} to {many['shared']:.2f}) and "
+        f"the rank correlation {order} ({few['spearman']:.2f} to {many['spearman']:.2f}). With {many['trees']:.0f} trees {chance}; the "
+        "rank correlation of random orders would be 0."
     )
 )
 stability.round(3)
@@ -360,18 +276,8 @@ stability.round(3)
 
 # %%
 if planted:
-    rows = {}
-    for rank in ("importance", "combined"):
-        chosen = (
-            OmicsSelector(settings.model_copy(update={"rank": rank}), seed)
-            .fit(mdata, time, event)
-            .chosen
-        )
-        rows[rank] = {
-            m: f"{len(set(chosen[m].index) & set(planted[m]))} of {len(chosen[m])} chosen were planted"
-            for m in chosen
-        }
-    display(pd.DataFrame(rows))
+    asked = (mdata, time, event, settings, seed)
+    display(page_omics.planted_by_rank(*asked, planted))
 
 # %% [markdown]
 # ## Fitted in the fold
@@ -380,7 +286,7 @@ if planted:
 # on the training part of a fold and only applied to the rest. Each fold then chooses for itself, and each repeat of the
 # cross-validation cuts the folds anew; how often is a gene chosen?
 
-# %% mystnb={"image": {"alt": "Number of features chosen in one, two, up to all folds of all repeats, per modality"}}
+# %% mystnb={"image": {"alt": "Number of features chosen in one, two, up to all folds of all repeats, per modality"}} tags=["hide-input"]
 folds = run.folds(repeats=max(2, run.profile.survival.repeats))
 cache = SelectorCache(mdata, settings, run.dir / "omics_cache")
 selections = {}
@@ -408,7 +314,7 @@ shown[["modality", "gene", "effect", "q", "importance", "frequency"]].style.form
 # What the survival network receives for the first fold, patients ordered by survival as far as it is known (their martingale
 # residual: deaths earlier than expected on the right).
 
-# %% mystnb={"image": {"alt": "Heat map of the selected features of the three modalities, patients ordered by risk from low to high"}}
+# %% mystnb={"image": {"alt": "Heat map of the selected features of the three modalities, patients ordered by risk from low to high"}} tags=["hide-input"]
 at_risk = time[None, :] >= time[:, None]
 hazard = np.array(
     [(event[time <= t] / at_risk[time <= t].sum(axis=1)).sum() for t in time]
@@ -422,18 +328,16 @@ plots.plot_omics_heatmap(
 )
 
 # %%
+every = {m: int((t["times"] == len(selections)).sum()) for m, t in frequency.items()}
 result = {
     "features": {name: int(table.X.shape[1]) for name, table in tables.items()},
     "stability": stability.to_dict("records"),
-    "chosen_in_every_fold": {
-        m: int((t["times"] == len(selections)).sum()) for m, t in frequency.items()
-    },
+    "chosen_in_every_fold": every,
 }
 if planted:
-    result["planted_among_chosen"] = {
-        m: report.recovered(planted[m], selector.chosen[m].index)
-        for m in selector.chosen
-    }
+    chosen = selector.chosen
+    found = {m: report.recovered(planted[m], chosen[m].index) for m in chosen}
+    result["planted_among_chosen"] = found
 _ = run.save_result("omics", result)
 
 # %% [markdown]
@@ -492,4 +396,50 @@ _ = run.save_result("omics", result)
 #
 # The first baseline is the forest's C-index on its own training patients, whom it knows by heart, so that losing one feature need not
 # show; out of bag it is what a new patient would see.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A sample was sequenced twice as deeply. What changes in its counts?
+# - (x) All of them are about twice as large :: a size factor takes it out again.
+# - ( ) Only the genes of the tumour :: depth is a matter of the machine.
+# ```
+#
+# ```{quiz}
+# Where is an importance measured that holds for a new patient?
+# - (x) Out of bag, on patients a tree has not seen :: the forest knows its training patients by heart.
+# - ( ) On the training patients :: there it saturates.
+# ```
+#
+# ```{quiz}
+# Features are chosen on all patients, then cross-validated. What is wrong?
+# - (x) The test patients helped to choose :: lesson 11 measures what that is worth.
+# - ( ) Nothing, the model saw no test patient :: the choice of features is a part of the model.
+# ```
+#
+# ````{exercise}
+# :label: ex-04-depth
+# Write the size factors of a table of counts [patients, genes] without zeros: the median over genes of a patient's count divided by the
+# gene's geometric mean over patients.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def size_factors(counts): ...
+
+
+check("ex-04-depth", size_factors)
+
+# %% [markdown]
+# ````{solution} ex-04-depth
+# :class: dropdown
+# ```python
+# def size_factors(counts):
+#     logs = np.log(counts)
+#     return np.exp(np.median(logs - logs.mean(axis=0), axis=1))
+# ```
 # ````

@@ -17,6 +17,8 @@
 # **Question.** Given region vectors, thumbnails and three omics, how well does the complete model rank patients it has never
 # seen, and how sure can we be?
 #
+# **Afterwards you can** follow HC-MAE from inputs to one number, and read a C-index with its protocol, spread and yardsticks.
+#
 # About 30 minutes to read; needs notebooks 01 and 06. The run takes a few minutes on two cores.
 
 # %% tags=["parameters"]
@@ -31,18 +33,10 @@ slides = True
 local_dir = ""
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %% [markdown]
@@ -59,35 +53,26 @@ plots.style.notebook()
 # %%
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import Markdown, display
 
 from hcmae.config import Protocol
-from hcmae.evaluation import metrics
+from hcmae.evaluation import metrics, sentences
+from hcmae.pipeline import page_tables
 from hcmae.pipeline.lessons import main_method, possible, real_tables
 from hcmae.survival.cross_validate import train_models
 from hcmae.survival.methods import METHODS
+from hcmae_core import textbook
 from hcmae_core.hcmae import count_parameters
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
-regions = ""
-if data.has("region"):
-    sizes = data.sizes("region")
-    regions = f", {sizes.sum()} regions ({sizes.min()} to {sizes.max()} per slide)"
-display(Markdown(f"{len(data.patients)} patients, {data.event.sum()} deaths{regions}."))
+display(Markdown(page_tables.size_in_words(data)))
 # HC-MAE, or the stream of it that can be fed in a run without slides or without omics.
 main = main_method(data)
 if main != "hcmae":
-    display(
-        Markdown(
-            f"**{METHODS[main].label} stands for HC-MAE on this page**: this run has "
-            + ("no slides." if not data.has("region") else "no omics.")
-        )
-    )
-display(
-    data.exclusions
-    if len(data.exclusions)
-    else Markdown("Nobody was lost between cohort and model.")
-)
+    display(Markdown(page_tables.stand_in(data)))
+lost = data.exclusions
+display(lost if len(lost) else Markdown("Nobody was lost between cohort and model."))
 
 # %% [markdown]
 # ## The protocol
@@ -121,20 +106,15 @@ scores.round(3)
 names = possible(["hcmae", "hcmae_image", "trans_mo", "cox_clinical"], data)
 parts = {name: run.evaluate(name, "honest") for name in names}
 labels = {name: METHODS[name].label for name in names}
-summary = run.truth_summary()
-oracle = None
-if summary is not None:
-    truth = run.truth().reindex(data.patients)
-    oracle = metrics.concordance(data.time, data.event, truth["log_hazard"])
+oracle = pages.oracle(run, predictions)
+if oracle is not None:
     display(
-        Markdown(
-            f"The oracle, which knows the planted log hazard, has C = {oracle:.3f}."
-        )
+        Markdown(f"The oracle, the planted log hazard scored in these folds: {oracle}.")
     )
 
-# %% mystnb={"image": {"alt": "C-index of every test fold for HC-MAE, its image stream, its omics stream and a clinical Cox model, with the oracle"}}
+# %% mystnb={"image": {"alt": "C-index of every test fold for HC-MAE, its image stream, its omics stream and a clinical Cox model, with the oracle"}} tags=["hide-input"]
 folded = {n: metrics.fold_concordance(p) for n, p in parts.items()}
-plots.plot_fold_scores(folded, labels=labels, oracle=oracle)
+plots.plot_fold_scores(folded, labels=labels, oracle=oracle and oracle.value)
 
 # %%
 spread = np.ptp(folded[main]["c_index"])
@@ -165,31 +145,29 @@ display(Markdown(text))
 
 # %%
 summaries = {n: metrics.summary(p, draws=300) for n, p in parts.items()}
-run.save_result("survival", {"methods": summaries, "oracle": oracle})
-words = {
-    "c_index": "C-index, mean of folds",
-    "c_sd": "sd over folds",
-    "c_low": "95 % interval from",
-    "c_high": "to",
-    "uno_c": "Uno's C",
-    "auc_1y": "AUC at 1 year",
-    "auc_3y": "AUC at 3 years",
-    "auc_5y": "AUC at 5 years",
-    "ibs": "integrated Brier score",
-    "ibs_km": "the same, Kaplan-Meier",
+result = {"methods": summaries, "oracle": oracle and oracle.value}
+run.save_result("survival", result)
+table = pd.DataFrame(summaries)
+table.rename(index=page_tables.MEASURES, columns=labels).style.format("{:.3f}")
+
+# %% mystnb={"image": {"alt": "Observed against predicted survival of HC-MAE in four groups of patients after one and three years"}} tags=["hide-input"]
+groups = {
+    f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y)
+    for y in (1, 3)
 }
-pd.DataFrame(summaries).rename(index=words, columns=labels).style.format("{:.3f}")
+plots.plot_calibration(groups)
 
-# %% mystnb={"image": {"alt": "Observed against predicted survival of HC-MAE in four groups of patients after one and three years"}}
-plots.plot_calibration(
-    {
-        f"after {y} year{'s' * (y > 1)}": metrics.calibration(predictions, 365.25 * y)
-        for y in (1, 3)
-    }
-)
+# %%
+lines = [sentences.calibrated(when, table) for when, table in groups.items()]
+display(Markdown("\n".join(f"- {labels[main]}: {line}." for line in lines)))
 
-# %% mystnb={"image": {"alt": "Brier score over time for four models and for Kaplan-Meier"}}
-plots.plot_brier({n: metrics.brier(p) for n, p in parts.items()}, labels=labels)
+# %% mystnb={"image": {"alt": "Brier score over time for four models and for Kaplan-Meier"}} tags=["hide-input"]
+curves = {name: metrics.brier(p) for name, p in parts.items()}
+plots.plot_brier(curves, labels=labels)
+
+# %%
+lines = [sentences.days_above(labels[name], table) for name, table in curves.items()]
+display(Markdown("\n".join(f"- {line}." for line in lines)))
 
 # %% [markdown]
 # **What to see.** Points are four groups of patients by predicted survival, lines their 95 % intervals; on the diagonal calibration would
@@ -199,17 +177,12 @@ plots.plot_brier({n: metrics.brier(p) for n, p in parts.items()}, labels=labels)
 # ## How large is it
 
 # %%
-models, _ = train_models(
+short = run.profile.survival.model_copy(update={"epochs": 1, "ensemble": 1})
+models, inputs = train_models(
     main,
     data,
     np.arange(len(data.patients)),
-    run.profile.model_copy(
-        update={
-            "survival": run.profile.survival.model_copy(
-                update={"epochs": 1, "ensemble": 1}
-            )
-        }
-    ),
+    run.profile.model_copy(update={"survival": short}),
     Protocol(name="look", epoch="last"),
     seed=seed,
     omics_cache=run.dir / "omics_cache",
@@ -221,6 +194,51 @@ pd.Series(sizes, name="parameters").map("{:,}".format).to_frame()
 # In the paper's sizes the thumbnail embedding alone has 256 × 256 × 3 inputs times 384 outputs, 75.5 million parameters, trained on a
 # few hundred patients.
 #
+# ## The same by hand
+#
+# One patient and the network whose parameters were just counted. Every equation is a function of `hcmae_core.textbook`, to which the tests
+# hold the network; the last cell holds this one to it.
+#
+# **Eq. 6 and 7.** Omics become three tokens and ask; thumbnails are the keys, region vectors the values. The small profile first puts the
+# region vectors into units of the training patients' spread ({setting}`survival.scale_vectors`), which the paper does not mention: without it
+# the directions in which an encoder's output varies most would drown the others.
+
+# %% tags=["by-hand"]
+model, patient = pages.one_patient(models, inputs)
+x_o = textbook.project_omics(model.omics_map, patient["omics"])  # [1, 3, d]
+x_p = textbook.embed_thumbnails(
+    model.slide, patient["thumbnails"], patient["positions"]
+)
+x_a = textbook.standardised(model.vectors, patient["region_vectors"])  # [1, M, D]
+x_c = textbook.cross_attention(model.cross, x_o, x_p, x_a)  # [1, 3, d]
+pages.source(
+    textbook.project_omics, textbook.embed_thumbnails, textbook.cross_attention
+)
+
+# %% [markdown]
+# **Eq. 8 and 9.** What the slide answered and what the omics said go through a Transformer each; three tokens stay three tokens.
+
+# %% tags=["by-hand"]
+x_slide = textbook.transformer(model.slide_transformer, x_c)  # [1, 3, d]
+x_omics = textbook.transformer(model.omics_transformer, x_o)  # [1, 3, d]
+pages.source(textbook.transformer, textbook.transformer_block)
+
+# %% [markdown]
+# **Eq. 10 to 12.** A pool weighs the three tokens of a stream, both sums stand side by side, and one number is left.
+
+# %% tags=["by-hand"]
+slide = textbook.attention_pool(model.slide_pool, x_slide)  # [1, d]
+molecules = textbook.attention_pool(model.omics_pool, x_omics)  # [1, d]
+by_hand = textbook.risk(model.risk, torch.cat([slide, molecules], dim=-1))  # [1]
+torch.testing.assert_close(by_hand, model(**patient), rtol=1e-4, atol=1e-5)
+display(
+    Markdown(
+        f"By hand: {by_hand.item():.6f}. By the network: {model(**patient).item():.6f}."
+    )
+)
+pages.source(textbook.attention_pool, textbook.risk)
+
+# %% [markdown]
 # ## The same code on real tables
 #
 # Where real tables lie beside the checkout (or `local_dir` names a folder of them), the omics stream and an elastic net are run on
@@ -228,44 +246,12 @@ pd.Series(sizes, name="parameters").map("{:,}".format).to_frame()
 # omics are those of which a table is there. Elsewhere this section stays empty.
 
 # %%
-from hcmae.cohort.splits import make_folds
-from hcmae.survival.cross_validate import cross_validate
-
 found = real_tables(run, local_dir)
 if found is not None:
     real = found.data
-    real_folds = make_folds(real.patients, real.time, real.event, 5, 1, seed)
-    rows = []
-    for name in ("trans_mo", "coxnet_omics"):
-        out = run.dir / "predictions" / f"{found.name}-honest"
-        p = cross_validate(
-            name,
-            real,
-            real_folds,
-            run.profile,
-            seed=seed,
-            out_dir=out,
-            omics_cache=out / "omics",
-        )
-        interval = metrics.bootstrap(p, draws=300)
-        rows.append(
-            (
-                METHODS[name].label,
-                *metrics.mean_concordance(p),
-                interval.low,
-                interval.high,
-            )
-        )
-    display(
-        Markdown(
-            f"{found.label}: {len(real.patients)} patients, {real.event.sum()} deaths, {' and '.join(found.modalities)}:"
-        )
-    )
-    display(
-        pd.DataFrame(
-            rows, columns=["method", "C-index", "sd over folds", "low", "high"]
-        ).round(3)
-    )
+    size = f"{len(real.patients)} patients, {real.event.sum()} deaths"
+    display(Markdown(f"{found.label}: {size}, {' and '.join(found.modalities)}:"))
+    display(page_tables.on_real_tables(run, found).round(3))
 
 # %% [markdown]
 # **Takeaway.** A C-index comes with three companions: the protocol, the spread over folds, and what a Cox model on age, sex and
@@ -285,9 +271,64 @@ if found is not None:
 #
 #
 # ```python
-# other = pipeline.Run(cancer=cancer, profile=profile, source=source, seed=seed, data_dir=data_dir, run_dir=run_dir,
-#                      overrides={"fidelity.omics_projection": "shared"})
+# other = pages.open_run(globals(), overrides={"fidelity.omics_projection": "shared"})
 # metrics.mean_concordance(other.evaluate("hcmae", "honest", data=data, label="shared"))
 # ```
 # With one shared map the network cannot even tell which token is which omics: it is invariant to their order (tested).
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Who asks in Eq. 7?
+# - (x) The omics :: their three tokens are the queries.
+# - ( ) The thumbnails :: they are the keys.
+# - ( ) The region vectors :: they are the values.
+# ```
+#
+# ```{quiz}
+# Which patients may choose the epoch under the protocol `honest`?
+# - (x) Those of an inner fold of the training part :: the test fold is read once, afterwards.
+# - ( ) The test patients :: that is the leak of lesson 11.
+# ```
+#
+# ```{quiz}
+# A model ranks perfectly and says 90 % for patients of whom half die. What is wrong?
+# - (x) Its calibration :: order and probability are two questions.
+# - ( ) Its C-index :: it asks for the order only.
+# ```
+#
+# ````{exercise}
+# :label: ex-07-one
+# Give `one_patient` the same patient with all region vectors set to their mean. What is left of the attention's choice in `x_c`?
+# ````
+#
+# ````{solution} ex-07-one
+# :class: dropdown
+# Nothing: whatever the weights are, they add up to 1, so every token is the mapped mean. The weights can matter only where values differ.
+# ````
+#
+# ````{exercise}
+# :label: ex-07-eq7
+# Write Eq. 7 behind its three maps: from queries [B, 3, d], keys [B, M, d] and values [B, M, D] to [B, 3, D].
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def attend(query, key, value): ...
+
+
+check("ex-07-eq7", attend)
+
+# %% [markdown]
+# ````{solution} ex-07-eq7
+# :class: dropdown
+# ```python
+# def attend(query, key, value):
+#     scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5  # [B, 3, M]
+#     return scores.softmax(dim=-1) @ value
+# ```
 # ````

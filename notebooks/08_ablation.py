@@ -16,6 +16,8 @@
 #
 # **Question.** Which of HC-MAE's parts earn their place, on a cohort where we know what each of them *could* see?
 #
+# **Afterwards you can** read an ablation as paired comparisons, and say what a difference can and cannot show.
+#
 # About 20 minutes; needs notebook 07. A few minutes on two cores.
 #
 # Table III of the paper removes parts one by one. In the authors' release some of its rows differ in architecture as well as in
@@ -34,43 +36,24 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %%
-import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hcmae.evaluation import compare, metrics, tables
+from hcmae.evaluation import tables
+from hcmae.pipeline import page_tables
 from hcmae.pipeline.lessons import possible
 from hcmae.survival import differences
 from hcmae.survival.cross_validate import fold_costs
-from hcmae.survival.methods import METHODS
 
 rows3 = [key for _, key, _ in tables.TABLE3_ROWS]
-pd.DataFrame(
-    [
-        (
-            METHODS[name].label,
-            METHODS[name].bag or "none",
-            differences.thumbnail_role(METHODS[name]),
-            "omics" in METHODS[name].needs,
-        )
-        for name in rows3
-    ],
-    columns=["model", "bag of vectors", "thumbnails are", "omics"],
-)
+labels = page_tables.labels_of(rows3)
+page_tables.inputs_of_rows(rows3)
 
 # %% [markdown]
 # Two rows are not in the paper's table. *HC-MAE without thumbnails* takes region vectors as keys and as values: the missing neighbour
@@ -89,46 +72,27 @@ pd.DataFrame(
 # %%
 data = run.survival_data
 ready = possible(rows3, data)
-if len(ready) < len(rows3):
-    absent = [METHODS[name].label for name in rows3 if name not in ready]
-    display(
-        Markdown(f"Not in this run, which has no input for them: {', '.join(absent)}.")
-    )
+absent = [labels[name] for name in rows3 if name not in ready]
+if absent:
+    lacking = "Not in this run, which has no input for them"
+    display(Markdown(f"{lacking}: {', '.join(absent)}."))
 predictions = {name: run.evaluate(name, "honest") for name in ready}
-labels = {name: METHODS[name].label for name in rows3}
 scores = {name: tables.score(p) for name, p in predictions.items()}
-table = tables.table3(
-    scores,
-    provenance={**run.provenance(), "protocol": "honest"},
-    variant=differences.variant_note(run.profile),
-)
 run.save_result("table3", {name: vars(value) for name, value in scores.items()})
-table.write(
-    run.dir / "results", "table3"
-)  # .html, .tex and .csv, with the provenance in the caption
+
+# %%
+where = {**run.provenance(), "protocol": "honest"}
+which = differences.variant_note(run.profile)
+table = tables.table3(scores, provenance=where, variant=which)
+# .html, .tex and .csv, with the provenance in the caption
+table.write(run.dir / "results", "table3")
 display(HTML(table.to_html()))
 
-# %% mystnb={"image": {"alt": "Mean C-index with interval for every model of the ablation, with the oracle"}}
-truth = run.truth()
-oracle = None
-if truth is not None:
-    oracle = metrics.concordance(
-        data.time, data.event, truth.reindex(data.patients)["log_hazard"]
-    )
-frame = pd.DataFrame(
-    {
-        name: {
-            "mean": s.mean,
-            "low": s.low,
-            "high": s.high,
-            "paper": tables.PAPER_TABLE3[labels[name]].mean
-            if labels[name] in tables.PAPER_TABLE3
-            else float("nan"),
-        }
-        for name, s in scores.items()
-    }
-).T
-plots.plot_ablation(frame, labels=labels, oracle=oracle)
+# %% mystnb={"image": {"alt": "Mean C-index with interval for every model of the ablation, with the oracle"}} tags=["hide-input"]
+oracle = pages.oracle(run, next(iter(predictions.values())))
+paper = {name: tables.PAPER_TABLE3.get(label) for name, label in labels.items()}
+frame = page_tables.score_frame(scores, paper)
+plots.plot_ablation(frame, labels=labels, oracle=oracle and oracle.value)
 
 # %% [markdown]
 # The diamonds are the paper's values on real LIHC: another cohort, another protocol. They are here to compare the *order*, not the
@@ -139,18 +103,8 @@ plots.plot_ablation(frame, labels=labels, oracle=oracle)
 # A cell with a bar differs. Parameters are those of one network, counted in this run; epochs of pre-training are those of its profile.
 
 # %%
-pairs = [
-    ("mae_patreg", "mae_pat"),
-    ("mae_patreg", "mae_reg"),
-    ("hc_patregsli", "mae_patreg"),
-    ("hc_patregsli", "hc_regsli"),
-    ("hcmae_regions", "trans_mo"),
-    ("hcmae", "hcmae_regions"),
-    ("hcmae", "hc_patregsli"),
-    ("hcmae", "trans_mo"),
-    ("hcmae", "hcmae_paper"),
-]
-pairs = [(a, b) for a, b in pairs if a in predictions and b in predictions]
+known = set(predictions)
+pairs = [pair for pair in page_tables.NEIGHBOURS if set(pair) <= known]
 folder = run.dir / "predictions" / "honest"
 parameters = {
     name: fold_costs(folder, name)["parameters"].median() for name in predictions
@@ -180,22 +134,15 @@ if pairs:
 # wider; the p-values come from it.
 
 # %%
-rows = pd.DataFrame()
+rows = page_tables.neighbour_differences(predictions, pairs)
 if pairs:
-    rows = pd.concat(
-        [
-            compare.compare({a: predictions[a], b: predictions[b]}, a, draws=500)
-            for a, b in pairs
-        ]
-    )
-    rows["p_holm"] = compare.holm(rows["p"])
     run.save_result("ablation_differences", {"rows": rows.to_dict("records")})
     found = tables.difference_frame(rows, labels)
     display(found.style.format(precision=3).hide(axis="index"))
 else:
     display(Markdown("No two neighbours of the ablation can be compared in this run."))
 
-# %% mystnb={"image": {"alt": "Paired differences of C-indices between neighbours of the ablation, with intervals"}}
+# %% mystnb={"image": {"alt": "Paired differences of C-indices between neighbours of the ablation, with intervals"}} tags=["hide-input"]
 plots.plot_differences(rows, labels=labels) if pairs else None
 
 # %%
@@ -235,4 +182,62 @@ display(Markdown("Counting retraining:\n\n" + "\n".join(lines))) if lines else N
 #
 # The programme that images and omics share is in both, and the omics have one of their own with the largest weight. What
 # only images have (architecture, burden, the part of cell atypia that no gene follows) is what HC-MAE can add.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Two rows differ in three things. What does their difference show?
+# - (x) What all three do together :: no single part is isolated.
+# - ( ) What the named part does :: the other two differ as well.
+# ```
+#
+# ```{quiz}
+# An interval of a difference holds zero. What follows?
+# - (x) This cohort cannot tell the two apart :: that is not equality.
+# - ( ) The two are equal :: a wide interval holds much.
+# ```
+#
+# ```{quiz}
+# Why are the folds shared by all rows?
+# - (x) What the rows have in common cancels :: luck of the patients is the same for both.
+# - ( ) To save time :: every row is trained all the same.
+# ```
+#
+# ````{exercise}
+# :label: ex-08-order
+# Predict the order of the nine rows for a cohort whose hazard rests on *burden* alone. Which rows could then tell each other apart?
+# ````
+#
+# ````{solution} ex-08-order
+# :class: dropdown
+# All rows with any bag of vectors read the burden (lesson 5), so images alone suffice and omics add what they share with it. Rows that
+# differ in the level of the hierarchy have nothing to differ by.
+# ````
+#
+# ````{exercise}
+# :label: ex-08-folds
+# Write mean and corrected standard error (Nadeau and Bengio) of the difference of two methods over k folds: the variance of the differences
+# times 1/k + n_test/n_train.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def corrected(first, second, n_train, n_test): ...
+
+
+check("ex-08-folds", corrected)
+
+# %% [markdown]
+# ````{solution} ex-08-folds
+# :class: dropdown
+# ```python
+# def corrected(first, second, n_train, n_test):
+#     difference = first - second
+#     factor = 1 / len(difference) + n_test / n_train
+#     return difference.mean(), np.sqrt(factor * difference.var(ddof=1))
+# ```
 # ````

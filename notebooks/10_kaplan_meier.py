@@ -16,6 +16,8 @@
 #
 # **Question.** Do patients whom the model calls high-risk die earlier, and how can Fig. 2 of the paper be drawn without fooling oneself?
 #
+# **Afterwards you can** draw Kaplan-Meier curves of predicted risk, say whose median splits them, and what a naive p-value leaves out.
+#
 # About 20 minutes; needs notebooks 01 and 07.
 #
 # Each patient is rated by a network that never saw that patient. Every fold has its own network and so its own scale, therefore a
@@ -35,39 +37,27 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %%
 import numpy as np
-import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from hcmae.evaluation import sentences, tables
 from hcmae.evaluation.kaplan_meier import risk_groups
 from hcmae.evaluation.optimism import null_p_values
+from hcmae.pipeline import page_tables
 from hcmae.pipeline.lessons import main_method, possible
 from hcmae.survival.methods import METHODS
 from hcmae.survival.permutation import permutation_of_groups
 
 data = run.survival_data
-display(
-    Markdown(
-        f"The patients of this page are the cohort **{run.cancer}** ({source}): {len(data.patients)} patients, "
-        f"{data.event.sum()} deaths."
-    )
-)
+who = f"The patients of this page are the cohort **{run.cancer}** ({source})"
+display(Markdown(f"{who}: {page_tables.size_in_words(data)}"))
 names = possible([key for _, key, _ in tables.TABLE2_ROWS], data)
 groups = {}
 for name in names:
@@ -76,7 +66,7 @@ for name in names:
     except ValueError as error:
         display(Markdown(f"{METHODS[name].label}: no curves ({error})."))
 
-# %% mystnb={"image": {"alt": "Kaplan-Meier curves of low and high predicted risk, one panel per method, with numbers at risk"}}
+# %% mystnb={"image": {"alt": "Kaplan-Meier curves of low and high predicted risk, one panel per method, with numbers at risk"}} tags=["hide-input"]
 curves = {f"{METHODS[name].label}, {run.cancer}": g for name, g in groups.items()}
 plots.plot_kaplan_meier(curves) if curves else None
 
@@ -119,19 +109,15 @@ if groups:
 # It costs $B$ cross-validations. First an experiment where that is cheap: invented cohorts without any effect, and a predictor that adds
 # up a few features, each weighted by its Cox score in the training part.
 
-# %% mystnb={"image": {"alt": "Cumulative share of p-values of invented cohorts without an effect, naive and permuted, beside the diagonal of a test that holds"}}
+# %% mystnb={"image": {"alt": "Cumulative share of p-values of invented cohorts without an effect, naive and permuted, beside the diagonal of a test that holds"}} tags=["hide-input"]
 null = null_p_values(60, seed=seed)
 plots.plot_null_p_values({"naive": null["naive"], "permuted": null["permuted"]})
 
 # %%
 rates = {name: float((null[name] < 0.05).mean()) for name in ("naive", "permuted")}
-verdict = sentences.compared(
-    "the share of naive p-values under 0.05",
-    rates["naive"],
-    "what a test that holds gives in the long run",
-    0.05,
-    form=".0%",
-)
+share = ("the share of naive p-values under 0.05", rates["naive"])
+held = ("what a test that holds gives in the long run", 0.05)
+verdict = sentences.compared(*share, *held, form=".0%")
 display(
     Markdown(
         f"Of {len(null)} cohorts in which nothing is true: {verdict}. Of the permuted p-values {rates['permuted']:.0%} are under 0.05."
@@ -149,55 +135,33 @@ display(
 # anew in every fold of every shuffle; for those the table below has the naive value alone, and says so.
 
 # %%
-paid = [name for name in ("cox_clinical",) if name in groups]
-for name in paid:
-    test = permutation_of_groups(
-        name,
-        data,
-        run.profile,
-        permutations=99,
-        repeats=run.profile.survival.repeats,
-        seed=seed,
-        out_dir=run.dir / "permutations",
-    )
+paid, name = "cox_clinical" in groups, "cox_clinical"
+if paid:
+    asked = {"permutations": 99, "repeats": run.profile.survival.repeats, "seed": seed}
+    folder = run.dir / "permutations"
+    test = permutation_of_groups(name, data, run.profile, **asked, out_dir=folder)
     groups[name] = groups[name].tested(test)
-    naive, least = test.naive_p, 1 / (1 + test.permutations)
-    verdict = (
-        f"so few shuffles cannot tell it from the naive one ({naive:.2g})"
-        if max(test.p, naive) <= least
-        else sentences.compared(
-            "its permuted p-value", test.p, "the naive one", naive, form=".2g"
-        )
-    )
-    if not np.isclose(naive, groups[name].log_rank_p):
-        verdict += f" of the test's own folds, which hold the {len(data.patients)} patients with all inputs"
-    display(
-        Markdown(
-            f"{METHODS[name].label}, {run.cancer}: {groups[name].p_text()}; {verdict}. Of its {test.permutations} shuffles, which mean "
-            f"nothing, {(test.naive_null < 0.05).mean():.0%} had a naive p under 0.05."
-        )
-    )
-if not paid:
+else:
     display(Markdown("This run has no clinical columns: no method here is cheap."))
 
 # %%
-table = tables.figure2_table(
-    groups, provenance={**run.provenance(), "protocol": "honest"}
-)
-run.save_result(
-    "figure2",
-    {
-        n: {
-            "p_naive": g.log_rank_p,
-            "p_permuted": g.permutation.p if g.permutation else None,
-            "permutations": g.permutation.permutations if g.permutation else None,
-            "hr": g.hazard_ratio,
-            "hr_low": g.hr_low,
-            "hr_high": g.hr_high,
-        }
-        for n, g in groups.items()
-    },
-)
+if paid:
+    naive, least = test.naive_p, 1 / (1 + test.permutations)
+    pair = ("its permuted p-value", test.p, "the naive one", naive)
+    verdict = sentences.compared(*pair, form=".2g")
+    if max(test.p, naive) <= least:
+        verdict = f"so few shuffles cannot tell it from the naive one ({naive:.2g})"
+    if not np.isclose(naive, groups[name].log_rank_p):
+        verdict += f" of the test's own folds, which hold the {len(data.patients)} patients with all inputs"
+    small = f"{(test.naive_null < 0.05).mean():.0%} had a naive p under 0.05"
+    shown = f"{METHODS[name].label}, {run.cancer}: {groups[name].p_text()}; {verdict}."
+    nothing = f"Of its {test.permutations} shuffles, which mean nothing, {small}."
+    display(Markdown(f"{shown} {nothing}"))
+
+# %%
+where = {**run.provenance(), "protocol": "honest"}
+table = tables.figure2_table(groups, provenance=where)
+run.save_result("figure2", page_tables.figure2_numbers(groups))
 table.write(run.dir / "results", "figure2")  # .html, .tex and .csv
 display(HTML(table.to_html()))
 
@@ -212,20 +176,7 @@ display(HTML(table.to_html()))
 # %%
 main = main_method(data)
 display(Markdown(f"{METHODS[main].label}:")) if main != "hcmae" else None
-both = {
-    split: risk_groups(run.evaluate(main, "honest"), split=split)
-    for split in ("training_median", "pooled_median")
-}
-pd.DataFrame(
-    {
-        split: {
-            "log-rank p, naive": f"{g.log_rank_p:.2g}",
-            "hazard ratio (naive 95 %)": g.ratio_text(),
-            "high-risk patients": f"{g.high.patients} of {g.high.patients + g.low.patients}",
-        }
-        for split, g in both.items()
-    }
-).T
+page_tables.cut_offs(run.evaluate(main, "honest"))
 
 # %% [markdown]
 # **Takeaway.** A Kaplan-Meier figure is a picture of one cut-off. Say where the cut-off came from, show numbers at risk, give a
@@ -261,4 +212,48 @@ pd.DataFrame(
 #
 # Choosing the best of several cut-offs by the p-value is a search: under no effect the smallest of k p-values falls below 0.05 far
 # more often than in one of twenty cases.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Whose median cuts the test patients of a fold?
+# - (x) That of the fold's training patients :: nothing is tuned on the curves.
+# - ( ) That of all test patients :: risks of different folds have different scales.
+# ```
+#
+# ```{quiz}
+# Why is the p-value of such groups naive?
+# - (x) Outcomes had a say in the groups :: patients of other folds trained the network.
+# - ( ) The log-rank test is wrong :: it is right for groups that were given.
+# ```
+#
+# ```{quiz}
+# What has to be repeated for a permuted p-value?
+# - (x) Everything that looked at an outcome :: folds, choice of features, training, groups.
+# - ( ) The log-rank test :: the groups would still know the true outcomes.
+# ```
+#
+# ````{exercise}
+# :label: ex-10-p
+# Write the permuted p-value of an observed statistic, given those of B shuffles.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def permuted_p(observed, null): ...
+
+
+check("ex-10-p", permuted_p)
+
+# %% [markdown]
+# ````{solution} ex-10-p
+# :class: dropdown
+# ```python
+# def permuted_p(observed, null):
+#     return (1 + np.sum(null >= observed)) / (1 + len(null))
+# ```
 # ````

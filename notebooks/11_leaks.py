@@ -16,6 +16,8 @@
 #
 # **Question.** How much of a C-index can be made by the protocol alone, with labels that mean nothing?
 #
+# **Afterwards you can** make a C-index out of nothing, find the line that makes it, and test a pipeline with shuffled labels.
+#
 # About 30 minutes; needs notebook 07. A few minutes on two cores.
 #
 # Two habits are common, and both are in the paper or its release: features are selected on **all** patients before cross-validation, and the
@@ -34,42 +36,71 @@ slides = True
 local_dir = ""
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %%
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from hcmae.config import Protocol
-from hcmae.evaluation import compare, metrics, sentences, tables
+from hcmae.evaluation import metrics, optimism, sentences, tables
 from hcmae.evaluation.kaplan_meier import risk_groups
-from hcmae.pipeline.lessons import main_method, possible, real_tables
-from hcmae.survival.cross_validate import cross_validate
+from hcmae.pipeline import leaks
+from hcmae.pipeline.lessons import main_method, real_tables
+from hcmae.survival import fit, fold
 from hcmae.survival.methods import METHODS
 
-PROTOCOLS = {
-    "no leak": Protocol(name="honest-last", select_on="train", epoch="last"),
-    "select on all": Protocol(name="leak-select", select_on="all", epoch="last"),
-    "best test epoch": Protocol(
-        name="leak-epoch", select_on="train", epoch="best_test"
-    ),
-    "both": Protocol.preset("paper"),
-}
 data = run.survival_data
 # Selection is where the leak enters, so it is the omics stream that is asked, where there are omics.
 method = "trans_mo" if data.has("omics") else main_method(data)
+
+# %% [markdown]
+# ## Where each leak is made
+#
+# A leak is not a bug that stands out. The first is one line of this library: *whose labels may choose the features?*
+
+# %%
+pages.source(fold.learnt_rows)
+
+# %% [markdown]
+# The second is three. After every epoch the network rates the test patients, and the epoch that wins is reported:
+
+# %%
+pages.source(fit.fit_network, holding="scores")
+
+# %% [markdown]
+# Both by hand, with features that are pure noise, so that the true C-index is 0.5. First the choice of 30 of 300 features, for the same
+# patients, folds and model, with and without the line that leaks:
+
+# %% tags=["by-hand"]
+rng = np.random.default_rng(seed)
+noise_features = rng.normal(size=(len(data.patients), 300))
+dead = data.event.astype(bool)
+dealt = optimism.deal(data.time, dead, 5, rng)
+known = (noise_features, data.time, dead, dealt)
+c = {
+    leak: optimism.selected_concordance(*known, top=30, penalty=50.0, leak=leak)
+    for leak in (False, True)
+}
+said = sentences.compared("With the leak C", c[True], "without it", c[False])
+display(Markdown(f"{said}. Nothing but one line differs."))
+pages.source(optimism.selected_concordance)
+
+# %% [markdown]
+# And the epoch. Twenty epochs of a network that learns nothing are twenty coins. To report the winner on the test fold is to report luck:
+
+# %% tags=["by-hand"]
+tested = dealt == 0
+coins = [
+    metrics.concordance(data.time[tested], dead[tested], rng.normal(size=tested.sum()))
+    for epoch in range(20)
+]
+said = sentences.compared("the best of them", max(coins), "the last one", coins[-1])
+display(Markdown(f"Mean of the twenty: {np.mean(coins):.3f}; {said}."))
 
 # %% [markdown]
 # ## One leak at a time, true and permuted labels
@@ -80,55 +111,17 @@ method = "trans_mo" if data.has("omics") else main_method(data)
 # *No leak* on this page takes the last epoch, so that it differs from *best test epoch* in that alone. The protocol `honest` of the
 # other lessons chooses the epoch on an inner part of the training patients.
 
-
 # %%
-def interval_row(cohort, kind, name, predictions, noise):
-    interval = metrics.bootstrap(predictions, draws=200, seed=seed)
-    mean, _ = metrics.mean_concordance(predictions)
-    return {
-        "cohort": cohort,
-        "labels": kind,
-        "protocol": name,
-        "mean": mean,
-        "low": interval.low,
-        "high": interval.high,
-        "noise": noise,
-    }
-
-
-noise = compare.sampling_noise(
-    len(data.patients), data.event.mean(), draws=100, seed=seed
-)[1]
-rows, added, shuffled = [], [], data.permuted(seed)
-permuted_predictions, true_predictions = {}, {}
-
-
-def added_row(cohort, kind, method, leaky, honest):
-    """What both leaks add for the same patients in the same folds."""
-    gain = compare.bootstrap_difference(leaky, honest, draws=500, seed=seed)
-    return {
-        "cohort": cohort,
-        "labels": kind,
-        "method": METHODS[method].label,
-        "both leaks add": gain.value,
-        "low": gain.low,
-        "high": gain.high,
-    }
-
-
-for name, protocol in PROTOCOLS.items():
-    true = run.evaluate(method, protocol, repeats=1)
-    null = run.evaluate(
-        method, protocol, repeats=1, data=shuffled, label=f"permuted{seed}"
-    )
-    permuted_predictions[name], true_predictions[name] = null, true
-    rows += [
-        interval_row(run.cancer, "true", name, true, noise),
-        interval_row(run.cancer, "permuted", name, null, noise),
-    ]
-for kind, made in (("true", true_predictions), ("permuted", permuted_predictions)):
-    added.append(added_row(run.cancer, kind, method, made["both"], made["no leak"]))
-table = pd.DataFrame(rows)
+noise = leaks.chance(data, seed)
+made = leaks.true_and_permuted(run, method)
+table = pd.concat(
+    leaks.protocol_rows(run.cancer, labels, protocols, noise, seed)
+    for labels, protocols in made.items()
+)
+added = [
+    leaks.leaks_add(run.cancer, labels, method, protocols, seed)
+    for labels, protocols in made.items()
+]
 table.style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
@@ -138,38 +131,19 @@ table.style.format(precision=3).hide(axis="index")
 # is 0.5. Three methods, one of them with images.
 
 # %%
-null_run = pipeline.Run(
-    cancer="NULL",
-    profile=profile,
-    source="synthetic",
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+on_null = leaks.on_null_cohort(run)
 null_rows = []
-if source == "synthetic" and (null_run.dir / "cohort.parquet").exists():
-    null_data = null_run.survival_data
-    null_noise = compare.sampling_noise(
-        len(null_data.patients), null_data.event.mean(), draws=100, seed=seed
-    )[1]
-    for other in ("coxnet_omics", "trans_mo", "hcmae"):
-        if not possible([other], null_data):
-            continue
-        made = {
-            name: null_run.evaluate(other, PROTOCOLS[name], repeats=1)
-            for name in ("no leak", "both")
-        }
-        for name, p in made.items():
-            row = interval_row("NULL", "true", name, p, null_noise)
-            null_rows.append({**row, "method": METHODS[other].label})
-        added.append(added_row("NULL", "true", other, made["both"], made["no leak"]))
-    display(
-        pd.DataFrame(null_rows)[
-            ["method", "protocol", "mean", "low", "high", "noise"]
-        ].round(3)
-    )
+if on_null:
+    null_noise = leaks.chance(run.sibling("NULL").survival_data, seed)
+for other, protocols in on_null.items():
+    shown = leaks.protocol_rows("NULL", "true", protocols, null_noise, seed)
+    null_rows.append(shown.assign(method=METHODS[other].label))
+    added.append(leaks.leaks_add("NULL", "true", other, protocols, seed))
+
+# %%
+if on_null:
+    columns = ["method", "protocol", "mean", "low", "high", "noise"]
+    display(pd.concat(null_rows)[columns].style.format(precision=3).hide(axis="index"))
 else:
     display(Markdown("The null cohort has not been made in this run."))
 
@@ -201,106 +175,49 @@ pd.DataFrame(added).round(3)
 # own go into a folder as the page *Bring your own cohort* says, and `hcmae check FOLDER` looks at them first.
 
 # %%
-from hcmae.cohort.splits import make_folds
-
 found = real_tables(run, local_dir)
 real_rows = []
 if found is not None:
     real = found.data
-    real_noise = compare.sampling_noise(
-        len(real.patients), real.event.mean(), draws=100, seed=seed
-    )[1]
-    for kind, labelled in (("true", real), ("permuted", real.permuted(seed))):
-        real_folds = make_folds(
-            labelled.patients, labelled.time, labelled.event, 5, 1, seed
-        )
-        for name, protocol in PROTOCOLS.items():
-            if kind == "true" and name not in ("no leak", "both"):
-                continue
-            out = run.dir / "predictions" / f"{found.name}-{kind}-{protocol.name}"
-            kept_at = {"out_dir": out, "omics_cache": run.dir / "omics_cache"}
-            p = cross_validate(
-                "trans_mo",
-                labelled,
-                real_folds,
-                run.profile,
-                protocol,
-                seed=seed,
-                **kept_at,
-            )
-            real_rows.append(interval_row(found.label, kind, name, p, real_noise))
-    display(
-        Markdown(
-            f"{found.label}: {len(real.patients)} patients, {real.event.sum()} deaths, {' and '.join(found.modalities)}:"
-        )
-    )
-    display(pd.DataFrame(real_rows).round(3))
-    at = {(row["labels"], row["protocol"]): row["mean"] for row in real_rows}
+    real_noise = leaks.chance(real, seed)
+    for labels, protocols in leaks.on_real_tables(run, found).items():
+        shown = leaks.protocol_rows(found.label, labels, protocols, real_noise, seed)
+        real_rows.append(shown)
+    size = f"{len(real.patients)} patients, {real.event.sum()} deaths"
+    display(Markdown(f"{found.label}: {size}, {' and '.join(found.modalities)}:"))
+    display(pd.concat(real_rows).style.format(precision=3).hide(axis="index"))
+
+# %%
+if found is not None:
+    at = pd.concat(real_rows).set_index(["labels", "protocol"])["mean"]
     printed = tables.PAPER_TABLE3["Trans-MO"].mean
-    shuffled_both = at["permuted", "both"]
-    lines = [
-        sentences.compared("Shuffled labels with both leaks", shuffled_both, *other)
-        for other in (
-            ("a coin", 0.5),
-            ("the same labels without a leak", at["permuted", "no leak"]),
-            ("the true labels without a leak", at["true", "no leak"]),
-            ("the omics-only row that the paper prints for LIHC", printed),
-        )
-    ]
+    others = {
+        "a coin": 0.5,
+        "the same labels without a leak": at["permuted", "no leak"],
+        "the true labels without a leak": at["true", "no leak"],
+        "the omics-only row that the paper prints for LIHC": printed,
+    }
+    first = ("Shuffled labels with both leaks", at["permuted", "both"])
+    lines = [sentences.compared(*first, name, value) for name, value in others.items()]
     display(Markdown("\n".join(f"- {line}." for line in lines)))
 
 # %% [markdown]
 # One permutation is one draw. An elastic net, whose only leak is the choice of features, over several of them:
 
 # %%
-if real_rows:
-    from hcmae.omics import report
+if found is not None:
+    display(leaks.selection_draws(run, found.data).round(3))
 
-    draws = []
-    for where in ("train", "all"):
-        for number in range(3):
-            folds = report.leak_experiment(
-                real.omics,
-                real.time,
-                real.event,
-                run.profile.omics,
-                select_on=where,
-                permute=True,
-                seed=seed + number,
-                folder=run.dir / "omics_cache",
-            )
-            draws.append(
-                {
-                    "features chosen on": where,
-                    "permutation": number,
-                    "C-index": folds["c_index"].mean(),
-                }
-            )
-    draws = pd.DataFrame(draws).pivot(
-        index="permutation", columns="features chosen on", values="C-index"
-    )
-    draws.loc["mean"] = draws.mean()
-    display(draws.round(3))
-
-# %% mystnb={"image": {"alt": "C-index under four protocols for true and permuted labels; the grey band is what chance does at this size"}}
-shown_null = [
-    {**row, "labels": "permuted"}
-    for row in null_rows
-    if row["method"] == METHODS[method].label
+# %% mystnb={"image": {"alt": "C-index under four protocols for true and permuted labels; the grey band is what chance does at this size"}} tags=["hide-input"]
+of_method = [
+    rows.drop(columns="method").assign(labels="permuted")
+    for rows in null_rows
+    if (rows["method"] == METHODS[method].label).all()
 ]
-everything = pd.concat(
-    [pd.DataFrame(rows) for rows in (table, shown_null, real_rows) if len(rows)]
-)
-run.save_result(
-    "leaks",
-    {
-        "rows": everything.astype(object)
-        .where(everything.notna(), None)
-        .to_dict("records"),
-        "null": null_rows,
-        "both_leaks_add": added,
-    },
-)
+everything = pd.concat([table, *of_method, *real_rows])
+nulls = leaks.records(null_rows) if null_rows else []
+rows = leaks.records([everything])
+run.save_result("leaks", {"rows": rows, "null": nulls, "both_leaks_add": added})
 plots.plot_leaks(everything)
 
 # %% [markdown]
@@ -308,18 +225,13 @@ plots.plot_leaks(everything)
 # deviations of a 5-fold mean around 0.5, for a model that knows nothing.
 
 # %%
-outside = [
-    f"{row.cohort}, {row.protocol} ({row.mean:.3f})"
-    for row in everything.itertuples()
-    if row.labels == "permuted" and row.mean > 0.5 + 2 * row.noise
-]
+outside = leaks.over_the_band(everything)
 inside = (everything["labels"] == "permuted").sum() - len(outside)
+named = f" ({'; '.join(outside)})" if outside else ""
 display(
     Markdown(
-        f"Squares over the band: {len(outside)}"
-        + (f" ({'; '.join(outside)})" if outside else "")
-        + f"; not over it: {inside}. Of labels that mean nothing a protocol, or luck, lifted the first kind. A small leak may stay "
-        "inside the band: one permutation cannot tell it from luck."
+        f"Squares over the band: {len(outside)}{named}; not over it: {inside}. Of labels that mean nothing a protocol, or luck, "
+        "lifted the first kind. A small leak may stay inside the band: one permutation cannot tell it from luck."
     )
 )
 
@@ -328,10 +240,10 @@ display(
 #
 # Kaplan-Meier curves of permuted labels, without a leak and with both.
 
-# %% mystnb={"image": {"alt": "Kaplan-Meier curves of permuted labels without a leak and with both leaks"}}
+# %% mystnb={"image": {"alt": "Kaplan-Meier curves of permuted labels without a leak and with both leaks"}} tags=["hide-input"]
 plots.plot_kaplan_meier(
     {
-        f"{run.cancer}, permuted, {name}": risk_groups(permuted_predictions[name])
+        f"{run.cancer}, permuted, {name}": risk_groups(made["permuted"][name])
         for name in ("no leak", "both")
     },
     columns=2,
@@ -347,10 +259,8 @@ plots.plot_kaplan_meier(
 # Pure noise, true C = 0.5: the 30 features with the largest Cox score, out of 30 candidates, then of 100 and so on, with ridge
 # regression on top.
 
-# %% mystnb={"image": {"alt": "C-index of noise features against the number of candidates, leaky selection rises and nested selection stays at one half"}}
-from hcmae.evaluation.optimism import noise_curve
-
-curve = noise_curve(
+# %% mystnb={"image": {"alt": "C-index of noise features against the number of candidates, leaky selection rises and nested selection stays at one half"}} tags=["hide-input"]
+curve = optimism.noise_curve(
     data.time, data.event, candidates=(30, 100, 300, 1000, 3000), top=30, seed=seed
 )
 plots.plot_optimism_curve(curve)
@@ -375,46 +285,16 @@ display(
 # Dropping the last incomplete group of an epoch leaves patients unused; pooling raw risks compares patients rated by different networks.
 
 # %%
-dropped = run.profile.model_copy(
-    update={
-        "fidelity": run.profile.fidelity.model_copy(update={"drop_last_group": True}),
-        "survival": run.profile.survival.model_copy(update={"group": 60}),
-    }
-)
-folds, kept_at = (
-    run.folds(repeats=1),
-    {"out_dir": run.dir / "predictions" / "drop-last"},
-)
-p = cross_validate(
-    method,
-    data,
-    folds,
-    dropped,
-    PROTOCOLS["no leak"],
-    seed=seed,
-    omics_cache=run.dir / "omics_cache",
-    **kept_at,
-)
-pooled = {
-    label: {
-        "mean of folds": metrics.mean_concordance(made)[0],
-        "raw risks pooled": metrics.pooled_concordance(made, "risk"),
-        "standardised, pooled": metrics.pooled_concordance(made, "risk_z"),
-    }
-    for label, made in (
-        ("all patients used", run.evaluate(method, PROTOCOLS["no leak"], repeats=1)),
-        ("last group dropped (groups of 60)", p),
-    )
-}
-used, cut = (made["mean of folds"] for made in pooled.values())
-pools = pooled["all patients used"]
+pooled = leaks.small_leaks(run, method)
+used, cut = pooled.loc["mean of folds"]
+raw = pooled.loc["raw risks pooled"].iloc[0]
 display(
     Markdown(
-        f"Dropping the last group moves the mean of folds by {cut - used:+.3f}, pooling raw risks by "
-        f"{pools['raw risks pooled'] - used:+.3f}; half the grey band is {2 * noise:.3f}."
+        f"Dropping the last group moves the mean of folds by {cut - used:+.3f}, pooling raw risks by {raw - used:+.3f}; half the grey "
+        f"band is {2 * noise:.3f}."
     )
 )
-pd.DataFrame(pooled).round(3)
+pooled.round(3)
 
 # %% [markdown]
 # **Takeaway.** Permute the labels and run the *whole* pipeline again. If the result is far from 0.5, something saw the answers. It is one
@@ -434,4 +314,63 @@ pd.DataFrame(pooled).round(3)
 #
 # Selection: features chosen with the true labels know nothing of the permuted ones. The permutation has to come before everything
 # that looks at a label.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# Labels are shuffled and C comes out at 0.7 again and again. What is the likely reason?
+# - (x) Something saw the answers :: the true value is 0.5.
+# - ( ) The model is good :: there is nothing to learn.
+# ```
+#
+# ```{quiz}
+# The test fold is only looked at, to choose the epoch. Is that training?
+# - (x) Yes, choosing is learning :: the number of the epoch was fitted to the test.
+# - ( ) No :: the report holds what was chosen.
+# ```
+#
+# ```{quiz}
+# Where does a permutation have to enter?
+# - (x) Before everything that looks at a label :: a later one cannot reveal what came before.
+# - ( ) Before training :: the choice of features has then seen the truth.
+# ```
+#
+# ````{exercise}
+# :label: ex-11-twenty
+# One permutation is one draw. Shuffle twenty times (`data.permuted(number)`) and compute the leaky C of `optimism.selected_concordance` on
+# `noise_features` each time. How wide do the twenty lie, and how many of them are under 0.5?
+# ````
+#
+# ````{solution} ex-11-twenty
+# :class: dropdown
+# `[optimism.selected_concordance(noise_features, d.time, d.event.astype(bool), dealt, 30, 50.0, leak=True) for d in map(data.permuted,
+# range(20))]`. The width is the luck of one draw; their mean is what the line is worth.
+# ````
+#
+# ````{exercise}
+# :label: ex-11-leak
+# Find the leak. This function chooses five features of x [n, p]; `train` says who is in the training part. Mend it.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def choose(x, time, event, train):
+    score = optimism.cox_score(x, time, event)
+    return np.argsort(-np.abs(score))[:5]
+
+
+check("ex-11-leak", choose)
+
+# %% [markdown]
+# ````{solution} ex-11-leak
+# :class: dropdown
+# ```python
+# def choose(x, time, event, train):
+#     score = optimism.cox_score(x[train], time[train], event[train])
+#     return np.argsort(-np.abs(score))[:5]
+# ```
 # ````

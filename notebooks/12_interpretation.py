@@ -16,6 +16,8 @@
 #
 # **Question.** Which regions do the omics attend to, which genes move the risk, and do both lie where the truth was planted?
 #
+# **Afterwards you can** ask a network what it looked at, compare with what was planted, and doubt the answer.
+#
 # About 25 minutes; needs notebook 07.
 
 # %% tags=["parameters"]
@@ -29,18 +31,10 @@ modalities = "rna,mirna,methylation"
 slides = True
 
 # %%
-from hcmae import pipeline, plots
+from hcmae import plots
+from hcmae.pipeline import pages
 
-run = pipeline.Run(
-    cancer=cancer,
-    profile=profile,
-    source=source,
-    seed=seed,
-    data_dir=data_dir,
-    run_dir=run_dir,
-    modalities=modalities,
-    slides=slides,
-)
+run = pages.open_run(globals())
 plots.style.notebook()
 
 # %%
@@ -50,9 +44,7 @@ from IPython.display import HTML, Markdown, display
 
 from hcmae.evaluation import sentences
 from hcmae.interpretation import interpret, overlay
-from hcmae.slides.store import SlideStore
 from hcmae.survival.cross_validate import train_models
-from hcmae.synthetic.truth import read_regions
 
 data, folds = run.survival_data, run.folds(repeats=run.profile.survival.repeats)
 first = folds[(folds["repeat"] == 0) & (folds["fold"] == 0)]
@@ -70,122 +62,77 @@ display(
 # %% [markdown]
 # ## Attention over regions
 #
-# Each omics token of Eq. 7 has one weight per region. Below is a test patient with regions of both kinds; frames mark planted tumour regions.
+# Each omics token of Eq. 7 has one weight per region. Is it large where the tumour was planted? One number per patient answers: the AUC,
+# the chance that a planted tumour region gets more attention than another region of the same slide. 0.5 is a coin.
 
 # %%
-attention = interpret.region_attention(models, inputs, test)
-table = run.cohort().table
-stores = {
-    p: SlideStore(run.store_dir / f"{table.loc[p, 'slide']}.h5")
-    for p in (a.patient for a in attention)
-}
-corners = {p: store.coords for p, store in stores.items()}
-sides = {p: store.side for p, store in stores.items()}
-truth = read_regions(run.root)
-planted = None
-if truth is not None:
-    planted = interpret.planted_regions(
-        truth, corners, run.profile.geometry.region, sides
-    )
-mixed = [
-    a
-    for a in attention
-    if planted is None or 0 < planted[a.patient].sum() < len(planted[a.patient])
-]
-shown = max(mixed or attention, key=lambda a: a.weights.shape[1])
+seen = pages.attended(run, models, inputs, test)
+shown = seen.examples[0]
+result = {}
+if seen.planted is not None:
+    effects = {
+        one.patient: interpret.region_importance(models, inputs, row)
+        for one, row in zip(seen.attention, test, strict=True)
+    }
+    result = seen.table(effects)
+    run.save_result("interpretation", {"auc": result, "patients": seen.auc})
 
-# %% mystnb={"image": {"alt": "Regions of one slide at their places, and the attention of RNA, miRNA and methylation over them"}}
-# %config InlineBackend.figure_formats = ["png"]
-row = data.patients.index(shown.patient)
-plots.plot_attention(
-    data.bags["thumbnail"].packed(np.array([row])).numpy(),
-    data.bags["positions"].packed(np.array([row])).numpy(),
-    shown.weights,
-    planted=None if planted is None else planted[shown.patient],
-    titles=shown.modalities,
-)
+# %% mystnb={"image": {"alt": "One dot per test patient: the AUC of attention for planted regions, from 0 to 1, with the coin at 0.5 and the value over all pairs"}} tags=["hide-input"]
+named = [one.patient for one in seen.examples]
+if seen.auc:
+    pooled = result["attention, mean"]
+    display(plots.plot_auc_strip(seen.auc, marked=named, pooled=pooled))
+
+# %%
+if seen.auc:
+    values = np.array(list(seen.auc.values()))
+    over = f"{(values > 0.5).sum()} of {len(values)} patients lie over 0.5"
+    pooled = sentences.compared("the AUC over all pairs", pooled, "a coin", 0.5)
+    verdict = (
+        "**points at** the planted regions"
+        if np.median(values) >= 0.7
+        else "does **not** point at the planted regions"
+    )
+    display(Markdown(f"Attention {verdict}: {over}; {pooled}."))
 
 # %% [markdown]
-# The same weights over the slide itself: zoom, drag, switch between the omics, point at a region to read its weight. Each layer is drawn
-# relative to its own largest weight, so compare places within a layer and not shades between layers.
+# **What to see.** One patient's picture can show anything. The two patients who are named are the ends of the strip, and here they are: frames
+# mark planted tumour regions.
+
+# %% mystnb={"image": {"alt": "Regions of two slides at their places, and the attention of RNA, miRNA and methylation over them: the patient with the largest AUC and the one with the smallest"}} tags=["hide-input"]
+# %config InlineBackend.figure_formats = ["png"]
+for one in seen.examples:
+    auc = f"AUC {seen.auc[one.patient]:.2f}" if seen.auc else "most regions"
+    display(Markdown(f"Patient {one.patient}, {auc}:"))
+    display(plots.plot_attention(**seen.panels(one, data)))
+
+# %% [markdown]
+# The same weights over the first of these slides: zoom, drag, switch between the omics, point at a region to read its weight. Each layer is
+# drawn relative to its own largest weight, so compare places within a layer and not shades between layers.
 
 # %%
-store = stores[shown.patient]
+store = seen.stores[shown.patient]
+layers = dict(zip(shown.modalities, shown.weights, strict=True))
+planted = None if seen.planted is None else seen.planted[shown.patient]
 with store.open_slide() as slide:
     page = overlay.overlay_page(
-        slide,
-        corners[shown.patient],
-        store.side,
-        dict(zip(shown.modalities, shown.weights, strict=True)),
-        planted=None if planted is None else planted[shown.patient],
-        max_side=1024,
+        slide, store.coords, store.side, layers, planted=planted, max_side=1024
     )
 path = run.dir / "results" / f"attention_{shown.patient}.html"
 overlay.write_overlay(path, page)
 display(HTML(overlay.inline_frame(page)))
-display(
-    Markdown(
-        f"`{path.name}` in the run's `results` holds the same page and opens by a double click, offline."
-    )
-)
+kept = "in the run's `results` holds the same page, for a double click, offline."
+display(Markdown(f"`{path.name}` {kept}"))
 
 # %% [markdown]
-# ## Does it coincide with what was planted?
+# ## Omics by omics, and another question
 #
-# The AUC below is the chance that a planted tumour region gets more attention than another region of the same slide; 0.5 is a coin. Beside
-# it stands a second question: how much does the predicted risk change when a region is left out?
+# The AUC over all pairs of regions, for each omics. Beside it stands a second question: how much does the predicted risk change when a
+# region is left out?
 
 # %%
 plots.style.notebook()
-result = {}
-if planted is not None:
-    for number, name in enumerate(shown.modalities):
-        result[f"attention, {name}"] = interpret.attention_auc(
-            {a.patient: a.weights[number] for a in attention}, planted
-        )
-    result["attention, mean"] = interpret.attention_auc(
-        {a.patient: a.weights.mean(0) for a in attention}, planted
-    )
-    effect = {
-        a.patient: interpret.region_importance(
-            models, inputs, data.patients.index(a.patient)
-        )
-        for a in attention
-    }
-    result["size of the effect of leaving out"] = interpret.attention_auc(
-        {p: np.abs(v) for p, v in effect.items()}, planted
-    )
-    run.save_result("interpretation", {"auc": result})
-    display(pd.Series(result, name="AUC").round(3).to_frame())
-    verdict = result["attention, mean"]
-    if verdict >= 0.7:
-        display(
-            Markdown(
-                f"Attention ranks planted regions first in {verdict:.0%} of the pairs."
-            )
-        )
-    else:
-        display(
-            Markdown(
-                f"Attention does **not** single out the planted regions (AUC {verdict:.2f})."
-            )
-        )
-
-# %%
-if planted is not None and len(mixed) > 1:
-    own = {
-        a.patient: interpret.attention_auc({a.patient: a.weights.mean(0)}, planted)
-        for a in mixed
-    }
-    rest = {a.patient: a.weights.mean(0) for a in mixed if a is not shown}
-    values = np.array(list(own.values()))
-    display(
-        Markdown(
-            f"The patient of the figure has an AUC of {own[shown.patient]:.2f}, the {len(rest)} other patients with regions of both kinds "
-            f"together {interpret.attention_auc(rest, planted):.2f}. Patient by patient it goes from {values.min():.2f} to "
-            f"{values.max():.2f}, over 0.5 in {(values > 0.5).sum()} of {len(values)}: one figure stands for one patient."
-        )
-    )
+pd.Series(result, name="AUC", dtype=float).round(3).to_frame()
 
 # %% [markdown]
 # Nothing in the loss asks attention to find them: in Eq. 7 an even mix of all region vectors already carries the mean of the slide, and
@@ -198,12 +145,8 @@ if planted is not None and len(mixed) > 1:
 
 # %%
 path = run.dir / "results" / f"attention_{shown.patient}.geojson"
-interpret.write_geojson(path, corners[shown.patient], store.side, shown.weights.mean(0))
-display(
-    Markdown(
-        f"`{path.name}` holds {len(corners[shown.patient])} squares in level-0 pixels."
-    )
-)
+interpret.write_geojson(path, store.coords, store.side, shown.weights.mean(0))
+display(Markdown(f"`{path.name}` holds {len(store)} squares in level-0 pixels."))
 
 # %% [markdown]
 # ## Genes
@@ -216,24 +159,21 @@ display(
 few = test[: min(16, len(test))]
 # Each network leaves another inner fold out and has its own choice of omics: one is asked.
 gradients = interpret.omics_gradients(models[:1], inputs[:1], few, steps=16)
-names = inputs[0].names
 summary = run.truth_summary()
-genes = interpret.gene_table(gradients, names, summary["planted"] if summary else None)
+known = summary["planted"] if summary else None
+genes = interpret.gene_table(gradients, inputs[0].names, known)
+
+# %%
 if summary:
     share, among = genes.head(30)["planted"].mean(), genes["planted"].mean()
-    display(
-        Markdown(
-            f"Planted: {share:.0%} of the 30 with the largest attribution, {among:.0%} of all that were selected. "
-            f"{sentences.compared('The first share', share, 'the second', among, form='.0%')}"
-            + (
-                ", and the gradients favour planted features."
-                if share > among + 2 * np.sqrt(among * (1 - among) / 30)
-                else ": the gradients do **not** single out what was planted."
-            )
-        )
-    )
+    apart = share > among + 2 * np.sqrt(among * (1 - among) / 30)
+    favour = "favour planted features"
+    verdict = favour if apart else "do **not** single out what was planted"
+    names = ("of the 30 with the largest attribution, planted", "of all selected ones")
+    said = sentences.compared(names[0], share, names[1], among, form=".0%")
+    display(Markdown(f"The share {said}: the gradients {verdict}."))
 
-# %% mystnb={"image": {"alt": "The twenty features with the largest attribution; planted ones filled"}}
+# %% mystnb={"image": {"alt": "The twenty features with the largest attribution; planted ones filled"}} tags=["hide-input"]
 plots.plot_gene_attributions(genes)
 
 # %% [markdown]
@@ -264,7 +204,66 @@ plots.plot_gene_attributions(genes)
 # ```python
 # for m, own in zip(models, inputs):
 #     a = interpret.region_attention([m], [own], test)
-#     print(interpret.attention_auc({x.patient: x.weights.mean(0) for x in a}, planted))
+#     print(interpret.attention_auc({x.patient: x.weights.mean(0) for x in a}, seen.planted))
 # ```
 # Nothing in the loss makes the values agree: it sees the risks and never the weights.
+# ````
+
+# %% [markdown]
+# ## Check yourself
+#
+# ```{quiz}
+# A region has a large attention weight. What does that show?
+# - (x) Its vector is mixed into a token :: whether the token matters is decided afterwards.
+# - ( ) The risk depends on it :: leaving it out asks that question.
+# ```
+#
+# ```{quiz}
+# One patient has an AUC of 1.00. What follows for the others?
+# - (x) Nothing :: the strip shows all of them.
+# - ( ) Attention finds tumours :: it is the end of a strip.
+# ```
+#
+# ```{quiz}
+# Why is a synthetic cohort asked first?
+# - (x) There the answer is known :: an explanation is checked before it is shown.
+# - ( ) It is real enough :: it says nothing about patients.
+# ```
+#
+# ````{exercise}
+# :label: ex-12-out
+# For the two patients of the figure, plot `effects` against the mean attention of their regions. Does a region with a large weight move the
+# risk when it is left out?
+# ````
+#
+# ````{solution} ex-12-out
+# :class: dropdown
+# `effects[one.patient]` beside `one.weights.mean(0)`. Nothing in the model makes the two agree: the weight says how much of a vector is
+# mixed in, not what the mixture is used for.
+# ````
+#
+# ````{exercise}
+# :label: ex-12-auc
+# Write the AUC of one patient: the share of pairs of a planted and another region in which the planted one has the larger weight; ties
+# count one half.
+# ````
+
+# %% tags=["exercise"]
+from hcmae.pipeline.exercises import check
+
+
+def auc(weights, planted): ...
+
+
+check("ex-12-auc", auc)
+
+# %% [markdown]
+# ````{solution} ex-12-auc
+# :class: dropdown
+# ```python
+# def auc(weights, planted):
+#     inside, outside = weights[planted], weights[~planted]
+#     apart = inside[:, None] - outside[None, :]
+#     return ((apart > 0) + 0.5 * (apart == 0)).mean()
+# ```
 # ````

@@ -25,6 +25,16 @@ def test_unknown_key_is_an_error_that_names_it(tmp_path: Path, repo: Path) -> No
         load_manifest("LIHC", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"title: L\xe9", b"title: 2001-13-01", b"? [a, b]\n: 1", b"title: " + b"[" * 5000, b"title: !!int x", b"- a"],
+)
+def test_what_is_no_yaml_is_an_error_that_names_the_file(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "LIHC.yaml").write_bytes(line + b"\n")
+    with pytest.raises(ConfigError, match=r"LIHC\.yaml: (not valid YAML|expected a mapping)"):
+        load_manifest("LIHC", tmp_path)
+
+
 def test_unknown_cancer_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown cancer 'KIRC'.*LIHC"):
         load_manifest("KIRC")

@@ -14,7 +14,7 @@ from hcmae.cohort.clinical import ClinicalError, parse_clinical_json, read_clini
 from hcmae.cohort.evidence import CurationError
 from hcmae.cohort.local import local_mapping, table_samples
 from hcmae.cohort.lock import xena_header
-from hcmae.omics.readers import OmicsFormatError, read_local_table
+from hcmae.omics.readers import OmicsFormatError, read_local_table, read_xena_matrix
 from hcmae.packed import SwellingError, open_packed, parse_json, unpacked
 
 
@@ -38,6 +38,14 @@ def test_a_file_that_swells_is_refused_by_every_reader(bomb: Path) -> None:
     ):
         with pytest.raises(error, match=r"unpacks to more than"):
             read(bomb)
+
+
+def test_a_matrix_whose_rows_go_on_for_ever_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "FREE_BYTES", 1 << 16)
+    path = tmp_path / "matrix.tsv.gz"
+    path.write_bytes(gzip.compress(b"id\tS1\n" + b"g\t0\n" * (1 << 19)))
+    with pytest.raises(OmicsFormatError, match=r"matrix\.tsv\.gz: not a Xena matrix .* unpacks to more than"):
+        read_xena_matrix(path, ["S1"])
 
 
 def test_what_is_packed_well_and_small_is_read(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from hcmae.tables import (
     TableError,
     first_bad_number,
     is_missing,
+    line_of_totals,
     missing_spellings,
     read_head,
     read_rows,
@@ -219,3 +220,70 @@ def test_any_table_ends_in_a_value_or_in_the_documented_error(
         frame = read_local_table(path)
         assert not frame.index.has_duplicates
         assert not frame.columns.has_duplicates
+
+
+# --- what people leave around a table ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.tsv", "Expression of our cohort, 2024\npatient\ta\tb\nP1\t1\t2\n", "line 1 holds nothing but 'Expr"),
+        ("t.csv", "Cohort,,\npatient,a,b\nP1,1,2\n", "line 2 has 3 cells: a title above the header; remove it"),
+        ("t.tsv", "# kept\nTitle\n\npatient\ta\tb\nP1\t1\t2\n", "line 2 holds nothing but 'Title', and line 3 has 3"),
+        ("t.tsv", "Title\nof two lines\npatient\ta\tb\nP1\t1\t2\n", "remove the lines above the names of columns if"),
+        ("t.tsv", "patient\ta\tb\nP1\t1\t2\n* as of 2020\n", r"row 3 has 1 cell, .*\('\* as of 2020'\); remove it if"),
+        ("t.tsv", "patient\ta\tb\ta\nP1\t1\t2\t3\n", "column 'a' comes twice, as columns 2, 4 of the file; rename"),
+    ],
+)  # fmt: skip
+def test_titles_footnotes_and_names_that_come_twice_are_called_what_they_are(
+    name: str, text: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TableError, match=said):
+        read_text(path)
+
+
+@pytest.mark.parametrize("text", ["G1\nP1\t5\n", "G1\nP1\n", "patient\ta\nP1\t1\n"])
+def test_a_short_table_has_no_title(text: str, tmp_path: Path) -> None:
+    said = ""
+    try:
+        read_text(_write(tmp_path, text))
+    except TableError as error:
+        said = str(error)
+    assert "title above" not in said
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_said_with_its_mark_and_without(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_bytes("patient\ta\nP1\t1\n".encode(encoding))
+    with pytest.raises(TableError, match=r"UTF-16 text.*save it as UTF-8"):
+        read_text(path)
+
+
+def test_a_word_for_missing_may_have_blanks_around_it(tmp_path: Path) -> None:
+    rows = "".join(f"P{number}\t{number}.5\t 0.25 \n" for number in range(3))
+    path = _write(tmp_path, f"patient\ta\tb\n{rows}P7\t NA\t\xa0\nP8\t  n/a  \t0.5\n")
+    frame = read_local_table(path)
+    assert list(frame.index) == ["P0", "P1", "P2", "P7", "P8"]
+    assert frame["a"].isna().tolist() == [False, False, False, True, True]
+    assert frame["b"].isna().tolist() == [False, False, False, True, False]
+    assert frame["b"].dropna().tolist() == [0.25, 0.25, 0.25, 0.5]
+
+
+def test_a_wrong_number_beside_blanks_is_still_named(tmp_path: Path) -> None:
+    with pytest.raises(OmicsFormatError, match=r"patient P2, column a: '1,5' is no number.*with a point"):
+        read_local_table(_write(tmp_path, "patient\ta\nP1\t NA\nP2\t1,5\n"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "where"),
+    [
+        (["P1", "P2", "Total"], 2), (["P1", "Mean", "SD"], 1), (["P1", "P2", "Grand total:"], 2), (["Total"], None),
+        (["Total", "P1", "P2", "P3", "P4"], None), (["Max", "Sam", "Norma"], None), (["P1", ""], None), ([], None),
+    ],
+)  # fmt: skip
+def test_lines_of_totals(cells: list[str], where: int | None) -> None:
+    assert line_of_totals(cells) == where

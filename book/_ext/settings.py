@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -22,6 +23,16 @@ def model_of(name: str) -> type[BaseModel]:
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise ExtensionError(f"neither hcmae.config nor hcmae.manifest has a section '{name}'")
     return model
+
+
+def default_of(field: FieldInfo) -> str:
+    """A setting's default in words; a section within a section by its name, whose own table has the values."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return f"the defaults of {type(value).__name__}"
+    return shown(value)
 
 
 def choices(annotation: Any) -> str:
@@ -47,7 +58,7 @@ class SwitchRole(SphinxRole):
         fields = model_of(section).model_fields
         if field not in fields:
             raise ExtensionError(f"{self.env.docname}: settings section {section} has no field '{field}'")
-        default = shown(fields[field].get_default(call_default_factory=True))
+        default = default_of(fields[field])
         out = nodes.inline(classes=["switch"])
         out += nodes.literal(text=field)
         out += nodes.Text(f" = {default}")
@@ -93,8 +104,7 @@ class SettingsTable(SphinxDirective):
             ]
             return [table(["setting", *(f"preset {name}" for name in names), "choices"], rows)]
         rows = [
-            [nodes.literal(text=name), shown(field.get_default(call_default_factory=True)), choices(field.annotation)]
-            for name, field in fields.items()
+            [nodes.literal(text=name), default_of(field), choices(field.annotation)] for name, field in fields.items()
         ]
         return [table(["setting", "default", "choices"], rows)]
 

@@ -1,7 +1,8 @@
 """An executed notebook becomes a page of the book: the same run gives the same bytes, and a failed run gives none.
 
 ``python -m book.tools.publish runs/smoke/LIHC/notebooks/03.ipynb book/executed/03_slides.ipynb`` writes the page and,
-beside it, ``03_slides.status.json`` with the time, machine and packages of the run (these may differ between runs).
+beside it, ``03_slides.status.json`` with the time, machine and packages of the run (these may differ between runs) and,
+where the lesson kept a results file of its own name (``results/slides.json``), ``03_slides.results.json``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hcmae.files import write_json, write_text
+from hcmae.files import read_json, write_json, write_text
 
 PACKAGES = (
     "hcmae-core",
@@ -65,6 +66,12 @@ def publish(source: str | Path, target: str | Path) -> Path:
     status = run_status(notebook, target.stem)
     write_text(target, json.dumps(normalise(notebook, source), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     write_json(target.with_suffix(".status.json"), status)
+    # The run's folder has notebooks/ and results/ beside each other; pages quote the numbers of the run that they show.
+    kept = source.parent.parent / "results" / f"{target.stem.partition('_')[2]}.json"
+    if kept.exists():
+        write_json(target.with_suffix(".results.json"), read_json(kept))
+    else:
+        target.with_suffix(".results.json").unlink(missing_ok=True)
     return target
 
 

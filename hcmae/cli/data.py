@@ -98,6 +98,9 @@ def fetch_command(
     print(table.rename(columns={"bytes": "size", "hours": "time"}).to_string(index=False))
     extra = [*(["clinical records"] if made.clinical else []), *(f"Xena {name}" for _, name in made.xena)]
     print(f"already there: {made.present} files; also: {', '.join(extra) or 'nothing'}; time at {rate:g} MB/s")
+    slides = sum(file.size for file in made.files if made.modality[file.id] == "slides")
+    if slides:
+        print(f"slides on disk: {_bytes(slides)}; with 'hcmae stream {cancer} --disk 100G' never more than 100 GB")
     fetch.check_space(made, root)
     if dry_run:
         return

@@ -16,6 +16,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from hcmae.cli.progress import progress_lines
+
 _OURS = ("hcmae", "hcmae_core")
 
 
@@ -24,7 +26,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
-        with one_line():
+        with progress_lines(), one_line():
             return super().invoke(ctx)
 
 

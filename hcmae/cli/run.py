@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hcmae.cli.errors import describe
+from hcmae.cli.progress import silence
 from hcmae.config import MODALITIES, ConfigError
 from hcmae.pipeline.road import VERBS
 from hcmae.pretraining.launched import world
@@ -27,6 +29,7 @@ _DATA = typer.Option(help="Raw data.")
 _RUNS = typer.Option(help="What is computed.")
 _MODALITIES = typer.Option(help="Omics that a patient must have: rna, mirna, methylation, comma-separated, or none.")
 _SLIDES = typer.Option("--slides/--no-slides", help="Whether a patient must have a slide.")
+_FROM = typer.Option(help="Folder pretrain of another run: its networks are used, none is trained.")
 _MANIFESTS = typer.Option(help="Folder of manifests, for a cancer of your own.")
 
 
@@ -41,6 +44,8 @@ class Asked:
     encoder: str
     strict: bool
     shards: int | None
+    force: bool
+    slide_list: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +55,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run_command(
+    context: typer.Context,
     stages: Annotated[list[str], typer.Argument(help=f"One or several of {', '.join(VERBS)}, in that order.")],
     cancer: Annotated[str, _CANCER] = "LIHC",
     profile: Annotated[str, _PROFILE] = "smoke",
@@ -60,11 +66,12 @@ def run_command(
     modalities: Annotated[str, _MODALITIES] = ",".join(MODALITIES),
     slides: Annotated[bool, _SLIDES] = True,
     manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
+    weights_from: Annotated[Path | None, _FROM] = None,
     method: Annotated[
         str, typer.Option(help="Survival methods, comma-separated (or table2, table3), for stage survival.")
     ] = "hcmae",
     protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
-    workers: Annotated[int, typer.Option(help="Parallel workers.")] = 2,
+    workers: Annotated[int, typer.Option(help="Parallel workers.", min=1)] = 2,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -88,10 +95,23 @@ def run_command(
             min=1,
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Do the stages although they are done (curate, omics; of slides those that failed or have no region).",
+        ),
+    ] = False,
+    slide_list: Annotated[
+        Path | None,
+        typer.Option(help="Text file with one slide a line (id or file name): only these, for stage slides."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")] = False,
 ) -> None:
     """Run one stage, or several one after the other; steps that are up to date are skipped."""
     from hcmae.pipeline import Run
 
+    context.with_resource(silence(quiet))
     here = world()
     for stage in stages:
         if stage not in _WORK:
@@ -101,13 +121,23 @@ def run_command(
                 f"stage '{stage}' works in one process, and {here.launcher} has started {here.size}: start it without "
                 f"{here.launcher}; {', '.join(_SHARED)} share their work"
             )
+        if force and stage not in _FORCED:
+            raise ConfigError(
+                f"--force does {', '.join(_FORCED)} again, not {stage}: what {stage} writes is made again when what it "
+                "reads has changed, or when its files are deleted"
+            )
     if here.rank:
         # What happens is said once.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
+        context.with_resource(redirect_stdout(context.with_resource(open(os.devnull, "w", encoding="utf-8"))))  # noqa: SIM115
+    chosen: dict[str, Any] = {
+        "modalities": modalities,
+        "slides": slides,
+        "manifest_dir": manifest_dir,
+        "weights_from": weights_from,
+    }
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
     for stage in stages:
-        _WORK[stage](run, Asked(method, protocol, workers, weights, encoder, strict, shards))
+        _WORK[stage](run, Asked(method, protocol, workers, weights, encoder, strict, shards, force, slide_list))
 
 
 def status_command(
@@ -120,11 +150,17 @@ def status_command(
     modalities: Annotated[str, _MODALITIES] = ",".join(MODALITIES),
     slides: Annotated[bool, _SLIDES] = True,
     manifest_dir: Annotated[Path | None, _MANIFESTS] = None,
+    weights_from: Annotated[Path | None, _FROM] = None,
 ) -> None:
     """List every step: done, stale (and why), waiting for another, or missing. Computes nothing; exit status 0."""
     from hcmae.pipeline import Run
 
-    chosen: dict[str, Any] = {"modalities": modalities, "slides": slides, "manifest_dir": manifest_dir}
+    chosen: dict[str, Any] = {
+        "modalities": modalities,
+        "slides": slides,
+        "manifest_dir": manifest_dir,
+        "weights_from": weights_from,
+    }
     table = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen).status()
     width = int(table["step"].str.len().max())
     for row in table.to_dict("records"):
@@ -138,7 +174,11 @@ def _slides(run: Run, asked: Asked) -> None:
     if not run.has_pixels:
         return _features(run, asked)
     try:
-        outcomes = run.make_slides(workers=asked.workers, strict=asked.strict)
+        only = None
+        if asked.slide_list is not None:
+            lines = asked.slide_list.read_text(encoding="utf-8").splitlines()
+            only = [line.strip() for line in lines if line.strip()]
+        outcomes = run.make_slides(workers=asked.workers, strict=asked.strict, force=asked.force, only=only)
     except SlideError as error:
         # The stage did what --strict asks for: it found a slide without regions.
         print(f"hcmae: {describe(error)}", file=sys.stderr)
@@ -198,7 +238,9 @@ def methods_asked(run: Run, asked: str) -> list[str]:
 
     rows = {"table2": TABLE2_ROWS, "table3": TABLE3_ROWS}
     names: list[str] = []
-    for name in asked.split(","):
+    for name in (part.strip() for part in asked.split(",")):
+        if not name:
+            continue
         if name not in rows:
             names.append(name)
             continue
@@ -213,12 +255,14 @@ def methods_asked(run: Run, asked: str) -> list[str]:
 
 # Stages that several processes of a launcher do together.
 _SHARED = ("pretrain", "mae_patch", "mae_reg", "mae_patreg", "embed")
+# Stages that --force does again: they are cheap, or done slide by slide.
+_FORCED = ("curate", "slides", "omics")
 # One function per verb of the road; a test compares the two lists.
 _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "synthesise": lambda run, asked: run.synthesise(workers=asked.workers),
-    "curate": lambda run, asked: print(run.curate().flow.to_string(index=False)),
+    "curate": lambda run, asked: print(run.curate(force=asked.force).flow.to_string(index=False)),
     "slides": _slides,
-    "omics": lambda run, asked: print(run.load_omics()),
+    "omics": lambda run, asked: print(run.load_omics(force=asked.force)),
     "pretrain": _pretrain,
     "mae_patch": lambda run, asked: run.pretrain_patch(shards=asked.shards),
     "mae_reg": lambda run, asked: run.pretrain_region("reg", shards=asked.shards),

@@ -15,15 +15,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hcmae.cohort.barcodes import dashed
 from hcmae.cohort.evidence import Annotation, CurationError
-from hcmae.tables import TableError, doubt, is_missing, open_cell, open_quotation, read_plain, separator_of
+from hcmae.cohort.notices import NO, NOT_USED, USED, YES, notice_kind, says_not_used
+from hcmae.tables import (
+    TableError,
+    check_encoding,
+    doubt,
+    is_missing,
+    open_cell,
+    open_quotation,
+    read_plain,
+    separator_of,
+)
 
 NOTICES = "annotations.txt"
 # A notice is a line or two.
 MOST_BYTES = 1 << 20
 FFPE = "FFPE"
 NOT_FFPE = "not FFPE"  # where the server says no more than that
-_YES, _NO = {"true", "yes", "1", "1.0", "y"}, {"false", "no", "0", "0.0", "n"}
 # Withdrawn by who wrote it.
 _VOID = {"rescinded"}
 _SPLIT = " | "
@@ -39,13 +49,13 @@ def preservation(method: Any, is_ffpe: Any = None) -> str:
     flag = str(is_ffpe).strip().lower() if is_ffpe is not None else ""
     text = _clean(method) if isinstance(method, str) else ""
     denied = re.search(r"\bnon?t?[- ]*(?:ffpe|formalin|paraffin)|\bno ffpe\b", text.lower()) is not None
-    if flag in _YES or (not denied and re.search("ffpe|formalin|paraffin", text.lower())):
+    if flag in YES or (not denied and re.search("ffpe|formalin|paraffin", text.lower())):
         return FFPE
     if denied:
         return NOT_FFPE
     if not is_missing(text):
         return text
-    return NOT_FFPE if flag in _NO else ""
+    return NOT_FFPE if flag in NO else ""
 
 
 def annotation(values: Mapping[str, Any]) -> Annotation | None:
@@ -93,36 +103,6 @@ def matching(annotations: Iterable[Annotation], names: Iterable[str]) -> list[An
 def described(annotations: Iterable[Annotation]) -> str:
     """Notices as people read them: 'Item flagged DNU, Prior malignancy'."""
     return ", ".join(sorted({a.category or a.classification for a in annotations}))
-
-
-# ---------------------------------------------------------------- notices in other words
-
-# What "Item flagged DNU" and "Redaction" are called by people, wherever it stands in a text.
-_WORDS = {
-    "item flagged dnu": re.compile(
-        r"\bdnu\b|\bdonotuse\b|\b(?:do|does|must|should|shall|can|may)(?: ?not|n'?t) (?:be )?use[d]?\b"
-        r"|\bcannot be used\b|\bnot (?:to be used|for use|usable)\b|\bunusable\b"
-    ),
-    "redaction": re.compile(
-        r"\bredact(?:ed|ions?)?\b|\bwithdr(?:ew|awn) (?:(?:his|her|their|the|informed) )*consent\b"
-        r"|\bconsent (?:(?:was|is|has been) )?(?:withdrawn|revoked)\b|\bwithdrawal of (?:informed )?consent\b"
-        r"|^(?:(?:item|data|file|slide|sample|aliquot|case|patient|subject)s? (?:(?:was|were|is|has been) )?)?"
-        r"withdrawn\b|\bretracted\b"
-    ),
-}
-_DENIED = re.compile(r"\b(?:not|no|never|without|isn'?t|wasn'?t) (?:(?:a|been|be|flagged|as) )*$")
-
-
-def notice_kind(text: str) -> str:
-    """'item flagged dnu' or 'redaction' where a text says so in whichever words ('Do Not Use', 'withdrawn'), else ''.
-
-    "Not redacted" and "no redaction" say nothing of the kind.
-    """
-    plain = " ".join(re.sub(r"[^a-z0-9']+", " ", text.lower().replace("\u2019", "'")).split())
-    for kind, words in _WORDS.items():
-        if any(_DENIED.search(plain[: found.start()]) is None for found in words.finditer(plain)):
-            return kind
-    return ""
 
 
 # ---------------------------------------------------------------- what a user says
@@ -243,6 +223,11 @@ class SampleNotes:
                 f"column 'preservation_method' or 'is_ffpe') nor 'sample_type' among {header[:8]}; correct or remove it"
             )
 
+    def add_remarks(self, patient: str, texts: Iterable[str]) -> None:
+        """Take over remarks about a patient that say not to use him, from a clinical table."""
+        own = self._notices.setdefault(_plain(patient), [])
+        own += [found for text in texts if (found := Annotation("case", "", _clean(text)[:120])) not in own]
+
     def unmatched(self, patients: Iterable[str], samples: Iterable[str]) -> list[str]:
         """One line for every row that is about nobody: neither about one of the patients nor one of the samples."""
         known = {_plain(patient) for patient in patients}
@@ -288,7 +273,7 @@ class SampleNotes:
         method = next((row[c] for c in _METHOD_COLUMNS if row.get(c)), "")
         column = next((c for c in _FFPE_COLUMNS if row.get(c)), _FFPE_COLUMNS[0])
         flag = row.get(column, "").lower()
-        if flag and flag not in _YES | _NO and not is_missing(flag):
+        if flag and flag not in YES | NO and not is_missing(flag):
             if method and not is_missing(method):
                 doubt(f"{where}, '{name}': {column} '{row[column]}' is neither yes nor no; '{method}' counts")
             else:
@@ -300,7 +285,7 @@ class SampleNotes:
                 f"{where}, '{name}': preservation '{said}' is no method that is known (FFPE, Frozen, OCT ...); the "
                 "sample is taken as one that is not of FFPE tissue"
             )
-        if said == FFPE and (flag in _NO or (flag in _YES and method and preservation(method) != FFPE)):
+        if said == FFPE and (flag in NO or (flag in YES and method and preservation(method) != FFPE)):
             doubt(f"{where}, '{name}': preservation '{method}' and {column} '{row[column]}' disagree; taken as FFPE")
         if name and said:
             before = self._preservation.setdefault(name, said)
@@ -329,13 +314,7 @@ _TYPE_COLUMNS = ("sample_type", "tissue_type", "tumor_descriptor", "tumor_or_nor
 _LOOSE_TYPE_COLUMNS = ("tissue", "type", "group", "condition")
 _METHOD_COLUMNS = ("preservation_method", "preservation", "fixation")
 _FFPE_COLUMNS = ("is_ffpe", "ffpe")
-# Columns of yes and no, or of words such as 'fail', that say whether a sample is to be used.
-_NOT_USED = {"exclude", "excluded", "exclusion", "remove", "removed", "drop", "dropped", "discard", "discarded",
-             "reject", "rejected", "bad", "failed", "fail", "qc_fail", "qc_failed", "outlier"}  # fmt: skip
-_USED = {"usable", "use", "used", "include", "included", "keep", "kept", "valid", "good", "pass", "passed", "qc",
-         "qc_pass", "qc_passed", "qc_status", "quality"}  # fmt: skip
-_FAILED = {"fail", "failed", "bad", "poor", "reject", "rejected", "exclude", "excluded"}
-_TELLING_COLUMNS = {"category", "classification", *_FFPE_COLUMNS, *_METHOD_COLUMNS, *_TYPE_COLUMNS, *_NOT_USED, *_USED}
+_TELLING_COLUMNS = {"category", "classification", *_FFPE_COLUMNS, *_METHOD_COLUMNS, *_TYPE_COLUMNS, *NOT_USED, *USED}
 
 
 def _in_other_columns(name: str, row: Mapping[str, str], where: str) -> list[Annotation]:
@@ -344,23 +323,16 @@ def _in_other_columns(name: str, row: Mapping[str, str], where: str) -> list[Ann
     for column, cell in row.items():
         if column in _NAME_COLUMNS or is_missing(cell):
             continue
-        if _says_not_used(column, cell.lower()):
+        if says_not_used(column, cell.lower()):
             return [Annotation(entity, "", f"do not use (column {column}, {_clean(cell)[:60]})")]
         if notice_kind(column.replace("_", " ")):
-            if cell.lower() in _YES or notice_kind(cell):
+            if cell.lower() in YES or notice_kind(cell):
                 return [Annotation(entity, "", _clean(column.replace("_", " ")))]
-            if cell.lower() not in _NO:
+            if cell.lower() not in NO:
                 doubt(f"{where}, '{name}': {column} '{cell[:60]}' is neither yes nor no; taken as no notice")
         elif notice_kind(cell):
             return [Annotation(entity, "", _clean(cell)[:120])]
     return []
-
-
-def _says_not_used(column: str, cell: str) -> bool:
-    """Whether a column such as 'exclude' or 'usable' says that a sample is not to be used."""
-    if column in _NOT_USED:
-        return cell in _YES | _FAILED
-    return column in _USED and cell in _NO | _FAILED
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -385,7 +357,7 @@ def _type_code(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    text = unicodedata.normalize("NFC", name).strip()
+    text = dashed(unicodedata.normalize("NFC", name).strip())
     return text.upper() if text.upper().startswith("TCGA-") else text
 
 
@@ -409,7 +381,9 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     try:
         if path.stat().st_size > (MOST_BYTES if path.name == NOTICES else 64 * MOST_BYTES):
             raise CurationError(f"{path}: far larger than such a table is; look at what it holds")
-        text = read_plain(path).decode("utf-8-sig", errors="replace")
+        content = read_plain(path)
+        check_encoding(content[:1000])
+        text = content.decode("utf-8-sig", errors="replace")
         # Not read as other tables are: a lone quote in a note must not swallow the rows behind it.
         if separator_of(path) == ",":
             for number, line in enumerate(io.StringIO(text, newline=None), start=1):

@@ -21,6 +21,7 @@ _REST = (
     r"|(?P<analyte>[A-Z])?(?:-(?P<plate>[A-Z0-9]{4})(?:-(?P<centre>[0-9]{2}))?)?)?)?"
 )
 _PATTERN = re.compile(rf"{_SITE}(?:{_SAMPLE}{_REST})?")
+_MARKED = re.compile(r"TCGA[-._ ][A-Z0-9]{2}[-._ ][A-Z0-9]{4}(?=$|[-._ ])", re.IGNORECASE)
 _SLIDE_NAME = re.compile(rf"^(?P<barcode>{_SITE}-[0-9]{{2}}[A-Z]-[0-9]{{2}}-(?:DX|TS|BS|MS)[0-9A-Z]{{1,3}})(?=$|[._])")
 
 
@@ -109,9 +110,22 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def dashed(text: str) -> str:
+    """A barcode with dashes where it has dots, underscores or blanks instead, as R writes it; other text as it is.
+
+    'TCGA.AA.0001.01A' is 'TCGA-AA-0001-01A'. No other name begins like that, so nothing is guessed.
+    """
+    if _MARKED.match(text) is None:
+        return text
+    whole = re.sub(r"[._ ]", "-", text)
+    if _PATTERN.fullmatch(whole.upper()) is not None:
+        return whole
+    return f"TCGA-{text[5:7]}-{text[8:]}"
+
+
 def named_patient(cell: str) -> str:
     """The patient that a cell of a user's table names, the same in whichever Unicode form it is written."""
-    return patient_id(composed(cell))
+    return patient_id(dashed(composed(cell)))
 
 
 def choose_aliquot(barcodes: Iterable[str], analyte: str) -> str:

@@ -17,7 +17,10 @@ import pandas as pd
 
 from hcmae.cohort.barcodes import named_patient, patient_id
 from hcmae.cohort.cells import age_bound, event_of, plain_number, sex_of
+from hcmae.cohort.copies import line_of_equal_patients
 from hcmae.cohort.covariates import readable_age, unread
+from hcmae.cohort.fields import ClinicalError as ClinicalError
+from hcmae.cohort.fields import mapping_of, mappings_of, number_of, text_of
 from hcmae.cohort.follow_up import STATED, look_at_times
 from hcmae.cohort.layouts import (
     NAMES,
@@ -26,15 +29,26 @@ from hcmae.cohort.layouts import (
     ColumnError,
     Layout,
     TimeColumn,
+    check_event_name,
     find_column,
     normalised,
     on_its_side,
     recognise_layout,
     time_columns,
 )
+from hcmae.cohort.people import line_of_dots
+from hcmae.cohort.remarks import read_remarks
 from hcmae.cohort.twins import OUTCOME, Comparison, Found, doubts_of, twins
 from hcmae.packed import parse_json
-from hcmae.tables import TableError, doubt, is_missing, read_head, read_text, say
+from hcmae.tables import (
+    TableError,
+    check_last_lines,
+    doubt,
+    is_missing,
+    read_head,
+    read_text,
+    say,
+)
 from hcmae.units import TIME_UNITS
 
 DAYS_PER_MONTH = TIME_UNITS["months"]
@@ -57,10 +71,6 @@ FIELDS = (
     "diagnoses.tumor_grade",
     "follow_ups.days_to_follow_up",
 )
-
-
-class ClinicalError(ValueError):
-    """A clinical record or table that cannot be understood; the message names patient and field."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +103,17 @@ def read_outcome(hit: Any) -> Outcome:
     if not isinstance(hit, dict) or not isinstance(hit.get("submitter_id"), str) or not hit["submitter_id"].strip():
         raise ClinicalError(f"clinical record without submitter_id: {str(hit)[:80]}; fetch the clinical data again")
     patient = patient_id(hit["submitter_id"])
-    demographic = _mapping(hit.get("demographic"), patient, "demographic")
-    diagnoses = _mappings(hit.get("diagnoses"), patient, "diagnoses")
-    follow_ups = _mappings(hit.get("follow_ups"), patient, "follow_ups")
+    demographic = mapping_of(hit.get("demographic"), patient, "demographic")
+    diagnoses = mappings_of(hit.get("diagnoses"), patient, "diagnoses")
+    follow_ups = mappings_of(hit.get("follow_ups"), patient, "follow_ups")
     primary = primary_diagnosis(diagnoses)
 
-    status = (_text(demographic.get("vital_status"), patient, "demographic.vital_status") or "").lower()
-    death = _number(demographic.get("days_to_death"), patient, "demographic.days_to_death")
+    status = (text_of(demographic.get("vital_status"), patient, "demographic.vital_status") or "").lower()
+    death = number_of(demographic.get("days_to_death"), patient, "demographic.days_to_death")
     seen = [
-        _number(entry.get("days_to_last_follow_up"), patient, "diagnoses.days_to_last_follow_up") for entry in diagnoses
-    ] + [_number(entry.get("days_to_follow_up"), patient, "follow_ups.days_to_follow_up") for entry in follow_ups]
+        number_of(entry.get("days_to_last_follow_up"), patient, "diagnoses.days_to_last_follow_up")
+        for entry in diagnoses
+    ] + [number_of(entry.get("days_to_follow_up"), patient, "follow_ups.days_to_follow_up") for entry in follow_ups]
     last = max((day for day in seen if day is not None), default=None)
 
     event: int | None = None
@@ -125,11 +136,11 @@ def read_outcome(hit: Any) -> Outcome:
     if time is not None and time < 0:
         reason, time = f"the last day is before the diagnosis ({time:g} days)", None
 
-    age = _number(demographic.get("age_at_index"), patient, "demographic.age_at_index")
+    age = number_of(demographic.get("age_at_index"), patient, "demographic.age_at_index")
     if age is None:
-        days = _number(primary.get("age_at_diagnosis"), patient, "diagnoses.age_at_diagnosis")
+        days = number_of(primary.get("age_at_diagnosis"), patient, "diagnoses.age_at_diagnosis")
         age = None if days is None else days / 365.25
-    sex = _text(demographic.get("sex_at_birth"), patient, "demographic.sex_at_birth") or _text(
+    sex = text_of(demographic.get("sex_at_birth"), patient, "demographic.sex_at_birth") or text_of(
         demographic.get("gender"), patient, "demographic.gender"
     )
     return Outcome(
@@ -138,8 +149,8 @@ def read_outcome(hit: Any) -> Outcome:
         event=event,
         age=age,
         sex=sex.lower() if sex else None,
-        stage=_text(primary.get("ajcc_pathologic_stage"), patient, "diagnoses.ajcc_pathologic_stage"),
-        grade=_text(primary.get("tumor_grade"), patient, "diagnoses.tumor_grade"),
+        stage=text_of(primary.get("ajcc_pathologic_stage"), patient, "diagnoses.ajcc_pathologic_stage"),
+        grade=text_of(primary.get("tumor_grade"), patient, "diagnoses.tumor_grade"),
         reason=reason,
         note=note,
     )
@@ -211,7 +222,8 @@ class ClinicalTable:
 
     ``outcomes`` by patient; ``slides``: those that a patient's rows name, in their order, an empty list where none, and
     no patient at all without a column of slides; ``layout``: the maker's, if it was recognised; ``notes``: one line for
-    everything that was recognised rather than stated, or left out; ``doubts``: what is probably not meant so.
+    everything that was recognised rather than stated, or left out; ``doubts``: what is probably not meant so;
+    ``notices``: remarks by patient that say not to use him.
     """
 
     outcomes: dict[str, Outcome]
@@ -219,6 +231,7 @@ class ClinicalTable:
     layout: Layout
     notes: list[str]
     doubts: list[str] = field(default_factory=list)
+    notices: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_clinical_table(
@@ -229,12 +242,18 @@ def read_clinical_table(
     A table with a column of slides has an entry for every patient, empty where it names none, and may have one row per
     slide. Raises ClinicalError.
     """
+    table = read_clinical_aloud(path, mapping)
+    return table.outcomes, table.slides
+
+
+def read_clinical_aloud(path: str | Path, mapping: Mapping[str, Any] | None = None) -> ClinicalTable:
+    """The table of `read_clinical`, its notes and doubts told to the user. Raises ClinicalError."""
     table = read_clinical(path, mapping)
     for note in table.notes:
         say(note)
     for line in table.doubts:
         doubt(line)
-    return table.outcomes, table.slides
+    return table
 
 
 def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) -> ClinicalTable:
@@ -259,6 +278,11 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
         reader = _Rows(path, columns, dict(mapping or {}), layout)
     except ColumnError as error:
         raise ClinicalError(f"{path}: {error}{on_its_side(first)}") from None
+    try:
+        check_last_lines(list(frame[reader.column["patient"]]), 2 + len(comments))
+    except TableError as error:
+        raise ClinicalError(f"{path}: {error}") from None
+    reader.dots = line_of_dots(list(frame[reader.column["patient"]]))
     rows: dict[str, list[dict[str, str]]] = {}
     skipped = 2 if layout.name == "Biotab" else 0
     for number, cells in enumerate(frame.iloc[skipped:].to_numpy().tolist()):
@@ -280,7 +304,11 @@ def read_clinical(path: str | Path, mapping: Mapping[str, Any] | None = None) ->
         raise ClinicalError(f"{path}: {error}") from None
     outcomes = {patient: reader.outcome(patient, found) for patient, found in rows.items()}
     slides = reader.slides(rows)
-    return ClinicalTable(outcomes, slides, layout, reader.table_notes(rows), reader.doubts)
+    remarks = read_remarks(rows, reader.parts(), {patient: outcome.event for patient, outcome in outcomes.items()})
+    notes, doubts = ([f"{path.name}: {line}" for line in lines] for lines in (remarks.notes, remarks.doubts))
+    return ClinicalTable(
+        outcomes, slides, layout, [*reader.table_notes(rows), *notes], [*reader.doubts, *doubts], remarks.notices
+    )
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -293,25 +321,6 @@ def _read(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         raise ClinicalError(f"{path}: not a readable table: {error}") from error
 
 
-# Names of columns in which 1 or yes is no death.
-_LIVING = ("alive", "is_alive", "living", "survived", "survivor")
-
-
-def _check_event_name(name: str | None) -> None:
-    """Refuse a column that columns.json calls the event and whose name says the opposite: 1 would count as a death."""
-    plain = normalised(name) if name is not None else ""
-    if plain in NAMES["censored"]:
-        raise ColumnError(
-            f"columns.json says event = '{name}', and in a column of that name 1 means no death: write 'censored' "
-            f"instead of 'event' as the key"
-        )
-    if plain in _LIVING:
-        raise ColumnError(
-            f"columns.json says event = '{name}', and in a column of that name 1 means alive: it would be read as a "
-            "death. Give a column in which 1 is a death, or say 'censored' instead of 'event' as the key"
-        )
-
-
 class _Rows:
     """Rows of one table made into outcomes, by the columns that were found in it."""
 
@@ -320,8 +329,9 @@ class _Rows:
         for wanted, name in mapping.items():
             if wanted in WANTED and name not in columns:
                 raise ColumnError(f"columns.json says {wanted} = '{name}', but the columns are {columns[:12]}")
-        _check_event_name(mapping.get("event"))
+        check_event_name(mapping.get("event"))
         self.column = {wanted: mapping.get(wanted) or find_column(columns, names) for wanted, names in NAMES.items()}
+        self.vacated = self._vacate()
         self.times = time_columns(columns, mapping, layout)
         # Days to death and to the last visit are two columns; which of them counts, the vital status says.
         self.by_status = not self.times and self.column["days_to_death"] is not None
@@ -332,6 +342,7 @@ class _Rows:
         self.kind = find_column(columns, ("classification_of_tumor",))
         self.primary = find_column(columns, ("diagnosis_is_primary_disease",))
         self.codes: set[str] = set()
+        self.dots = ""  # what there is to say of barcodes without dashes
         self.columns = columns
         self.doubts: list[str] = []
         self.marks: dict[str, list[float]] = {}  # column -> numbers that stand for "unknown"
@@ -345,8 +356,8 @@ class _Rows:
             )
         if not self.times and not self.by_status:
             raise ColumnError(
-                f"no survival time among {columns[:12]}; name a column 'time_days' or 'months', bring days_to_death "
-                "and days_to_last_follow_up, or say in columns.json which column it is"
+                f"no survival time among {columns[:12]}; name a column 'time_days', 'weeks', 'months' or 'years', "
+                "bring days_to_death and days_to_last_follow_up, or say in columns.json which column it is"
             )
         if self.column["event"] is None and (self.column["censored"] is None or self.by_status):
             raise ColumnError(f"no event among {columns[:12]}; name a column 'event' (1 dead, 0 alive)")
@@ -355,6 +366,23 @@ class _Rows:
                 f"days to death ('{self.column['days_to_death']}') without days to the last follow-up of those alive; "
                 "add a column days_to_last_follow_up"
             )
+
+    def _vacate(self) -> list[str]:
+        """Take from a column that columns.json names every part that it would have by its name; a line for each."""
+        lines = []
+        for wanted, column in self.column.items():
+            stated = next((key for key in WANTED if key != wanted and self.mapping.get(key) == column), None)
+            if column is None or stated is None or wanted in self.mapping or {stated, wanted} == {"patient", "slide"}:
+                continue
+            self.column[wanted] = None
+            lines.append(f"column '{column}' is read as {stated}, as columns.json says, and not as {wanted}")
+        return lines
+
+    def parts(self) -> set[str | None]:
+        """Columns that are read for something, or compared with one that is."""
+        compared = (name for twin in self.twins for name in (twin.first, twin.second))
+        return {*self.column.values(), *(time.column for time in self.times), self.age_in_days, self.kind, self.primary,
+                *compared}  # fmt: skip
 
     def texts(self, rows: Sequence[Mapping[str, str]], wanted: str) -> list[str]:
         """What the rows of one patient hold in a column, each once, without what is missing."""
@@ -461,7 +489,7 @@ class _Rows:
 
     def _number(self, patient: str, row: Mapping[str, str], column: str) -> float | None:
         """A number of a column, None where it is missing or a mark for that."""
-        value = _number(row[column], patient, f"column {column} of {self.path}")
+        value = number_of(row[column], patient, f"column {column} of {self.path}")
         return None if value in self.marks.get(column, ()) else value
 
     def _event(self, patient: str, row: Mapping[str, str]) -> int | None:
@@ -532,7 +560,8 @@ class _Rows:
         self.marks, doubts = look_at_times(timed, cells, apart=bool(self.times))
         found = Found(self.columns, self.column, self.times, self.layout, self.mapping, self.marks)
         self.twins = twins(found, rows)
-        self.doubts = [f"{self.path.name}: {line}" for line in (*doubts, *doubts_of(self.twins))]
+        copies = line_of_equal_patients(rows, (self.column["patient"], self.column["slide"]))
+        self.doubts = [f"{self.path.name}: {line}" for line in (*doubts, *doubts_of(self.twins), *copies)]
 
     def layout_notes(self) -> list[str]:
         """Whose layout was recognised, in a line; no line for a plain table."""
@@ -543,13 +572,14 @@ class _Rows:
         """What was recognised or left out, one line each."""
         name, notes = self.path.name, self.layout_notes()
         for time in self.times:
-            if time.reason != STATED and time.column not in ("time_days", "months", "years"):
+            if time.reason != STATED and time.column not in ("time_days", "weeks", "months", "years"):
                 notes.append(f"{name}: survival time in {time.unit} from column '{time.column}', {time.reason}")
         if self.by_status:
             death, last = self.column["days_to_death"], self.column["days_to_last"]
             notes.append(f"{name}: survival time in days from columns '{death}' of the dead and '{last}' of others")
         notes += [f"{name}: {twin.line()}" for twin in self.twins if not twin.differ]
         notes += [f"{name}: {line}" for line in unread(rows, self.column, self.mapping.get("sex_values", {}))]
+        notes += [f"{name}: {line}" for line in (self.dots, *self.vacated) if line]
         several = [patient for patient, found in rows.items() if len(found) > 1]
         if several:
             notes.append(f"{name}: {len(several)} patients have several rows that agree ({several[0]} first); merged")
@@ -560,41 +590,3 @@ class _Rows:
                 'out; state it in columns.json, {"clinical": {"sex_values": {"1": "male", "2": "female"}}}'
             )
         return notes
-
-
-def _mapping(value: Any, patient: str, field: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ClinicalError(f"patient {patient}: {field} is {type(value).__name__}, expected an object")
-    return value
-
-
-def _mappings(value: Any, patient: str, field: str) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ClinicalError(f"patient {patient}: {field} is {type(value).__name__}, expected a list")
-    return [_mapping(entry, patient, field) for entry in value]
-
-
-def _number(value: Any, patient: str, field: str) -> float | None:
-    if value is None or (isinstance(value, str) and is_missing(value)):
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ClinicalError(f"patient {patient}: {field} is {value!r}, expected a number")
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise ClinicalError(f"patient {patient}: {field} is '{value}', expected a number") from None
-    if not math.isfinite(number):
-        raise ClinicalError(f"patient {patient}: {field} is {value}, expected a finite number")
-    return number
-
-
-def _text(value: Any, patient: str, field: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ClinicalError(f"patient {patient}: {field} is {value!r}, expected text")
-    return None if is_missing(value) else value.strip()

@@ -65,7 +65,32 @@ def sound_columns(root: Path) -> tuple[dict[str, Any], list[str]]:
                     faults.append(f"{path}: {fault}")
                 else:
                     sound[section][key] = value
+    for section in ("clinical", "files"):
+        faults += [f"{path}: {fault}" for fault in _named_twice(section, sound.get(section, {}))]
     return sound, faults
+
+
+# A slide may be called like its patient.
+_MAY_BE_ONE = {"patient", "slide"}
+
+
+def _named_twice(section: str, values: dict[str, Any]) -> list[str]:
+    """What is wrong where one column or file has two parts; neither stays in ``values``."""
+    faults = []
+    first: dict[str, str] = {}
+    for key, value in list(values.items()):
+        if key in ("time_unit", "sex_values"):
+            continue
+        before = first.setdefault(value, key)
+        if before != key and {before, key} != _MAY_BE_ONE:
+            what = "column" if section == "clinical" else "file"
+            faults.append(
+                f"{section}.{before} and {section}.{key} are both '{value}'; a {what} has one part only: name another "
+                f"{what} for one of them, or leave it out"
+            )
+            values.pop(before, None)
+            del values[key]
+    return faults
 
 
 def _unknown(named: str, known: Sequence[str], key: str | None = None) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from hcmae.cohort.cells import age_bound, plain_number, sex_of, stage_number
-from hcmae.tables import is_missing
+from hcmae.tables import is_missing, why_no_number
 
 # Stages that say themselves that there is none.
 _NO_STAGE = ("x", "stage x", "indeterminate", "i/ii nos", "is", "stage is")
@@ -15,6 +15,15 @@ _NO_STAGE = ("x", "stage x", "indeterminate", "i/ii nos", "is", "stage is")
 def readable_age(text: str) -> bool:
     """Whether a cell is an age in years, or a bound such as '>89'."""
     return age_bound(text) is not None or 0 <= plain_number(text) <= 130
+
+
+def _what_to_do(what: str, texts: Sequence[str]) -> str:
+    """What is plainly wrong with unread cells, all of one kind."""
+    if what == "age" and all("," in text and why_no_number(text) for text in texts):
+        return "; write numbers with a point for decimals"
+    if what == "age" and all(1850 <= plain_number(text) <= 2100 for text in texts):
+        return "; these look like years of birth: give the age at diagnosis"
+    return ""
 
 
 def unread(
@@ -40,6 +49,6 @@ def unread(
         if bad:
             lines.append(
                 f"column '{column}': {len(bad):,} of {len(cells):,} values say no {what} ('{bad[0][1]}' of patient "
-                f"{bad[0][0]} first) and count as missing"
+                f"{bad[0][0]} first) and count as missing" + _what_to_do(what, [text for _, text in bad])
             )
     return lines

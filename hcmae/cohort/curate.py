@@ -6,7 +6,6 @@ is chosen: a slide at random with the seed, an aliquot by the barcode rules of :
 
 from __future__ import annotations
 
-import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,11 +22,11 @@ from hcmae.cohort.clinical import ClinicalError, Outcome
 from hcmae.cohort.evidence import Candidate, CurationError, Evidence, check_modalities, slide_barcode
 from hcmae.cohort.follow_up import warn_of_one_outcome
 from hcmae.cohort.local import local_evidence
-from hcmae.cohort.lock import lock_evidence, read_lock
+from hcmae.cohort.lock import is_there, lock_evidence, read_lock
+from hcmae.cohort.people import why_no_name_is_shared
 from hcmae.cohort.slide_names import without_suffix
 from hcmae.config import MODALITIES
 from hcmae.manifest import Inclusion, Manifest
-from hcmae.tables import counts_rows
 
 ANALYTE = {"rna": "RNA", "mirna": "RNA", "methylation": "DNA"}
 SOURCES = ("synthetic", "gdc", "local", "features")
@@ -105,7 +104,7 @@ def curate(
     if source not in SOURCES:
         raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
     if source in ("local", "features"):
-        evidence = local_evidence(root, modalities, slides, features=source == "features")
+        evidence = local_evidence(root, modalities, slides, of_features=source == "features")
     else:
         evidence = lock_evidence(manifest, root, modalities, slides)
     if evidence.faults:
@@ -201,7 +200,11 @@ def _rules(
     """Names of the rules in order, each with a function from patient to reason ('' keeps the patient)."""
     outcomes = evidence.outcomes
 
-    yield "clinical record", lambda p: "" if p in outcomes else "has files, but no clinical record"
+    def spelt(patient: str) -> str:
+        spelling = evidence.spellings.get(patient)
+        return "" if spelling is None else spelling.told()
+
+    yield "clinical record", lambda p: "" if p in outcomes else f"has files, but no clinical record{spelt(p)}"
     if any(outcome.contradiction for outcome in outcomes.values()):
         yield "columns agree", lambda p: outcomes[p].contradiction
     yield "known vital status", lambda p: "" if outcomes[p].event is not None else outcomes[p].reason
@@ -258,7 +261,9 @@ def _rules(
 
     def fetched(patient: str) -> str:
         draw(patient)
-        missing = [name for name in chosen if patient in chosen[name] and not Path(chosen[name][patient].path).exists()]
+        missing = [
+            name for name in chosen if patient in chosen[name] and not is_there(Path(chosen[name][patient].path))
+        ]
         return f"not downloaded: {', '.join(missing)}" if missing else ""
 
     yield "files on disk", fetched
@@ -304,7 +309,10 @@ def _omics_filters(evidence: Evidence, inclusion: Inclusion, modality: str) -> l
         return c.sample_type in inclusion.sample_types
 
     def no_type(patient: str, had: Sequence[Candidate]) -> str:
-        return f"{modality} of sample type {_types(had)} only" if had else f"no {modality} data"
+        if had:
+            return f"{modality} of sample type {_types(had)} only"
+        spelling = evidence.spellings.get(patient)
+        return f"no {modality} data{'' if spelling is None else spelling.told()}"
 
     found = evidence.candidates.get(modality, {})
     filters: list[tuple[str, Keep, Loss]] = [(f"{modality} data", of_type, no_type)]
@@ -540,35 +548,13 @@ def _nobody_left(where: str, evidence: Evidence, flow: pd.DataFrame, modalities:
             if sets[a] and sets[b] and not sets[a] & sets[b]:
                 return (
                     f"{where}: {a} and {b} share no patient (for example {min(sets[a])} and {min(sets[b])})"
-                    f"{_how_names_differ(a, sets[a], b, sets[b])}; write the patients' names in the same way in both"
+                    f"{why_no_name_is_shared(a, sets[a], b, sets[b])}; write the patients' names in the same way in "
+                    "both"
                 )
     return (
         f"{where}: no patient is left after the rule '{worst['rule']}' "
         f"({worst['before']} before it); see the flow:\n{flow.to_string(index=False)}"
     )
-
-
-def _how_names_differ(a: str, one: set[str], b: str, other: set[str]) -> str:
-    """In words what keeps the names of two tables apart, '' where it is not plain."""
-    names: dict[str, set[str]] = {a: one, b: other}
-    for name, found in names.items():
-        by_length: list[str] = sorted(sorted(found), key=len)
-        if counts_rows(by_length):
-            return f": those of {name} count the rows, as an index that was written with the table"
-        if all(re.fullmatch(r"[(\[].*,.*[)\]]", text) for text in found):
-            return f": those of {name} are of several levels in one, as where an index of pandas was made flat"
-    folded = [{text.casefold() for text in found} for found in (one, other)]
-    if folded[0] & folded[1]:
-        return ": they differ in capital letters"
-    bare = [{re.sub(r"(?<!\d)0+(?=\d)|[\W_]+", "", text) for text in found} - {""} for found in folded]
-    if bare[0] & bare[1]:
-        return ": they differ in marks between the letters, or in leading zeros"
-    for name, short, long in ((b, folded[0], folded[1]), (a, folded[1], folded[0])):
-        parts = {text for found in long for text in re.split(r"[^0-9a-z]+", found)}
-        begun = {found[: match.start()] for found in long for match in re.finditer(r"[^0-9a-z]", found)}
-        if short & (parts | begun):
-            return f": those of {name} hold more than the patient's name, as where levels of a table were made one"
-    return ""
 
 
 __all__ = [

@@ -16,6 +16,7 @@ from hcmae.cohort.barcodes import (
     parse_slide_name,
 )
 from hcmae.cohort.clinical import Outcome
+from hcmae.cohort.people import Spelling
 from hcmae.config import MODALITIES
 from hcmae.packed import open_packed
 
@@ -78,6 +79,8 @@ class Evidence:
     unclaimed: list[Candidate] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    # Of names: who is spelt otherwise in another table.
+    spellings: dict[str, Spelling] = field(default_factory=dict)
 
     @property
     def patients(self) -> list[str]:

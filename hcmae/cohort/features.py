@@ -1,6 +1,7 @@
-"""What must not be among the features of an omics table: the outcome that they are to predict, and numbers of rows.
+"""What must not be among the features of an omics table: the outcome that they are to predict, other data on people and
+on how samples were processed, and numbers of rows.
 
-Also names of genes that a spreadsheet has made dates of.
+Also names of genes that a spreadsheet has made dates of, or that R has changed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
-from hcmae.cohort.layouts import normalised
-from hcmae.tables import date_of
+from hcmae.cohort.layouts import NAMES, normalised
+from hcmae.tables import date_of, listed
 from hcmae.units import TIME_UNITS
 
 # Endpoints of survival studies as clinical tables write them, in the form of `layouts.normalised`. What is
@@ -40,6 +41,59 @@ SAME_ORDER = 0.9995
 def outcome_names(names: Iterable[str]) -> list[str]:
     """Those of the names that are of an outcome's columns, as clinical tables write them."""
     return [name for name in names if normalised(name) in OUTCOME_NAMES]
+
+
+# What a clinical table says of people, and what is known of how their samples were processed: no molecule has one of
+# these names. Names that are symbols of genes too (T, MET, KIT) are left out.
+_NO_MOLECULES = frozenset(
+    (
+        *(name for wanted in ("age", "sex", "stage", "grade") for name in NAMES[wanted]),
+        "race", "ethnicity", "bmi", "height", "weight", "smoker", "smoking", "smoking_status", "pack_years",
+        "age_group", "year_of_birth", "year_of_diagnosis", "birth_year", "pathologic_t", "pathologic_n", "pathologic_m",
+        "batch", "batches", "batch_id", "batch_number", "sequencing_batch", "plate", "plate_id", "plate_number", "site",
+        "site_id", "tissue_source_site", "tss", "center", "centre", "center_id", "centre_id", "hospital", "institution",
+        "lane", "flowcell", "sentrix_id", "sentrix_position", "sample_type", "cohort", "fold", "split",
+    )
+)  # fmt: skip
+# One of them spread over several columns of zeros and ones.
+_SPREAD = re.compile(r"(?:batch|plate|site|cent(?:er|re)|sex|gender|stage|race)(?:_?\d{1,3}|_[a-z]{1,3}|_(?:fe)?male)")
+
+
+def no_molecules(names: Iterable[str]) -> list[str]:
+    """Those of the names that are of people or of how samples were processed: age, sex, batch, plate, site ..."""
+    return [
+        name for name in names if (plain := normalised(name)) in _NO_MOLECULES or _SPREAD.fullmatch(plain) is not None
+    ]
+
+
+# How R writes names: an X before a digit, dots for dashes.
+_R_NAMES = re.compile(
+    r"X\d\w*|(?:hsa|mmu|rno)\.(?:mir|let|miR)\..*|(?:HLA|MT|RP\d+|CT[ABCD])\.\w.*|NKX\d\.\d", re.ASCII
+)
+
+
+def names_of_r(names: Sequence[str]) -> list[str]:
+    """Those of the names that R has changed; columns that never had a name ('X1', 'X2' ...) are none."""
+    found = [name for name in names if _R_NAMES.fullmatch(name.strip())]
+    if all(re.fullmatch(r"X\d+", name.strip()) for name in found) and len(found) == len(names):
+        return []
+    return found
+
+
+def doubts_of_names(names: Sequence[str]) -> list[str]:
+    """What looks wrong with names of features, one line each: dates for genes, names that R has changed."""
+    lines = []
+    if dated := dated_genes(names):
+        lines.append(
+            f"{len(dated)} features are named like dates, as Excel makes of genes' names: {listed(dated)}; take the "
+            "names from the original file"
+        )
+    if changed := names_of_r(names):
+        lines.append(
+            f"{len(changed)} of {len(names)} features are named as R changes names, with an X before a digit or dots "
+            f"for dashes ({listed(changed, 3)}), and fit no other table; write it with check.names=FALSE"
+        )
+    return lines
 
 
 # Names of an index that was written with a table; what has none of these is one only where it counts its rows.
@@ -109,7 +163,7 @@ def outcome_values(names: Sequence[str], matrix: ArrayLike, time: ArrayLike, eve
         return []  # so few numbers can be equal by chance
     found = np.zeros(values.shape[1], dtype=bool)
     # Few features get past the first patients; the others are compared whole.
-    for target in (days / unit for unit in (*TIME_UNITS.values(), 7)):
+    for target in (days / unit for unit in TIME_UNITS.values()):
         some = np.flatnonzero(_equal(values[:3], target[:3]))
         found[some[_equal(values[:, some], target) & _mostly_known(values[:, some])]] = True
     if len(days) >= FEWEST:

@@ -9,8 +9,11 @@ The rules, in this order:
    value that could be the end of a study is a time, however many have it.
 2. *Longer than a life* (120 years): refused.
 3. *A median above 20 years* among three patients or more: refused; a doubt where columns.json states the unit.
-4. *A name without a unit* is taken for days only where the values look like days; otherwise refused.
+4. *A name without a unit* is taken for days only where the values look like days; otherwise refused. A doubt where
+   they could be weeks as well: nobody of ten patients or more is followed for 1500 days.
 5. *Nobody followed for a year*, among ten patients or more: a doubt.
+6. *A name that says another unit* than columns.json states: a doubt.
+7. *Dates*: numbers that are days since 1900, as Excel has them, are refused before anything else.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date, timedelta
 
-from hcmae.cohort.layouts import ColumnError, TimeColumn
+from hcmae.cohort.layouts import ColumnError, TimeColumn, unit_of_name
 from hcmae.tables import listed
 from hcmae.units import TIME_UNITS
 
@@ -34,6 +38,10 @@ _LONGEST = 120 * _YEAR
 _LONG_MEDIAN = 20 * _YEAR
 # A cohort whose longest follow-up is below this many days is followed for about a year, or its unit is another.
 _DOUBTFUL = 400.0
+# Up to this many days a column that says no unit could be one of weeks: 29 years of them.
+_AS_WEEKS = 1500.0
+# 1954 to 2064 as a spreadsheet counts days. Follow-up that is longer than a life, or nearly.
+_SERIAL = (20000.0, 60000.0)
 # So many patients make a longest follow-up that tells something; so many, one that is worth a word.
 _TELLING, _WORTH_A_WORD = 20, 10
 
@@ -117,13 +125,20 @@ def check_times(times: Mapping[str, float], column: TimeColumn) -> list[str]:
         return []
     patient, longest = max(known.items(), key=lambda item: item[1])
     unit = TIME_UNITS[column.unit]
-    state = '{"clinical": {"time_unit": "days"}} (or months, years)'
+    _refuse_serials(known, column)
+    state = '{"clinical": {"time_unit": "days"}} (or weeks, months, years)'
     if longest * unit > _LONGEST:
         raise ColumnError(
             f"patient {patient}: column '{column.column}' is {longest:g}, in {column.unit} more than a life "
             f"({column.reason}); state the unit in columns.json, {state}, or correct the value"
         )
     doubts = []
+    said = unit_of_name(column.column)
+    if column.reason == STATED and said not in (None, column.unit):
+        doubts.append(
+            f"column '{column.column}' is taken in {column.unit} ({STATED}), and its name says {said}; see which is "
+            "right"
+        )
     middle = sorted(known.values())[len(known) // 2]
     if len(known) >= 3 and middle * unit > _LONG_MEDIAN:
         told = (
@@ -134,6 +149,13 @@ def check_times(times: Mapping[str, float], column: TimeColumn) -> list[str]:
             raise ColumnError(f"{told}; rename the column or state the unit in columns.json, {state}")
         doubts.append(f"{told}; see if the unit is right")
     _check_unknown(known, column, patient, longest)
+    if _could_be_weeks(known, column, longest):
+        doubts.append(
+            f"column '{column.column}' is taken in days ({column.reason}), and the longest follow-up of {len(known)} "
+            f"patients would be {longest / _YEAR:.1f} years (patient {patient}: {longest:g}; in weeks "
+            f"{longest * TIME_UNITS['weeks'] / _YEAR:.0f} years); name the column time_days or weeks, or state the "
+            f"unit in columns.json, {state}"
+        )
     if len(known) >= _WORTH_A_WORD and longest * unit < _YEAR:
         doubts.append(
             f"column '{column.column}' is taken in {column.unit} ({column.reason}), and the longest follow-up of "
@@ -147,6 +169,25 @@ def check_times(times: Mapping[str, float], column: TimeColumn) -> list[str]:
     return doubts
 
 
+def _could_be_weeks(known: Mapping[str, float], column: TimeColumn, longest: float) -> bool:
+    return not column.known and column.plain and len(known) >= _WORTH_A_WORD and _DOUBTFUL <= longest < _AS_WEEKS
+
+
+def _refuse_serials(known: Mapping[str, float], column: TimeColumn) -> None:
+    """Raise ColumnError where all numbers are dates as a spreadsheet counts them."""
+    low, high = _SERIAL
+    first, *rest = known.values()
+    # Times of one cohort begin near zero; dates lie close together, compared with how far away 1900 is.
+    if len(rest) < 2 or not all(low <= value <= high and value == round(value) for value in (first, *rest)):
+        return
+    days = [date(1899, 12, 30) + timedelta(days=int(value)) for value in (min(first, *rest), max(first, *rest))]
+    raise ColumnError(
+        f"column '{column.column}' holds {min(first, *rest):g} to {max(first, *rest):g}, which Excel writes for the "
+        f"dates {days[0]} to {days[1]}: these are dates and no follow-up; give the days from the diagnosis to death or "
+        "to the last contact, the difference of two such numbers"
+    )
+
+
 def _check_unknown(known: Mapping[str, float], column: TimeColumn, patient: str, longest: float) -> None:
     fractional = next((p for p, value in known.items() if value != round(value)), None)
     if column.known or longest >= _DOUBTFUL or (fractional is None and len(known) < _TELLING):
@@ -154,8 +195,9 @@ def _check_unknown(known: Mapping[str, float], column: TimeColumn, patient: str,
     odd = "" if fractional is None else f" and patient {fractional} has {known[fractional]:g}"
     raise ColumnError(
         f"the unit of column '{column.column}' is unclear: its name says none, the longest time is {longest:g} "
-        f"(patient {patient}){odd}, as in a table in months; state it in columns.json, "
-        '{"clinical": {"time_unit": "months"}} (or days, years), or name the column time_days or months'
+        f"(patient {patient}){odd}, as in a table in months or weeks; state it in "
+        'columns.json, {"clinical": {"time_unit": "months"}} (or days, weeks, years), or name the column time_days, '
+        "weeks or months"
     )
 
 

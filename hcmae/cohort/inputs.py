@@ -17,7 +17,7 @@ from hcmae.cohort.local import (
     remark_file,
     unread_files,
 )
-from hcmae.cohort.lock import from_xena, read_lock, xena_header, xena_matrix
+from hcmae.cohort.lock import from_xena, is_there, read_lock, xena_header, xena_matrix
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id, same_slides, slide_bytes
 from hcmae.manifest import Manifest
@@ -132,7 +132,7 @@ def _presence(root: Path, wanted: Sequence[str], contents: Contents) -> dict[str
         if modality not in there:
             continue
         folder = root / modality / file_id
-        if (folder / name).exists():
+        if is_there(folder / name):
             there[modality].append(file_id)
         if (note := folder / NOTICES).is_file():
             notices.setdefault(modality, {})[file_id] = _tried(lambda note=note: contents.file(note))  # type: ignore[misc]

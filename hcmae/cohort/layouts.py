@@ -18,7 +18,10 @@ PATIENT_NAMES = (
     "patient_identifier", "case", "case_id", "caseid", "subject", "subject_id",
 )  # fmt: skip
 
-_UNIT_WORDS = {"days": ("days", "day"), "months": ("months", "month", "mo"), "years": ("years", "year", "yrs")}
+_UNIT_WORDS = {
+    "days": ("days", "day"), "weeks": ("weeks", "week", "wks", "wk"), "months": ("months", "month", "mo"),
+    "years": ("years", "year", "yrs"),
+}  # fmt: skip
 # Names of a time that say no unit by themselves.
 _BARE_TIMES = (
     "time", "os_time", "survival_time", "overall_survival_time", "follow_up_time", "followup_time", "time_to_event",
@@ -53,8 +56,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "grade", "tumor_grade", "tumour_grade", "histologic_grade", "histological_grade", "neoplasm_histologic_grade",
     ),
 }  # fmt: skip
+# Hospitals. 'site' alone may be where the tumour is.
+SITE_NAMES = ("tissue_source_site", "tss", "hospital", "source_site", "centre", "center", "institution")
 # What columns.json may name; 'time' goes with 'time_unit'.
-WANTED = (*NAMES, "time", "time_days", "months", "years")
+WANTED = (*NAMES, "site", "time", "time_days", "weeks", "months", "years")
 # Prefixes in the GDC's export since 2024 ("demographic.vital_status").
 _SECTIONS = ("cases.", "demographic.", "diagnoses.", "follow_ups.")
 
@@ -87,6 +92,25 @@ def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
         if found:
             return found[0]
     return None
+
+
+# Names of columns in which 1 or yes is no death.
+_LIVING = ("alive", "is_alive", "living", "survived", "survivor")
+
+
+def check_event_name(name: str | None) -> None:
+    """Raise ColumnError where columns.json says event of a column whose name says the opposite: 1 would be a death."""
+    plain = normalised(name) if name is not None else ""
+    if plain in NAMES["censored"]:
+        raise ColumnError(
+            f"columns.json says event = '{name}', and in a column of that name 1 means no death: write 'censored' "
+            f"instead of 'event' as the key"
+        )
+    if plain in _LIVING:
+        raise ColumnError(
+            f"columns.json says event = '{name}', and in a column of that name 1 means alive: it would be read as a "
+            "death. Give a column in which 1 is a death, or say 'censored' instead of 'event' as the key"
+        )
 
 
 def on_its_side(first: Sequence[str]) -> str:
@@ -138,25 +162,28 @@ def recognise_layout(columns: Sequence[str], comments: Sequence[str], frame: pd.
 
 @dataclass(frozen=True)
 class TimeColumn:
-    """Where the survival time stands and in which unit; ``known`` False where its name alone does not say the unit."""
+    """Where the survival time stands and in which unit; ``known`` False where its name alone does not say the unit.
+
+    ``plain``: whether no maker's layout says what the column holds.
+    """
 
     column: str
     unit: str
     known: bool
     reason: str
+    plain: bool = True
 
 
 def time_columns(columns: Sequence[str], mapping: dict[str, str], layout: Layout) -> list[TimeColumn]:
-    """The columns of survival time in order of preference: days, months, years, then names without a unit.
+    """The columns of survival time in order of preference: days, weeks, months, years, then names without a unit.
 
     Raises ColumnError where two columns have one name.
     """
     stated = mapping.get("time_unit")
     if "time" in mapping:
         return [_timed(mapping["time"], stated, layout)]
-    named = {
-        key: unit for key, unit in (("time_days", "days"), ("months", "months"), ("years", "years")) if key in mapping
-    }
+    keys = {"time_days": "days", "weeks": "weeks", "months": "months", "years": "years"}
+    named = {key: unit for key, unit in keys.items() if key in mapping}
     for key, unit in named.items():
         if stated not in (None, unit):
             raise ColumnError(f"columns.json says {key} = '{mapping[key]}' and time_unit = '{stated}'; leave one out")
@@ -188,12 +215,19 @@ def all_time_columns(columns: Sequence[str], layout: Layout) -> list[TimeColumn]
     return [_timed(column, None, layout) for column in columns if normalised(column) in named | set(_BARE_TIMES)]
 
 
+def unit_of_name(column: str) -> str | None:
+    """The unit of time that a column's name says in a word of its own, the last such word; None where it says none."""
+    for word in reversed(normalised(column).split("_")):
+        for unit, forms in _UNIT_WORDS.items():
+            if word in forms:
+                return unit
+    return None
+
+
 def _timed(column: str, stated: str | None, layout: Layout) -> TimeColumn:
     if stated is not None:
         return TimeColumn(column, stated, True, "stated in columns.json")
-    words = normalised(column).split("_")
-    for unit, forms in _UNIT_WORDS.items():
-        if words[-1] in forms:
-            return TimeColumn(column, unit, True, f"as the name of the column '{column}' says")
+    if (unit := unit_of_name(column)) is not None:
+        return TimeColumn(column, unit, True, f"as the name of the column '{column}' says")
     reason = f"as in tables of {layout.name}" if layout.name else "because the name says no other unit"
-    return TimeColumn(column, "days", False, reason)
+    return TimeColumn(column, "days", False, reason, plain=not layout.name)

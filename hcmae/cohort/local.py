@@ -10,8 +10,9 @@ from typing import Any
 
 from hcmae.cohort import clinical
 from hcmae.cohort.annotations import SampleNotes
-from hcmae.cohort.barcodes import Barcode, composed, patient_id
+from hcmae.cohort.barcodes import Barcode, composed, dashed, patient_id
 from hcmae.cohort.columns import read_columns
+from hcmae.cohort.copies import table_given_twice
 from hcmae.cohort.evidence import (
     FEATURE_SUFFIXES,
     SLIDE_SUFFIXES,
@@ -21,10 +22,20 @@ from hcmae.cohort.evidence import (
     barcode_of,
     slide_barcode,
 )
+from hcmae.cohort.features import index_names
 from hcmae.cohort.layouts import PATIENT_NAMES, ColumnError, find_column, normalised
+from hcmae.cohort.people import (
+    doubts_of_spellings,
+    how_names_differ,
+    line_of_dots,
+    one_name_twice,
+    other_spellings,
+    spelt_alike,
+)
 from hcmae.cohort.slide_names import SlideFile, claim_slides, slide_files, store_names
+from hcmae.config import MODALITIES
 from hcmae.content import files_below, slide_bytes, slide_parts
-from hcmae.tables import TableError, counts_rows, doubt, is_missing, listed, read_head, read_text
+from hcmae.tables import TableError, check_last_lines, counts_rows, doubt, is_missing, listed, read_head, read_text, say
 
 
 def local_mapping(root: Path) -> dict[str, Any]:
@@ -50,6 +61,8 @@ def local_file(root: Path, what: str, mapping: Mapping[str, Any]) -> Path:
     if not found:
         books = _named_like(root, what, (".xlsx", ".xls", ".ods", ".xlsm"))
         book = f" ({books[0].name} is a workbook: save its sheet as text, {what}.tsv or {what}.csv)" if books else ""
+        normal = [path.name for path in normal_files(root) if what in path.name.lower()]
+        book = book or (f" ({normal[0]} is one of normal tissue, by its name)" if normal else "")
         raise CurationError(f"{root}: no table for {what}{book}; put {what}.tsv there or name it in columns.json")
     if len(found) > 1:
         raise CurationError(
@@ -62,11 +75,43 @@ _SUFFIXES = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
 
 
 def _named_like(root: Path, what: str, suffixes: tuple[str, ...] = _SUFFIXES) -> list[Path]:
-    """Tables whose names begin with a word, in either case, packed or not."""
+    """Tables whose names begin with a word, in either case, packed or not; those of normal tissue are none."""
     return sorted(
         path
         for path in (root.iterdir() if root.is_dir() else ())
-        if path.name.lower().endswith(suffixes) and path.name.lower().split(".")[0].split("_")[0] == what
+        if path.name.lower().endswith(suffixes)
+        and path.name.lower().split(".")[0].split("_")[0] == what
+        and not _of_normal_tissue(path)
+    )
+
+
+def _of_normal_tissue(path: Path) -> bool:
+    return bool({"normal", "normals"} & set(re.split(r"[^a-z0-9]+", path.name.lower())))
+
+
+def normal_file(root: Path, modality: str) -> Path | None:
+    """The table of normal tissue of a modality in a user's folder (``normal_rna.tsv``, ``rna_normal.csv.gz`` ...).
+
+    None where there is none. Raises CurationError where there are several.
+    """
+    found = [path for path in normal_files(root) if modality in re.split(r"[^a-z0-9]+", path.name.lower())]
+    if len(found) > 1:
+        raise CurationError(
+            f"{root}: {found[0].name} and {found[1].name} could both be the table of normal tissue for {modality}; "
+            "keep one of them here"
+        )
+    return found[0] if found else None
+
+
+def normal_files(root: Path) -> list[Path]:
+    """Tables of normal tissue in a folder, by their names."""
+    wanted = set(MODALITIES)
+    return sorted(
+        path
+        for path in (root.iterdir() if root.is_dir() else ())
+        if path.name.lower().endswith(_SUFFIXES)
+        and _of_normal_tissue(path)
+        and wanted & set(re.split(r"[^a-z0-9]+", path.name.lower()))
     )
 
 
@@ -91,7 +136,7 @@ def patient_column(header: Sequence[str], path: Path, named: str | None = None) 
 
 def sample_name(cell: str) -> str:
     """What stands in the patient column of a user's table, a patient or the barcode of a sample, as it is kept."""
-    return composed(cell.strip().strip('"'))
+    return dashed(composed(cell.strip().strip('"')))
 
 
 def table_samples(path: Path, named: str | None = None, patients: Collection[str] = ()) -> dict[str, list[str]]:
@@ -106,11 +151,14 @@ def table_samples(path: Path, named: str | None = None, patients: Collection[str
         across = [name for name in head.names if name and patient_id(sample_name(name)) in patients]
         column = head.names[_label_column(head.names, path, named, across)]
         cells = read_text(path, [column], head)[column]
+        check_last_lines(list(cells), 2 + len(head.comments))
     except TableError as error:
         raise CurationError(f"{path}: {error}") from error
     if len(across) > 1 and not any(patient_id(sample_name(cell)) in patients for cell in cells):
         raise _on_its_side(path, across)
     check_labels(path, column, list(cells))
+    if dots := line_of_dots(list(cells)):
+        say(f"{path}: {dots}")
     found: dict[str, list[str]] = {}
     for number, cell in enumerate(cells, start=2 + len(head.comments)):
         if is_missing(cell) or (number == 2 + len(head.comments) and normalised(cell) in PATIENT_NAMES):
@@ -125,6 +173,14 @@ def table_samples(path: Path, named: str | None = None, patients: Collection[str
                 f"{path}: patient {patient} comes twice; keep one row per patient, or one per sample under its barcode"
             )
     return found
+
+
+def table_features(path: Path, named: str | None = None) -> list[str]:
+    """Names of the features of a user's table whose patients `table_samples` has read."""
+    names = list(read_head(path).names)
+    label = patient_column(names, path, named)
+    index = set(index_names(names))
+    return [name for number, name in enumerate(names) if number != label and name not in index]
 
 
 def _label_column(header: Sequence[str], path: Path, named: str | None, across: Sequence[str]) -> int:
@@ -165,21 +221,34 @@ def local_evidence(
     *,
     mapping: Mapping[str, Any] | None = None,
     notes: SampleNotes | None = None,
-    features: bool = False,
+    people: tuple[dict[str, clinical.Outcome], dict[str, list[str]]] | None = None,
+    of_features: bool = False,
 ) -> Evidence:
     """What a user's tables and slides say. Raises CurationError, ClinicalError.
 
-    ``features``: the slides are files of features, below ``features/`` instead of ``slides/``.
-    ``mapping`` and ``notes`` stand for ``columns.json`` and the tables of remarks, where a caller has read them.
+    ``mapping``, ``notes`` and ``people`` (outcomes and named slides) stand for ``columns.json``, the tables of remarks
+    and the clinical table, where a caller has read them. ``of_features``: the slides are files of features, below
+    ``features/`` instead of ``slides/``.
     """
     mapping = local_mapping(root) if mapping is None else mapping
-    table = local_file(root, "clinical", mapping)
-    outcomes, named = clinical.read_clinical_table(table, mapping.get("clinical"))
     notes = sample_notes(root, mapping) if notes is None else notes
+    if people is None:
+        table = local_file(root, "clinical", mapping)
+        read = clinical.read_clinical_aloud(table, mapping.get("clinical"))
+        people = read.outcomes, read.slides
+        for patient, texts in read.notices.items():
+            notes.add_remarks(patient, texts)
+        tables = {"clinical": table}
+    else:
+        table, tables = root, {}
+    outcomes, named = people
     candidates: dict[str, dict[str, list[Candidate]]] = {}
+    features: dict[str, tuple[Path, list[str]]] = {}
     for modality in modalities:
         path = local_file(root, modality, mapping)
-        found = table_samples(path, mapping.get(modality, {}).get("patient"), outcomes)
+        label = mapping.get(modality, {}).get("patient")
+        found = table_samples(path, label, outcomes)
+        features[modality] = path, table_features(path, label)
         size = path.stat().st_size
 
         candidates[modality] = {
@@ -193,11 +262,46 @@ def local_evidence(
             ]
             for patient, samples in found.items()
         }  # fmt: skip
+    if given_twice := table_given_twice(features):
+        raise CurationError(given_twice)
     evidence = Evidence(outcomes, candidates)
+    _look_at_names(evidence, tables | {what: path for what, (path, _) in features.items()})
     if slides:
-        _add_slides(evidence, root / ("features" if features else "slides"), named, notes, str(table), features)
+        _add_slides(evidence, root / ("features" if of_features else "slides"), named, notes, str(table), of_features)
     _say_unmatched(notes, evidence)
+    normal = [path.name for path in normal_files(root)]
+    if normal:
+        say(f"{root}: of normal tissue by name, and opened for omics.contrast = tumour_normal alone: {listed(normal)}")
     return evidence
+
+
+def _look_at_names(evidence: Evidence, paths: Mapping[str, Path]) -> None:
+    """Note who is spelt in two ways in the tables of a folder, and tell the user.
+
+    Raises CurationError where one table has two names that differ in capital letters or blanks alone.
+    """
+    if not paths:
+        return
+    tables = {path.name: evidence.outcomes if what == "clinical" else evidence.candidates[what]
+              for what, path in paths.items()}  # fmt: skip
+    for what, path in paths.items():
+        names = list(tables[path.name])
+        for one, other in one_name_twice(names):
+            raise CurationError(
+                f"{path}: patients '{one}' and '{other}' are one name but for {how_names_differ(one, other)}: the same "
+                "person twice could be in training and in test; keep one of them, or give them names that differ"
+            )
+        alike = spelt_alike(names)
+        # What is said of the clinical table need not be said of every other one.
+        if alike and (what == "clinical" or not set(alike) <= set(spelt_alike(list(evidence.outcomes)))):
+            pairs = [f"'{one}' and '{other}'" for one, other in alike]
+            doubt(
+                f"{path}: {listed(pairs, 3)} may be one patient under two names, which differ in "
+                f"{how_names_differ(*alike[0])}; if so, keep one of them"
+            )
+    evidence.spellings = other_spellings(tables)
+    for line in doubts_of_spellings(tables, evidence.spellings):
+        doubt(f"{next(iter(paths.values())).parent}: {line}")
 
 
 def sample_notes(root: Path, mapping: Mapping[str, Any]) -> SampleNotes:

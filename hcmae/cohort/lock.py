@@ -20,6 +20,9 @@ LOCK_COLUMNS = ("id", "filename", "md5", "size", "state", "sample", "case", "mod
 # Only in a lock of which the server says them: how the tissue was preserved, and notices.
 LOCK_REMARKS = ("preservation", "annotations")
 
+# Beside a slide that is fetched, used and deleted (``hcmae stream``): it counts as present.
+STREAMED = "streamed.json"
+
 
 def read_lock(path: str | Path) -> pd.DataFrame:
     """The lock of a cohort: one row per file, columns by name (more are allowed), size as int.
@@ -112,6 +115,11 @@ def _same_bytes(slides: pd.DataFrame, path: Path) -> list[str]:
                 "one out of the lock"
             )
     return faults
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file of a lock is there, or was and has given what is needed of it (``STREAMED``)."""
+    return path.exists() or (path.parent / STREAMED).is_file()
 
 
 def notices_beside(folder: Path) -> tuple[Annotation, ...]:

@@ -260,3 +260,20 @@ def _slope_for(c_index: float, event_rate: float, rng: np.random.Generator) -> f
         else:
             high = slope
     return (low + high) / 2
+
+
+def equal_models(
+    n: int, slope: float, event_rate: float, rng: np.random.Generator, *, draws: int = 100
+) -> NDArray[np.float64]:
+    """C-indices [draws, 2] of two equally good models on the same patients: the true score plus noise of their own.
+
+    Each draw invents another cohort of n patients, as ``simulate_outcome``.
+    """
+    from hcmae.evaluation.metrics import concordance
+
+    scores = np.empty((draws, 2))
+    for draw in range(draws):
+        score, time, event = simulate_outcome(n, slope, event_rate, rng)
+        for model in range(2):
+            scores[draw, model] = concordance(time, event, score + rng.normal(size=n))
+    return scores

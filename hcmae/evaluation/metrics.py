@@ -272,19 +272,37 @@ def breslow_survival(
 
     H0 is Breslow's cumulative baseline hazard of the training patients. Source: Breslow, JRSS-B 1972 (discussion).
     """
-    days, dead, score = _checked(time, event, train_risk)
-    new = np.asarray(risk, dtype=np.float64)
-    # The centre cancels; without it large log hazards overflow.
-    centre = float(score.mean())
-    hazard = np.exp(np.clip(score - centre, -50, 50))
-    order = np.argsort(days, kind="stable")
-    days, dead, hazard = days[order], dead[order], hazard[order]
-    at_risk = np.cumsum(hazard[::-1])[::-1]
-    first = np.searchsorted(days, days, side="left")
-    steps = np.where(dead, 1.0 / at_risk[first], 0.0)
-    cumulative = np.concatenate([[0.0], np.cumsum(steps)])
-    baseline = cumulative[np.searchsorted(days, np.asarray(grid, dtype=float), side="right")]
-    return np.exp(-baseline[None, :] * np.exp(np.clip(new - centre, -50, 50))[:, None])
+    return Baseline.fit(train_risk, time, event, grid).survival(risk)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Breslow's cumulative baseline hazard [len(days)] at ``days``, of log hazards that are counted from ``centre``."""
+
+    days: Vector
+    hazard: Vector
+    centre: float
+
+    @classmethod
+    def fit(cls, risk: ArrayLike, time: ArrayLike, event: ArrayLike, days: ArrayLike) -> Baseline:
+        """Of patients with these log hazards [n]. Source: Breslow, JRSS-B 1972 (discussion)."""
+        times, dead, score = _checked(time, event, risk)
+        # The centre cancels; without it large log hazards overflow.
+        centre = float(score.mean())
+        hazard = np.exp(np.clip(score - centre, -50, 50))
+        order = np.argsort(times, kind="stable")
+        times, dead, hazard = times[order], dead[order], hazard[order]
+        at_risk = np.cumsum(hazard[::-1])[::-1]
+        first = np.searchsorted(times, times, side="left")
+        steps = np.where(dead, 1.0 / at_risk[first], 0.0)
+        cumulative = np.concatenate([[0.0], np.cumsum(steps)])
+        asked = np.asarray(days, dtype=np.float64)
+        return cls(asked, cumulative[np.searchsorted(times, asked, side="right")], centre)
+
+    def survival(self, risk: ArrayLike) -> Vector:
+        """Survival probabilities [n, len(days)] of patients with log hazards ``risk`` [n]."""
+        above = np.clip(np.asarray(risk, dtype=np.float64) - self.centre, -50, 50)
+        return np.exp(-self.hazard[None, :] * np.exp(above)[:, None])
 
 
 def cox_slope(risk: ArrayLike, time: ArrayLike, event: ArrayLike) -> float:

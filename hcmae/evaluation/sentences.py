@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from hcmae.evaluation.metrics import Interval
 
@@ -74,3 +75,38 @@ def trend(values: Sequence[float], *, margin: float = 0.0) -> str:
 def joined(names: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def calibrated(when: str, table: pd.DataFrame) -> str:
+    """Which groups of a ``metrics.calibration`` lie off the diagonal: predicted outside the interval of the observed.
+
+    No full stop. Groups are counted from 1, the group of the worst predicted survival.
+    """
+    off = [
+        f"group {int(row['group']) + 1} (predicted {row['predicted']:.0%}, observed {row['observed']:.0%}, "
+        f"{row['low']:.0%} to {row['high']:.0%})"
+        for row in table.to_dict("records")
+        if not row["low"] <= row["predicted"] <= row["high"]
+    ]
+    if not off:
+        return f"{when} every group's interval holds the predicted survival"
+    return f"{when} the interval leaves out the predicted survival of {joined(off)}"
+
+
+def days_above(name: str, table: pd.DataFrame) -> str:
+    """When a Brier curve [day, model, kaplan_meier] (``metrics.brier``) is above Kaplan-Meier's; no full stop.
+
+    Raises ValueError for an empty table.
+    """
+    if table.empty:
+        raise ValueError(f"{name}: no day with a Brier score")
+    years = table["day"].to_numpy(float) / 365.25
+    above = table["model"].to_numpy(float) > table["kaplan_meier"].to_numpy(float)
+    if not above.any():
+        return f"{name} is below Kaplan-Meier at every day"
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(int)))
+    spans = []
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        start, end = f"{years[first]:.1f}", f"{years[last - 1]:.1f}"
+        spans.append(f"at {start}" if start == end else f"from {start} to {end}")
+    return f"{name} is above Kaplan-Meier, so worse than it, {joined(spans)} years"

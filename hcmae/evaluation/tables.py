@@ -300,6 +300,10 @@ def source_commit() -> str | None:
     return None
 
 
+_PAPERS_ROW = "What the paper measured as HC-MAE stands beside the variant."
+_BOLD = "Bold: the first of a column."
+
+
 def table2(
     ours: Mapping[str, Mapping[str, Score]],
     *,
@@ -334,9 +338,10 @@ def table2(
         "C-index, mean ± sd over folds"
         + ("; ours with a 95 % bootstrap interval over patients" if interval else "")
         + ". Paper: published values on real TCGA. Ours: "
-        + provenance_text(provenance)
+        # Columns of several cancers say them; the run that they were shown in is one of them.
+        + provenance_text({k: v for k, v in (provenance or {}).items() if k != "cancer" or len(cancers) == 1})
         + ". "
-        + "".join(f"{text} " for text in (variant, note) if text)
+        + "".join(f"{text} " for text in (variant, _PAPERS_ROW if variant else "", note, _BOLD) if text)
         + "A synthetic cohort cannot confirm or refute a published value."
     )
     return ResultTable("Table II, comparison of methods", columns, rows, cells, caption, _best(values))
@@ -360,7 +365,7 @@ def table3(
         "C-index, mean ± sd over folds; ours with a 95 % bootstrap interval over patients. Paper: real LIHC. Ours: "
         + provenance_text(provenance)
         + "."
-        + (f" {variant}" if variant else "")
+        + "".join(f" {text}" for text in (variant, _PAPERS_ROW if variant else "", _BOLD) if text)
     )
     return ResultTable("Table III, ablation", ["paper", "ours"], rows, cells, caption, _best(values))
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from hcmae.config import Profile
 from hcmae.files import atomic_path, read_json, read_parquet, write_json
-from hcmae.interpretation.probe import probe_table
+from hcmae.interpretation.probe import probe_table, probeable
 from hcmae.keys import Key, Reads
 from hcmae.pretraining.networks import build_mae_patch
 from hcmae.slides.regions import split_patches
@@ -127,10 +127,11 @@ def stored_means(run: Cut, labels: tuple[str, ...] = tuple(STORED)) -> dict[str,
 def probe_run(run: Probed, labels: tuple[str, ...] = tuple(STORED), *, progress: bool = True) -> pd.DataFrame | None:
     """``probe.probe_table`` of both controls and of the stored vectors of a run; None without known truth.
 
-    labels: of ``STORED``; all are compared with the last. Raises as ``control_features`` and ``stored_means``.
+    None, with a warning, also where the patients are too few for a probe. labels: of ``STORED``; all are compared with
+    the last. Raises as ``control_features`` and ``stored_means``.
     """
     truth = run.truth()
-    if truth is None:
+    if truth is None or not probeable(truth, run.patient_stores(), what=run.cancer):
         return None
     descriptions = {**control_features(run, progress=progress), **stored_means(run, labels)}
     return probe_table(descriptions, truth, against=labels[-1], seed=run.seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,23 @@ def patient_means(vectors: NDArray[np.floating], patients: Sequence[str]) -> pd.
     """Mean vector per patient: vectors [N, D] and one patient id each, to a table [patients, D]."""
     frame = pd.DataFrame(np.asarray(vectors, dtype=np.float64))
     return frame.groupby(np.asarray(patients)).mean()
+
+
+def probeable(factors: pd.DataFrame | None, patients: Iterable[str], *, what: str) -> bool:
+    """Whether there is a truth to ask for (``factors``; None: there is none) and enough of these patients are in it.
+
+    Warns where they are too few: ``what`` names whose they are.
+    """
+    if factors is None:
+        return False
+    known = len(factors.index.intersection(list(patients)))
+    if known < MIN_PATIENTS:
+        warnings.warn(
+            f"{what}: {known} patients with regions and known factors, a probe needs at least {MIN_PATIENTS}; none is "
+            "shown (synthetic.patient_scale makes a larger twin)",
+            stacklevel=3,
+        )
+    return known >= MIN_PATIENTS
 
 
 def linear_probe(

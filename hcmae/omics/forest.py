@@ -13,7 +13,6 @@ one scikit-survival chooses, down to the last bit: the same seed gives the same 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 from numba import njit
 
 from hcmae.outcome import check_events
+from hcmae.processes import usable_cores
 
 _RAND_R_MAX = 2147483647
 _MAX_SEED = np.iinfo(np.int32).max
@@ -244,7 +244,7 @@ def _feature_count(max_features: str | int | None, p: int) -> int:
 
 def in_threads(work: Callable[[np.ndarray], None], rows: int, workers: int) -> None:
     """Run ``work`` on interleaved rows; the compiled code releases the interpreter lock."""
-    workers = max(1, min(workers, rows, os.cpu_count() or 1))
+    workers = max(1, min(workers, rows, usable_cores()))
     if workers == 1:
         work(np.arange(rows))
         return

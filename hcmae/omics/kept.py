@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from hcmae.cohort.local import sample_barcode
+from hcmae.cohort.evidence import CurationError
+from hcmae.cohort.local import normal_file, sample_barcode
 from hcmae.config import ConfigError
 from hcmae.omics.readers import by_patient, keep_tables_apart, read_units
 from hcmae.omics.recognise import converted
@@ -28,14 +29,18 @@ def read_h5mu(path: str | Path) -> mudata.MuData:
 def normal_tables(root: Path, modalities: Sequence[str]) -> dict[str, Path]:
     """Tables of normal tissue, ``normal_rna.tsv`` and so on, beside the raw data.
 
-    Raises ConfigError naming the first that is not there.
+    Raises ConfigError naming the first that is not there, or of which there are two.
     """
     found = {}
     for modality in modalities:
-        path = root / f"normal_{modality}.tsv"
-        if not path.exists():
+        try:
+            path = normal_file(root, modality)
+        except CurationError as error:
+            raise ConfigError(str(error)) from None
+        if path is None:
+            missing = root / f"normal_{modality}.tsv"
             raise ConfigError(
-                f"omics.contrast is tumour_normal, but {path} is missing: put a table of normal tissue there "
+                f"omics.contrast is tumour_normal, but {missing} is missing: put a table of normal tissue there "
                 "(rows samples, columns the features of the tumours) or choose contrast horizon"
             )
         found[modality] = path

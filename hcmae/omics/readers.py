@@ -20,8 +20,16 @@ import pyarrow.csv as pacsv
 from numpy.typing import ArrayLike
 
 from hcmae.cohort.barcodes import named_patient
+from hcmae.cohort.copies import line_of_equal_rows
 from hcmae.cohort.evidence import CurationError, open_text
-from hcmae.cohort.features import dated_genes, index_names, outcome_names, outcome_values, row_counters
+from hcmae.cohort.features import (
+    doubts_of_names,
+    index_names,
+    no_molecules,
+    outcome_names,
+    outcome_values,
+    row_counters,
+)
 from hcmae.cohort.local import check_labels, local_mapping, patient_column, sample_name
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id
@@ -34,7 +42,17 @@ from hcmae.omics.gdc_files import (
     read_star_counts,
 )
 from hcmae.omics.recognise import Recognition, UnitError, converted, recognise
-from hcmae.tables import TableError, doubt, first_bad_number, listed, read_head, read_rows, say
+from hcmae.tables import (
+    TableError,
+    check_last_lines,
+    doubt,
+    first_bad_number,
+    open_plain,
+    read_head,
+    read_rows,
+    say,
+    why_no_number,
+)
 from hcmae.units import unit_in_name
 
 if TYPE_CHECKING:
@@ -317,26 +335,29 @@ def read_xena_matrix(
         raise OmicsFormatError(f"{path}: a sample stands in the header twice; fetch it again")
     wanted = list(dict.fromkeys(samples))
     try:
-        reader = pacsv.open_csv(
-            pa.input_stream(str(path), compression="detect"),
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 24),
-            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pacsv.ConvertOptions(
-                column_types={header[0]: pa.string(), **{name: pa.from_numpy_dtype(dtype) for name in wanted}},
-                include_columns=[header[0], *wanted],
-                null_values=MISSING,
-                strings_can_be_null=False,
-            ),
-        )
         names: list[pa.Array] = []
         blocks: list[np.ndarray] = []
-        for batch in reader:
-            names.append(batch.column(0))
-            block = np.empty((len(wanted), batch.num_rows), dtype=dtype)
-            for i in range(len(wanted)):
-                block[i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
-            blocks.append(block)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, OSError) as error:
+        with open_plain(path) as handle:
+            reader = pacsv.open_csv(
+                handle,
+                read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 24),
+                parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
+                convert_options=pacsv.ConvertOptions(
+                    column_types={header[0]: pa.string(), **{name: pa.from_numpy_dtype(dtype) for name in wanted}},
+                    include_columns=[header[0], *wanted],
+                    null_values=MISSING,
+                    strings_can_be_null=False,
+                ),
+            )
+            for batch in reader:
+                names.append(batch.column(0))
+                block = np.empty((len(wanted), batch.num_rows), dtype=dtype)
+                for i in range(len(wanted)):
+                    block[i] = batch.column(i + 1).to_numpy(zero_copy_only=False)
+                blocks.append(block)
+    except (
+        pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, TableError, OSError, EOFError, zlib.error
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         raise OmicsFormatError(f"{path}: not a Xena matrix ({reason}); fetch it again") from error
     features = pa.chunked_array(names, pa.string()).combine_chunks() if names else pa.array([], pa.string())
@@ -481,16 +502,25 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
                 f"{path}: column {_named(outcome)} is of the outcome, which features must not hold; remove it from "
                 "this table"
             )
+        others = no_molecules(features)
+        if others:
+            raise OmicsFormatError(
+                f"{path}: column {_named(others)} is no molecule by its name, but of the patients or of how their "
+                "samples were processed; remove it from this table (age, sex, stage and grade belong in the clinical "
+                "one)"
+            )
         types = {label: pa.string(), **dict.fromkeys(features, pa.float32())}
         table = read_rows(path, head, types, missing=MISSING, wanted=[n for n in names if n not in left_out])
-        check_labels(path, label, table[label].to_pylist())
+        labels = table[label].to_pylist()
+        check_labels(path, label, labels)
+        check_last_lines(labels, 2 + len(head.comments))
     except CurationError as error:
         raise OmicsFormatError(str(error)) from error
     except TableError as error:
         raise OmicsFormatError(f"{path}: not a table of numbers: {_bad_cell(path, patient) or error}") from error
     if not table.num_rows or not features:
         raise OmicsFormatError(f"{path}: no patient or no feature in the table")
-    rows = [sample_name(cell) for cell in table[label].to_pylist()]
+    rows = [sample_name(cell) for cell in labels]
     values = np.empty((table.num_rows, len(features)), dtype=np.float32)
     for i, name in enumerate(features):
         values[:, i] = table[name].to_numpy()
@@ -500,6 +530,8 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
             f"{path}: patient {rows[row]}, column {features[column]} has an infinite value; correct that cell"
         )
     frame = pd.DataFrame(values, index=pd.Index(rows, dtype=object), columns=features)
+    if equal := line_of_equal_rows(rows, values):
+        doubt(f"{path}: {equal}")
     counters = row_counters(features, values, names[0])
     _say_of_names(path, [*left_out, *counters], features)
     if len(counters) == len(features):
@@ -510,12 +542,8 @@ def _read_rows(path: Path, patient: str | None) -> pd.DataFrame:
 def _say_of_names(path: Path, left_out: Sequence[str], features: Sequence[str]) -> None:
     if left_out:
         say(f"{path}: column {_named(left_out)} is an index that was written with the table, no feature; left out")
-    dated = dated_genes(features)
-    if dated:
-        doubt(
-            f"{path}: {len(dated)} features are named like dates, as Excel makes of genes' names: {listed(dated)}; "
-            "take the names from the original file"
-        )
+    for line in doubts_of_names(features):
+        doubt(f"{path}: {line}")
 
 
 def _bad_cell(path: Path, patient: str | None) -> str:
@@ -529,8 +557,8 @@ def _bad_cell(path: Path, patient: str | None) -> str:
     if found is None:
         return ""
     who, column, cell = found
-    comma = "; write numbers with a point" if "," in cell else ""
-    return f"patient {who}, column {column}: '{cell[:40]}' is no number; correct that cell{comma}"
+    why = why_no_number(cell)
+    return f"patient {who}, column {column}: '{cell[:40]}' is no number; correct that cell{': ' * bool(why)}{why}"
 
 
 class _as_format_error:  # noqa: N801  (used like a function)

@@ -12,20 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hcmae.omics.mixtures import LARGEST_LOG, two_units
 from hcmae.units import UNITS, Unit, unit_in_name, unit_named
 
 # Up to this share of values that differ in kind from all others are strays to be named, not the rule of a new unit.
 _STRAY = 0.01
 # Fractions among whole numbers are strays up to this share of the values that are not 0.
 _STRAY_FRACTIONS = 0.05
-# log2 of a thousand million reads.
-_LARGEST_LOG = 30.0
 # Sums of reads per million: tables without rare features fall a little short.
 _MILLION = (0.8e6, 1.01e6)
 # Sums beyond these are far from a million.
 _ABOUT_MILLION = (1e5, 2e6)
 # So few different negative numbers among many others are marks for "missing".
 _MARKS = 2
+# What a table of two units, feature by feature, is taken for: the looser of the two.
+_COULD_BE_TWO = ("expected_counts", "log2", "z_score", "m_value", "beta_percent")
 # Patients looked at where all would not say more.
 _SOME = 50
 
@@ -76,10 +77,14 @@ def recognise(
         found = Recognition(named, "as the name of the file says")
     else:
         found = _methylation(table) if modality == "methylation" else _expression(table)
+        if (found.unit.name in _COULD_BE_TWO) and (told := two_units(values, modality, features)):
+            raise UnitError(f"{where}: {told}; bring all features to one, or, if it is one, {_ask(modality)}")
         check_unit(values, found.unit, modality, patients, features, where)
         return found
     check_unit(values, found.unit, modality, patients, features, where)
     _check_statement(table, found)
+    if found.unit.name in _COULD_BE_TWO and (told := two_units(values, modality, features)):
+        _warn(f"{where}: {found.unit.name}, {found.reason}; but {told}; see if it is right")
     return found
 
 
@@ -126,7 +131,7 @@ def _check_statement(table: _Table, found: Recognition) -> None:
         raise table.error(values > _MILLION[1], f"is more than a million: no value of the unit {claim}")
     # Rates per million without a larger value would need tens of thousands of genes that are all alike.
     small_rates = unit.scale == "rpm" and not _millions(values, _MILLION)
-    if largest <= _LARGEST_LOG and (small_rates or (unit.name == "expected_counts" and _mostly_fractions(values))):
+    if largest <= LARGEST_LOG and (small_rates or (unit.name == "expected_counts" and _mostly_fractions(values))):
         row, column = divmod(int(np.nanargmax(values)), values.shape[1])
         raise UnitError(
             f"{where}: {claim}; but the largest value is {largest:g} (patient {table.patients[row]}, feature "
@@ -222,12 +227,12 @@ def _expression(table: _Table) -> Recognition:
         return Recognition(UNITS["counts"], "because all values are whole numbers and none is negative")
     if count <= max(1, _STRAY_FRACTIONS * positive):
         raise table.error(fractions, "is no whole number, while nearly all others are")
-    _check_one_unit(table, _LARGEST_LOG, 1000.0)
+    _check_one_unit(table, LARGEST_LOG, 1000.0)
     _check_thousands(table, fractions)
     largest = float(np.nanmax(values))
     if largest <= 1:
         raise UnitError(f"{table.where}: all values lie between 0 and 1, as no expression does; {_ask(table.modality)}")
-    if largest <= _LARGEST_LOG:
+    if largest <= LARGEST_LOG:
         return _logarithms(table, largest)
     if _millions(values, _MILLION):
         unit = UNITS["tpm" if table.modality == "rna" else "rpm"]

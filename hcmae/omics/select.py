@@ -58,9 +58,10 @@ class OmicsTable:
 
 
 @dataclass
-class _Step:
-    """What was learnt about one modality."""
+class Step:
+    """What was learnt about one modality; ``features`` are all that were fitted, ``chosen`` counts within ``kept``."""
 
+    declared: str | None
     scale: Scale
     features: pd.Index
     kept: np.ndarray
@@ -113,7 +114,7 @@ class OmicsSelector:
         time64, events = _labels(time, event, patients)
         self.chosen: dict[str, pd.DataFrame] = {}
         self.tested: dict[str, pd.DataFrame] = {}
-        self._steps: dict[str, _Step] = {}
+        self.steps: dict[str, Step] = {}
         losses = {}
         for k, (modality, table) in enumerate(tables.items()):
             normal = None
@@ -138,13 +139,13 @@ class OmicsSelector:
         Same modalities and features as fitted (extra modalities are ignored). Column j of a modality is row j of
         `chosen`.
         """
-        if not hasattr(self, "_steps"):
+        if not hasattr(self, "steps"):
             raise ValueError("this OmicsSelector is not fitted: call fit first")
         tables = omics_tables(data, self.modalities)
         n = len(next(iter(tables.values())).patients)
         out = np.empty((n, len(self.modalities), self.settings.top_k), dtype=np.float32)
         for k, modality in enumerate(self.modalities):
-            out[:, k] = self._apply(tables[modality], self._steps[modality])
+            out[:, k] = self._apply(tables[modality], self.steps[modality])
         return out
 
     def fit_transform(self, data: Any, time: Any, event: Any) -> np.ndarray:
@@ -178,8 +179,17 @@ class OmicsSelector:
                 "min_expressed"
             )
         raw = table.X[:, keep]
-        step = _Step(
-            scale, table.features, np.flatnonzero(keep), None, None, None, np.empty(0, int), np.empty(0), np.empty(0)
+        step = Step(
+            table.declared,
+            scale,
+            table.features,
+            np.flatnonzero(keep),
+            None,
+            None,
+            None,
+            np.empty(0, int),
+            np.empty(0),
+            np.empty(0),
         )
         if scale == "counts":
             step.factors = SizeFactors.fit(table.X)
@@ -193,7 +203,7 @@ class OmicsSelector:
                 step.imputer = NeighbourImputer(settings.neighbours).fit(raw)
             if scale == "log":
                 step.limits = _limits(raw)
-            values = _rescale(raw, scale, step.limits)
+            values = rescale(raw, scale, step.limits)
 
         varies = values.std(axis=0, dtype=np.float64) > 1e-6
         left["varies"] = int(varies.sum())
@@ -227,7 +237,7 @@ class OmicsSelector:
         step.chosen = usable[where]
         picked = values[:, where].astype(np.float64)
         step.mean, step.sd = picked.mean(axis=0), picked.std(axis=0)
-        self._steps[modality] = step
+        self.steps[modality] = step
         return left
 
     def _test(
@@ -251,7 +261,7 @@ class OmicsSelector:
             if scale != "counts":
                 below = normal[:, columns]
                 below = np.where(np.isnan(below), np.nanmean(raw, axis=0), below)
-                values = np.concatenate([values, _rescale(below, scale, None)])
+                values = np.concatenate([values, rescale(below, scale, None)])
         else:
             contrast: Literal["horizon", "event"] = "event" if settings.contrast == "event" else "horizon"
             group = differential.two_groups(time, event, contrast, settings.horizon_days)
@@ -274,7 +284,7 @@ class OmicsSelector:
             kind=settings.importance, repeats=settings.importance_repeats, seed=seed, workers=self.workers,
         )  # fmt: skip
 
-    def _apply(self, table: OmicsTable, step: _Step) -> np.ndarray:
+    def _apply(self, table: OmicsTable, step: Step) -> np.ndarray:
         if not table.features.equals(step.features):
             lost = step.features.difference(table.features)
             if len(lost):
@@ -302,7 +312,7 @@ class OmicsSelector:
                         "but no fitted patient had one to learn from"
                     )
             limits = None if step.limits is None else (step.limits[0][step.chosen], step.limits[1][step.chosen])
-            values = _rescale(raw, step.scale, limits)
+            values = rescale(raw, step.scale, limits)
         z = (values - step.mean) / step.sd
         return np.clip(z, -self.settings.clip, self.settings.clip).astype(np.float32)
 
@@ -433,7 +443,8 @@ def _limits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (middle - reach).astype(np.float32), (middle + reach).astype(np.float32)
 
 
-def _rescale(values: np.ndarray, scale: Scale, limits: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+def rescale(values: np.ndarray, scale: Scale, limits: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """Values [n, p] of a scale other than counts as a test sees them: logarithm, M-value, far outliers pulled in."""
     if scale == "beta":
         return m_values(values)
     if scale == "rpm":

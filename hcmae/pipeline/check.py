@@ -311,7 +311,15 @@ def _check_remarks(report: Report, mapping: Mapping[str, Any]) -> tuple[SampleNo
 
 def _check_rest(report: Report, read: set[str]) -> None:
     """What lies in a folder and nobody reads: a name that was meant otherwise, a share that is not mounted."""
-    known = {"columns.json", "slides", "choices.csv", "exclusions.csv", *(f"normal_{name}.tsv" for name in MODALITIES)}
+    from hcmae.cohort.local import normal_files
+
+    known = {
+        "columns.json",
+        "slides",
+        "choices.csv",
+        "exclusions.csv",
+        *(path.name for path in normal_files(report.root)),
+    }
     for path in sorted(report.root.iterdir()):
         if path.is_symlink() and not path.exists():
             report.add("fault", "folder", path, "a link to nothing; mount the share that it points to, or remove it")

@@ -9,7 +9,7 @@ from typing import Any
 
 from hcmae.config import Profile
 from hcmae.keys import Key, Reads
-from hcmae.pipeline import work
+from hcmae.pipeline import cutting, work
 from hcmae.pipeline.place import Place
 
 Options = Mapping[str, Any]
@@ -66,15 +66,12 @@ ENCODER = "encoder_vectors"
 
 # --- features that others have made -----------------------------------------------------------------------------------
 
-# What of features is kept in memory, each kind on its own; the rest stays in the stores and is read group by group.
-MEMORY_BYTES = 512 << 20
-
 
 def bring_features(run: Place, key: Key, options: Options) -> None:
     from hcmae.encoders.importing import import_slides
     from hcmae.slides.locations import write_locations
 
-    jobs, before = work.slide_jobs(run), run.slide_outcomes()
+    jobs, before = cutting.slide_jobs(run), run.slide_outcomes()
     run.store_dir.mkdir(parents=True, exist_ok=True)
     found = import_slides(jobs, before, run.profile.geometry, contents=run.contents, progress=options["progress"])
     work.write_parquet(run.dir / "slides.parquet", found)
@@ -90,7 +87,7 @@ def features_reads(profile: Profile) -> Reads:
 def not_brought(run: Place, key: Key, options: Options) -> Sequence[str]:
     from hcmae.encoders.importing import why_waiting
 
-    waiting = why_waiting(work.slide_jobs(run), run.slide_outcomes(), run.profile.geometry, run.contents)
+    waiting = why_waiting(cutting.slide_jobs(run), run.slide_outcomes(), run.profile.geometry, run.contents)
     return [f"features of {name} are not done ({', '.join(why)})" for name, why in waiting.items()]
 
 

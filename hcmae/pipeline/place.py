@@ -58,8 +58,10 @@ class Place:
 
     ``cancer`` is one of the six, a cancer with a manifest of your own, or 'NULL': the twin of LIHC whose survival
     depends on nothing. ``modalities``: the omics that a patient must have, as names or as text ('rna,mirna'; 'none': no
-    omics at all); ``slides``: whether a patient must have a slide. Raises ConfigError for an unknown cancer, profile,
-    source or modality, and where neither slides nor omics are asked for.
+    omics at all); ``slides``: whether a patient must have a slide. ``weights_from``: the pre-training folder of another
+    run (RUN_DIR/PROFILE/pretrain), whose networks are used as they are and never trained. Raises ConfigError for an
+    unknown cancer, profile, source or modality, for a folder without weights, and where neither slides nor omics are
+    asked for.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Place:
         modalities: str | Sequence[str] = MODALITIES,
         slides: bool = True,
         manifest_dir: str | Path | None = None,
+        weights_from: str | Path | None = None,
     ) -> None:
         if source not in get_args(Source):
             raise ConfigError(f"unknown source '{source}': choose 'synthetic', 'gdc', 'local' or 'features'")
@@ -88,6 +91,7 @@ class Place:
             "modalities": modalities,
             "slides": slides,
             "manifest_dir": manifest_dir,
+            "weights_from": weights_from,
         }
         self.cancer, self.source, self.seed = cancer, source, int(seed)
         self.modalities, self.slides = listed_modalities(modalities), bool(slides)
@@ -101,7 +105,12 @@ class Place:
         self.root = self.data_dir / (f"synthetic-{name}" if source == "synthetic" else source) / cancer
         self.profile_dir = self.run_dir / (name if source == "synthetic" else f"{name}-{source}")
         self.dir = self.profile_dir / cancer
-        self.pretrain_dir = self.profile_dir / "pretrain"
+        self.weights_from = None if weights_from is None else Path(weights_from)
+        if self.weights_from is not None and not any(self.weights_from.glob("*.safetensors")):
+            raise ConfigError(
+                f"{self.weights_from}: no weights there: name the folder pretrain of a run, with mae_patch.safetensors"
+            )
+        self.pretrain_dir = self.weights_from or self.profile_dir / "pretrain"
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -204,10 +213,20 @@ class Place:
     def pool(self) -> list[Self]:
         """The runs whose slides pre-train the networks: every cancer of this profile that has been cut into regions.
 
-        Pre-training sees the images of all patients, test patients included, and no label (transductive, as in the
-        release). The null cohort takes no part. Raises FileNotFoundError where no cancer has slides.
+        The profile's ``pool`` names them where others are not to join it. Pre-training sees the images of all patients,
+        test patients included, and no label (transductive, as in the release). The null cohort takes no part. Raises
+        FileNotFoundError where no cancer has slides, or one that is named has none.
         """
         found = sorted(path.parent.name for path in self.profile_dir.glob("*/slides.parquet"))
+        named = self.profile.pool
+        if named is not None:
+            lacking = [cancer for cancer in named if cancer not in found]
+            if lacking:
+                raise FileNotFoundError(
+                    f"the profile's pool names {lacking[0]}, which has no slides below {self.profile_dir}: run "
+                    "make_slides() (notebook 03) for it first, or take it out of the pool"
+                )
+            found = sorted(named)
         known = manifest_names(self._given["manifest_dir"])
         # A folder that no manifest is named after (a backup, say) is nobody's cohort.
         ready = [

@@ -15,19 +15,19 @@ import pandas as pd
 
 from hcmae.config import ConfigError
 from hcmae.files import read_json
-from hcmae.pipeline import feature_work, stages, work
+from hcmae.pipeline import cutting, feature_work, stages, work
 from hcmae.pipeline.place import Place
 from hcmae.pipeline.step import FEATURES, PIXELS, Step, fixed
 from hcmae.pipeline.work import Options, Vectors
 
 
-def do(run: Place, name: str, *, say: Callable[[str], None] = print, **options: Any) -> bool:
-    """Do one step of a run unless it is done; returns True where work was done."""
+def do(run: Place, name: str, *, say: Callable[[str], None] = print, force: bool = False, **options: Any) -> bool:
+    """Do one step of a run unless it is done (``force``: even then); returns True where work was done."""
     step = ROAD[name]
     if step.work is None:
         raise ValueError(f"step {name} is not one piece of work: call the verb of Run that does it")
     stage, act = step.stage(run, options), step.work
-    return stage.run(lambda: act(run, stage.key, {**step.options, **options}), say=say)
+    return stage.run(lambda: act(run, stage.key, {**step.options, **options}), say=say, force=force)
 
 
 def _embed_step(
@@ -56,14 +56,15 @@ def _embed_step(
 # --- the table ------------------------------------------------------------------------------------------------------
 
 _COHORT = (
-    "annotations", "barcodes", "cells", "clinical", "columns", "covariates", "curate", "evidence", "follow_up",
-    "layouts", "local", "lock", "slide_names", "twins",
+    "annotations", "barcodes", "cells", "clinical", "columns", "copies", "covariates", "curate", "evidence", "features",
+    "fields", "follow_up", "layouts", "local", "lock", "notices", "people", "remarks", "slide_names",
+    "twins",
 )  # fmt: skip
 _TABLES = ("hcmae.packed", "hcmae.tables", "hcmae.units")
 _COHORT_CODE = (*(f"hcmae.cohort.{name}" for name in _COHORT), *_TABLES)
-_OMICS = ("barcodes", "columns", "evidence", "features", "layouts", "local")
+_OMICS = ("barcodes", "cells", "columns", "copies", "evidence", "features", "layouts", "local", "people")
 _OMICS_CODE = (
-    *(f"hcmae.omics.{name}" for name in ("gdc_files", "readers", "recognise")),
+    *(f"hcmae.omics.{name}" for name in ("gdc_files", "mixtures", "readers", "recognise")),
     *(f"hcmae.cohort.{name}" for name in _OMICS),
     *_TABLES,
 )
@@ -116,14 +117,14 @@ STEPS = (
         "slides",
         "cut every slide into regions",
         ("curate",),
-        work.slide_reads,
-        work.cut_slides,
+        cutting.slide_reads,
+        cutting.cut_slides,
         lambda run, _: [run.dir / "slides.parquet"],
-        work.slide_list,
-        pending=work.unfinished_slides,
-        note=work.slide_notes,
+        cutting.slide_list,
+        pending=cutting.unfinished_slides,
+        note=cutting.slide_notes,
         sources=PIXELS,
-        options={**_WORKERS, "strict": False, **_PROGRESS},
+        options={**_WORKERS, "strict": False, "again": False, "only": None, **_PROGRESS},
     ),
     Step(
         "omics",
@@ -142,7 +143,7 @@ STEPS = (
         feature_work.features_reads,
         feature_work.bring_features,
         lambda run, _: [run.dir / "slides.parquet"],
-        work.slide_list,
+        cutting.slide_list,
         pending=feature_work.not_brought,
         options=_PROGRESS,
         sources=FEATURES,
@@ -333,10 +334,10 @@ STEPS = (
         "folds",
         "deal the cohort into test folds",
         ("curate",),
-        fixed("survival.folds", code=("hcmae.cohort.splits", "hcmae.outcome")),
+        work.fold_reads,
         work.deal_folds,
         lambda run, options: [work.fold_path(run, options["repeats"])],
-        work.outcomes_of,
+        work.fold_inputs_of,
         work.repeats_of,
         options={"repeats": None},
         suffix=work.fold_suffix,
@@ -414,6 +415,9 @@ def steps_for(run: Place) -> list[Step]:
     }
     if not run.modalities:
         skipped.add("omics")
+    if run.weights_from is not None:
+        # Networks that others have trained.
+        skipped |= {step.name for step in STEPS if step.scope == "pool"}
     if not run.slides:
         # Whatever comes after a slide, but for predictions, which also need none.
         skipped |= {"slides", "features"}

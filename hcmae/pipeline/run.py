@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ import pandas as pd
 from hcmae.config import CANCERS, ConfigError, Protocol
 from hcmae.files import read_parquet
 from hcmae.pipeline import results, road, work
-from hcmae.pipeline.feature_work import MEMORY_BYTES as FEATURE_BYTES
 from hcmae.pipeline.place import NULL_COHORT, REGION_VARIANTS, Place, Variant
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ class Run(Place):
             raise ConfigError(f"source is '{self.source}': only source 'synthetic' can be synthesised")
         road.do(self, "synthesise", workers=workers)
 
-    def curate(self, *, slides: bool | None = None) -> Cohort:
+    def curate(self, *, slides: bool | None = None, force: bool = False) -> Cohort:
         """Apply the inclusion rules; keep the cohort, the exclusions, the flow and the choices on disk.
 
-        slides: whether a patient must have one, from now on (None: as the run was made).
+        slides: whether a patient must have one, from now on (None: as the run was made). force: although it is done.
         """
         if slides is not None:
             self.slides = self._given["slides"] = slides
         road.check_source(self)
-        road.do(self, "curate")
+        road.do(self, "curate", force=force)
         cohort = self.cohort()
         self._note_places(cohort)
         return cohort
@@ -61,10 +61,20 @@ class Run(Place):
         if self.store_dir.is_dir():
             write_locations(self.store_dir, self.root, cohort.table)
 
-    def make_slides(self, *, workers: int = 2, strict: bool = False, progress: bool = True) -> pd.DataFrame:
+    def make_slides(
+        self,
+        *,
+        workers: int = 2,
+        strict: bool = False,
+        progress: bool = True,
+        force: bool = False,
+        only: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
         """Cut every slide of the cohort into regions; returns one outcome per slide (also kept as slides.parquet).
 
         Slides that failed for a passing reason, and stores that are gone, are done by the next call, they alone.
+        force: all slides that failed or have no region, whatever the reason. only: of these slides alone, by id or file
+        name.
         strict: raise SlideError for a slide that failed, has no region or does not say its resolution, now or when it
         was cut.
         """
@@ -72,7 +82,8 @@ class Run(Place):
 
         if not self.has_pixels:
             return self.bring_features(progress=progress)
-        road.do(self, "slides", workers=workers, strict=strict, progress=progress)
+        options: dict[str, Any] = {"workers": workers, "strict": strict, "progress": progress, "only": only}
+        road.do(self, "slides", force=force, again=force, **options)
         self._note_places(self.cohort())
         outcomes = self.slide_outcomes()
         if strict and (refused := refused_by_strict(outcomes)) is not None:
@@ -94,7 +105,7 @@ class Run(Place):
         """Train the region token on the pool's features and write the pool's region vectors (source ``features``)."""
         if self.has_pixels:
             raise ConfigError(f"source is '{self.source}': slides have pixels, call pretrain_region()")
-        road.do(self, "feature_region", progress=progress)
+        self._train("feature_region", progress=progress)
         self._write_pool("feature_region_vectors", progress)
         return self.feature_region_weights
 
@@ -104,9 +115,9 @@ class Run(Place):
 
         return "MAE-Patch" if self.has_pixels else encoder_of(self.stores()) or "an encoder without a name"
 
-    def load_omics(self) -> mudata.MuData:
-        """Read the omics tables of the cohort into one MuData and keep it as omics.h5mu."""
-        road.do(self, "omics")
+    def load_omics(self, *, force: bool = False) -> mudata.MuData:
+        """Read the omics tables of the cohort into one MuData, kept as omics.h5mu (force: although it is done)."""
+        road.do(self, "omics", force=force)
         return self.omics()
 
     def pretrain_patch(self, *, progress: bool = True, shards: int | None = None) -> Path:
@@ -116,7 +127,7 @@ class Run(Place):
         """
         if not self.has_pixels:
             raise ConfigError("source is 'features': its patch vectors are there, and there are no pixels to train on")
-        road.do(self, "mae_patch", progress=progress, shards=shards)
+        self._train("mae_patch", progress=progress, shards=shards)
         self._write_pool("patch_vectors", progress)
         return self.patch_weights
 
@@ -129,7 +140,7 @@ class Run(Place):
             return self.pretrain_feature_region(progress=progress)
         if work.starts_warm(self.profile, variant):
             self.pretrain_region("reg", progress=progress, shards=shards)
-        road.do(self, f"mae_region_{variant}", progress=progress, shards=shards)
+        self._train(f"mae_region_{variant}", progress=progress, shards=shards)
         self._write_pool("region_vectors" if variant == "patreg" else "region_vectors_reg", progress)
         return self.region_weights(variant)
 
@@ -139,14 +150,18 @@ class Run(Place):
         Of features alone (no pixels) the second stage alone, on their patch vectors.
         """
         if not self.has_pixels:
-            road.do(self, "feature_hipt", progress=progress)
+            self._train("feature_hipt", progress=progress)
             self._write_pool("feature_hipt_vectors", progress)
             return self.pretrain_dir / "dino"
-        road.do(self, "dino_patch", progress=progress)
+        self._train("dino_patch", progress=progress)
         self._write_pool("hipt_patch_vectors", progress)
-        road.do(self, "dino_region", progress=progress)
+        self._train("dino_region", progress=progress)
         self._write_pool("region_vectors_hipt", progress)
         return self.pretrain_dir / "dino"
+
+    def _train(self, step: str, **options: Any) -> None:
+        if self.weights_from is None:
+            road.do(self, step, **options)
 
     def _write_pool(self, step: str, progress: bool) -> None:
         for run in self.pool():
@@ -222,9 +237,11 @@ class Run(Place):
         omics = self.omics() if self.modalities else None
         images: dict[str, Any] = {"kinds": ()}
         if self.slides:
-            images = {"max_regions": self.profile.fidelity.max_regions, "usable": set(self.stores())}
-            if not self.has_pixels:
-                images["memory_bytes"] = FEATURE_BYTES
+            images = {
+                "max_regions": self.profile.fidelity.max_regions,
+                "usable": set(self.stores()),
+                "memory_bytes": int(self.profile.compute.memory_gib * 2**30),
+            }
         data = load_inputs(self.cohort().table, self.store_dir, omics, **images)
         if omics is None or self.profile.omics.contrast != "tumour_normal":
             return data
@@ -280,6 +297,21 @@ class Run(Place):
         """
         paths = road.kept_predictions(self, method, protocol)
         return read_parquet(paths[0]) if paths else None
+
+    def train(self, method: str, out: str | Path | None = None) -> Path:
+        """Fit a method on everybody and write it as a bundle for patients who come later (see ``hand_over``).
+
+        out: its folder (default: bundles/<method> of the run). A bundle that still holds is left as it is.
+        """
+        from hcmae.pipeline.hand_over import hand_over
+
+        return hand_over(self, method, self.survival_data, out)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write one HTML file about this run that can be sent to a colleague (see ``pipeline.report``)."""
+        from hcmae.pipeline.report import write_report
+
+        return write_report(self, out)
 
     # --- results ------------------------------------------------------------------------------------------------
 

@@ -75,8 +75,8 @@ class Stage:
             return State("stale", tuple(gone))
         return _unfinished(self.pending())
 
-    def run(self, work: Callable[[], Any], *, say: Callable[[str], None] = print) -> bool:
-        """Do ``work`` unless done; record key and seconds. Returns True where work was done.
+    def run(self, work: Callable[[], Any], *, say: Callable[[str], None] = print, force: bool = False) -> bool:
+        """Do ``work`` unless done (``force``: even then); record key and seconds. Returns True where work was done.
 
         Raises RuntimeError where the work ends without an output; nothing is recorded then.
         """
@@ -86,7 +86,7 @@ class Stage:
             from hcmae.pretraining.devices import wait_for_others
 
             wait_for_others()
-        if state.done:
+        if state.done and not force:
             say(f"{self.name}: up to date, skipped ({self.folder.name})")
             return False
         if state.kind == "stale":

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from hcmae.cohort.local import normal_files
 from hcmae.config import Profile, Protocol
 from hcmae.content import content_id
 from hcmae.files import atomic_path, read_json
@@ -95,64 +96,6 @@ def omics_files(run: Place, options: Options) -> Mapping[str, str]:
     from hcmae.omics.readers import omics_inputs
 
     return omics_inputs(run.cohort(), run.tables, run.root, run.contents)
-
-
-# --- slides ---------------------------------------------------------------------------------------------------------
-
-
-def slide_jobs(run: Place) -> list[tuple[str, Path, str]]:
-    """(slide path, store path, slide id) of every slide of the cohort."""
-    table = run.cohort().table
-    named = zip(table["slide_path"].astype(str), table["slide"].astype(str), strict=True)
-    return [(path, run.store_dir / f"{slide}.h5", slide) for path, slide in named]
-
-
-def cut_slides(run: Place, key: Key, options: Options) -> None:
-    from hcmae.slides.batch import merge_outcomes, pending, process_slides
-    from hcmae.slides.locations import write_locations
-
-    jobs, before = slide_jobs(run), run.slide_outcomes()
-    cut = (run.profile.geometry, run.profile.slides)
-    waiting = pending(jobs, before, *cut, contents=run.contents)
-    outcomes = process_slides(
-        waiting,
-        *cut,
-        workers=options["workers"],
-        strict=options["strict"],
-        progress=options["progress"],
-        contents=run.contents,
-    )
-    write_parquet(run.dir / "slides.parquet", merge_outcomes(before, outcomes, jobs))
-    write_locations(run.store_dir, run.root, run.cohort().table)
-
-
-def unfinished_slides(run: Place, key: Key, options: Options) -> Sequence[str]:
-    from hcmae.slides.batch import why_pending
-
-    waiting = why_pending(
-        slide_jobs(run), run.slide_outcomes(), run.profile.geometry, run.profile.slides, contents=run.contents
-    )
-    return [f"slide {name} is not done ({', '.join(why)})" for name, why in waiting.items()]
-
-
-def slide_notes(run: Place) -> str:
-    """What a reader of the status should know of slides that were cut: damage and resolutions that nobody says."""
-    from hcmae.slides.batch import notes
-
-    return notes(run.slide_outcomes())
-
-
-def slide_list(run: Place, options: Options) -> Mapping[str, str]:
-    table = run.cohort().table
-    if "slide" not in table.columns or table["slide"].isna().all():
-        raise FileNotFoundError(f"the cohort of {run.cancer} was curated without slides: curate with slides=True")
-    return {"slides of the cohort": content_id(sorted(table["slide"].astype(str)))}
-
-
-def slide_reads(profile: Profile) -> Reads:
-    from hcmae.slides.process import CODE
-
-    return Reads(("geometry", "slides"), CODE)
 
 
 # --- networks on images ---------------------------------------------------------------------------------------------
@@ -394,7 +337,7 @@ class Vectors:
         chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"], **self.options}
         if function == "embed_regions":
             chosen["name"] = self.dataset
-        embed(run.stores(), self.weights(run, options), run.profile, **chosen)
+        embed(stores_asked(run, options), self.weights(run, options), run.profile, **chosen)
 
 
 PATCH_VECTORS = Vectors("patch_vectors", lambda run, _: run.patch_weights, "embed.embed_patches")
@@ -414,10 +357,8 @@ EXTRACTION = ("fidelity.extract_depth", "fidelity.extract_norm", "fidelity.extra
 def measure_nuclei(run: Place, key: Key, options: Options) -> None:
     from hcmae.slides.handcrafted import measure_slides
 
-    measure_slides(
-        run.stores(), run.profile, seed=run.seed, workers=options["workers"], progress=options["progress"],
-        key=key.digest,
-    )  # fmt: skip
+    stores, how = stores_asked(run, options), {name: options[name] for name in ("workers", "progress")}
+    measure_slides(stores, run.profile, seed=run.seed, key=key.digest, **how)
 
 
 def unmeasured(run: Place, key: Key, options: Options) -> Sequence[str]:
@@ -425,12 +366,34 @@ def unmeasured(run: Place, key: Key, options: Options) -> Sequence[str]:
     return [f"store {path.stem} is not done" for path in waiting]
 
 
+# Steps that write into stores, each by what it writes.
+WRITTEN: Mapping[str, Vectors] = {
+    "patch_vectors": PATCH_VECTORS,
+    "region_vectors_reg": REGION_VECTORS_REG,
+    "region_vectors": REGION_VECTORS,
+    "hipt_patch_vectors": HIPT_PATCH_VECTORS,
+    "region_vectors_hipt": HIPT_REGION_VECTORS,
+}
+
+
+def stores_asked(run: Place, options: Options) -> list[Path]:
+    """The stores that a step is to write into: those of the option ``stores``, else all of the run."""
+    return list(options.get("stores") or run.stores())
+
+
+def has_written(name: str, store: Any, key: Key) -> bool:
+    """Whether a store holds what the step ``name`` (of ``WRITTEN``, or nuclei) writes under this key."""
+    return store.has_vectors("handcrafted", key.digest) if name == "nuclei" else WRITTEN[name].done(store, key)
+
+
 # --- folds ----------------------------------------------------------------------------------------------------------
 
 
 def fold_path(run: Place, repeats: int | None) -> Path:
     """Where the folds of so many repeats (None: the profile's) are kept."""
-    return run.dir / f"folds_{run.profile.survival.folds}x{repeats or run.profile.survival.repeats}.parquet"
+    settings = run.profile.survival
+    kind = "" if settings.fold_kind == "stratified" else f"_{settings.fold_kind}"
+    return run.dir / f"folds_{settings.folds}x{repeats or settings.repeats}{kind}.parquet"
 
 
 def fold_suffix(run: Place, options: Options) -> str:
@@ -439,17 +402,16 @@ def fold_suffix(run: Place, options: Options) -> str:
 
 
 def deal_folds(run: Place, key: Key, options: Options) -> None:
+    from hcmae.cohort.sites import make_site_folds, sites_of
     from hcmae.cohort.splits import make_folds
 
-    table = run.cohort().table
-    frame = make_folds(
-        list(table.index),
-        table["time"].to_numpy(),
-        table["event"].to_numpy(),
-        run.profile.survival.folds,
-        options["repeats"] or run.profile.survival.repeats,
-        run.seed,
-    )
+    table, settings = run.cohort().table, run.profile.survival
+    outcome = list(table.index), table["time"].to_numpy(), table["event"].to_numpy()
+    size = settings.folds, options["repeats"] or settings.repeats, run.seed
+    if settings.fold_kind == "site_preserved":
+        frame = make_site_folds(*outcome, list(sites_of(list(table.index), run.source, run.root)), *size)
+    else:
+        frame = make_folds(*outcome, *size)
     write_parquet(fold_path(run, options["repeats"]), frame)
 
 
@@ -457,6 +419,25 @@ def outcomes_of(run: Place, options: Options) -> Mapping[str, str]:
     table = run.cohort().table
     rows = [list(map(str, table.index)), table["time"].tolist(), np.asarray(table["event"]).tolist()]
     return {"outcomes of the cohort": content_id(rows)}
+
+
+def fold_inputs_of(run: Place, options: Options) -> Mapping[str, str]:
+    """Outcomes, and the hospitals where folds keep them whole."""
+    found = dict(outcomes_of(run, options))
+    if run.profile.survival.fold_kind == "site_preserved":
+        from hcmae.cohort.sites import sites_of
+
+        sites = sites_of(list(run.cohort().table.index), run.source, run.root)
+        found["sites of the cohort"] = content_id(sites.to_dict())
+    return found
+
+
+def fold_reads(profile: Profile) -> Reads:
+    """Settings and source of the folds; what reads hospitals counts where hospitals are kept whole."""
+    code: tuple[str, ...] = ("hcmae.cohort.splits", "hcmae.outcome")
+    if profile.survival.fold_kind == "site_preserved":
+        code += ("hcmae.cohort.sites", "hcmae.cohort.barcodes", "hcmae.cohort.layouts", "hcmae.cohort.local")
+    return Reads(("survival.folds", "survival.fold_kind"), code)
 
 
 def repeats_of(run: Place, options: Options) -> Mapping[str, Any]:
@@ -497,7 +478,7 @@ def made_by(run: Place) -> Mapping[str, str]:
 def inputs_on_disk(run: Place) -> str:
     """What survival data are read from, by the stat of its files: whether data in memory are those on disk."""
     files = [run.dir / "cohort.parquet", run.dir / "slides.parquet", run.dir / "omics.h5mu", *run.stores()]
-    files += sorted(run.root.glob("normal_*.tsv"))
+    files += normal_files(run.root)
     found = [(path.name, path.stat()) for path in files if path.exists()]
     return content_id([[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found])
 
@@ -546,7 +527,8 @@ def prediction_key(run: Place, options: Options) -> Key:
     key = method_key(method, inputs, run.profile, protocol, run.seed)
     facts: dict[str, Any] = {"fidelity.max_regions": run.profile.fidelity.max_regions} if fields else {}
     repeats = options["repeats"] or run.profile.survival.repeats
-    facts |= {"folds": f"{repeats} x {run.profile.survival.folds}", "repeats": options["repeats"]}
+    kind = "" if run.profile.survival.fold_kind == "stratified" else f", {run.profile.survival.fold_kind}"
+    facts |= {"folds": f"{repeats} x {run.profile.survival.folds}{kind}", "repeats": options["repeats"]}
     return replace(key, name=f"predictions{prediction_suffix(run, options)}", settings={**key.settings, **facts})
 
 
@@ -555,7 +537,7 @@ def prediction_files(run: Place, options: Options) -> Sequence[Path]:
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    """A table, whole or not at all."""
+    """Write a table whole or not at all."""
     with atomic_path(path) as temporary:
         frame.to_parquet(temporary)
 

@@ -35,8 +35,15 @@ def plot_missing(values: pd.DataFrame, *, patients: int = 80, features: int = 40
         picked = holed[np.unique(np.linspace(0, len(holed) - 1, min(features, len(holed))).astype(int))]
         rows = missing.sum(axis=1).sort_values(ascending=False).index[:patients]
         left.imshow(missing.loc[rows, picked], aspect="auto", cmap="Greys", vmin=0, vmax=1)
+        drawn = f", {len(picked):,} of them drawn" if len(picked) < len(holed) else ""
+    else:
+        rows, drawn = missing.index[:0], ""
+    left.set(
+        xlabel=f"features with a hole ({len(holed):,} of {len(share):,}{drawn})",
+        ylabel=f"patients ({len(rows):,} of {len(missing):,} drawn)" if 0 < len(rows) < len(missing) else "patients",
+        title=title,
+    )
     left.grid(False)
-    left.set(xlabel=f"features with a hole ({len(holed):,} of {len(share):,})", ylabel="patients", title=title)
     right.hist(share.to_numpy(), bins=np.linspace(0, 1, 41), color=style.ACCENT, log=True)
     right.set(xlabel="share of patients missing", ylabel="features")
     return figure

@@ -50,7 +50,10 @@ def plot_probes(table: pd.DataFrame, *, errors: pd.DataFrame | None = None) -> F
     for number, (name, row) in enumerate(table.iterrows()):
         bars = None if errors is None else errors.iloc[number].to_numpy()
         place = positions + (number - (len(table) - 1) / 2) * width
-        ax.bar(place, row.to_numpy(), width * 0.92, yerr=bars, label=str(name), error_kw={"elinewidth": 0.8})
+        # A method of the tables has its colour in every figure, whatever stands beside it.
+        known = style.METHODS.get(str(name).lower().replace("-", "_"))
+        look: dict[str, Any] = {} if known is None else {"color": known}
+        ax.bar(place, row.to_numpy(), width * 0.92, yerr=bars, label=str(name), error_kw={"elinewidth": 0.8}, **look)
     ax.axhline(0, color=style.INK, linewidth=0.8)
     ax.set_xticks(positions, list(table.columns))
     ax.set(ylabel="R² on held-out patients", title="What a linear probe reads")
@@ -77,4 +80,32 @@ def plot_attention_maps(region: NDArray[np.uint8], weights: NDArray[Any], querie
         ax.set_title(f"patch {query} looks at")
     axes[-1].imshow(weights.mean(axis=0).reshape(side, side), cmap=style.ATTENTION, vmin=0)
     axes[-1].set_title("mean of all")
+    return figure
+
+
+# Who asks and who answers in each reading of Eq. 4; the names are those of the lesson.
+_READINGS = {
+    "the release": ("x_E", "x_A"),
+    "Eq. 4 as printed": ("x_P", "x_E"),
+    "the prose": ("x_P", "x_A"),
+}
+_PLACES = {"x_P": (0.12, "embedded\npatches"), "x_E": (0.5, "encoder's\noutput"), "x_A": (0.88, "patch\nvectors")}
+
+
+def plot_readings() -> Figure:
+    """The three readings of the region-guided cross-attention: which inputs ask, which answer, which take no part."""
+    figure, axes = style.image_figure(1, len(_READINGS), height=2.3)
+    for ax, (title, (asks, answers)) in zip(axes, _READINGS.items(), strict=True):
+        ax.set(title=title, xlim=(0, 1), ylim=(0, 1))
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": style.INK}
+        ax.text(0.5, 0.84, "cross-attention", ha="center", va="center", bbox=box)
+        for name, (x, words) in _PLACES.items():
+            role = {asks: "asks", answers: "answers"}.get(name)
+            colour = style.INK if role else style.MUTED
+            ax.text(x, 0.14, f"${name}$\n{words}", ha="center", va="center", color=colour, fontsize=8)
+            if role is None:
+                continue
+            arrow = {"arrowstyle": "->", "color": style.ACCENT if role == "asks" else style.WARN, "linewidth": 1.4}
+            ax.annotate("", xy=(0.5 + (x - 0.5) * 0.4, 0.74), xytext=(x, 0.36), arrowprops=arrow)
+            ax.text(x + (0.04 if x < 0.5 else -0.04), 0.56, role, ha="left" if x < 0.5 else "right", fontsize=8)
     return figure

@@ -6,10 +6,12 @@ hues stay) and leaves PNG images alone, so line plots are drawn as SVG and histo
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -233,9 +235,28 @@ def panel_letters(axes: Sequence[Axes] | np.ndarray) -> None:
         )
 
 
-def save(fig: Figure, path: Any) -> None:
-    """Write a figure whole or not at all; the suffix chooses the format, and the file carries no date."""
-    from hcmae.files import atomic_path
+# What a colour of a figure without a fill of its own becomes where no style sheet can turn it.
+_DARK = {"#ffffff": "none", INK: "#e6edf3", MUTED: "#9aa4b2", GRID: "#39414b", ACCENT: "#56b4e0", WARN: "#ff9b66"}
+
+
+def save(fig: Figure, path: Any, *, dark: bool = False) -> None:
+    """Write a figure whole or not at all; the suffix chooses the format, and the file carries no date.
+
+    ``dark``: an SVG for a dark page, with a clear ground. Raises ValueError for another format.
+    """
+    from hcmae.files import atomic_path, write_text
+
+    if dark:
+        if Path(path).suffix != ".svg":
+            raise ValueError(f"{path}: only an SVG can be written for a dark page")
+        text = io.StringIO()
+        with mpl.rc_context(RC):
+            fig.savefig(text, format="svg", metadata={"Date": None})
+        turned = text.getvalue()
+        for light, other in _DARK.items():
+            turned = turned.replace(light, other)
+        write_text(path, turned)
+        return
 
     with atomic_path(path) as temporary, mpl.rc_context(RC):
         suffix = temporary.suffix.lower()

@@ -51,15 +51,12 @@ def plot_kaplan_meier(groups: Mapping[str, Any], *, columns: int = 3) -> Figure:
             ax.step(years, curve.survival, where="post", color=colour, label=f"{curve.label} risk")
             ax.fill_between(years, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
         # The verdict stands under the title: inside the panel a curve may run anywhere.
-        ax.set_title(title, pad=16 if verdict.permutation is None else 26)
-        ax.text(
-            0.0,
-            1.02,
-            _verdict_lines(verdict),
-            transform=ax.transAxes,
-            fontsize=7,
-            va="bottom",
-        )
+        said = _verdict_lines(verdict)
+        ax.set_title(fill(title, 24), pad=6 + 10 * (said.count("\n") + 1))
+        words = ax.text(0.0, 1.02, said, transform=ax.transAxes, fontsize=7, va="bottom")
+        words.set_in_layout(
+            False
+        )  # a long one may stand over the gap to the next panel, and takes no width from its own
         ax.set_ylim(0, 1.02)
         _numbers_at_risk(ax, verdict)
     for ax in axes[:, 0]:
@@ -77,8 +74,8 @@ def _verdict_lines(verdict: Any) -> str:
     """p-value and hazard ratio; a line of its own for the p-value of the whole procedure."""
     interval = f"HR {verdict.ratio_text(why=False)}"
     if not verdict.out_of_fold:
-        return f"{verdict.p_text()}, {interval}"
-    naive = f"naive: p = {verdict.log_rank_p:.2g}, {interval}"
+        return f"{verdict.p_text()}\n{interval}"
+    naive = f"naive: p = {verdict.log_rank_p:.2g}\nnaive: {interval}"
     if verdict.permutation is None:
         return naive
     return f"permuted ({verdict.permutation.permutations}): p = {verdict.permutation.p:.2g}\n{naive}"
@@ -290,6 +287,28 @@ def plot_leaks(table: pd.DataFrame) -> Figure:
     return fig
 
 
+def plot_finding(table: pd.DataFrame) -> Figure:
+    """C-index of labels that mean nothing, without and with the leaks; table [cohort, protocol, mean, low, high].
+
+    One row per cohort, one mark per protocol in the order of the table; small enough to be read on a telephone.
+    """
+    cohorts, protocols = (list(dict.fromkeys(table[name])) for name in ("cohort", "protocol"))
+    fig, ax = style.figure(width="narrow", height=0.9 + 0.62 * len(cohorts))
+    for protocol, colour, marker in zip(protocols, (style.ACCENT, style.WARN), "os", strict=False):
+        shown = table[table["protocol"] == protocol].set_index("cohort").reindex(cohorts)
+        y = np.arange(len(cohorts))
+        ax.hlines(y, shown["low"], shown["high"], color=colour, linewidth=2.0)
+        ax.plot(shown["mean"], y, marker, color=colour, markersize=7, label=protocol)
+        for place, mean in zip(y, shown["mean"], strict=True):
+            ax.annotate(f"{mean:.2f}", (mean, place), (0, 8), textcoords="offset points", ha="center", color=colour)
+    ax.axvline(0.5, color=style.MUTED, linestyle=":")
+    ax.set_yticks(range(len(cohorts)), [fill(name, 14) for name in cohorts])
+    ax.set_ylim(len(cohorts) - 0.5, -0.7)
+    ax.set_xlabel("C-index of shuffled labels, 95 % interval")
+    fig.legend(loc="outside upper center", ncols=2)
+    return fig
+
+
 def plot_optimism_curve(curve: pd.DataFrame) -> Figure:
     """Leaky against nested C-index of pure noise by the number of candidates; table [candidates, leaky, nested]."""
     fig, ax = style.figure(width="medium")
@@ -308,9 +327,9 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     fig, axes = style.figure(1, len(tables), width="wide" if len(tables) > 1 else "narrow", height=3.0, squeeze=False)
     for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=style.MUTED, linestyle=":")
-        ax.vlines(table["predicted"], table["low"], table["high"], color=style.ACCENT)
-        ax.plot(table["predicted"], table["observed"], "o", color=style.ACCENT)
-        ax.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel="predicted survival")
+        ax.vlines(table["predicted"], table["low"], table["high"], color=style.ACCENT, clip_on=False)
+        ax.plot(table["predicted"], table["observed"], "o", color=style.ACCENT, clip_on=False, zorder=3)
+        ax.set(xlim=(0, 1.02), ylim=(0, 1.02), title=title, xlabel="predicted survival")
     axes[0, 0].set_ylabel("observed (Kaplan-Meier)")
     return fig
 
@@ -352,6 +371,38 @@ def plot_cox_geometry(time: NDArray, event: NDArray, risk: NDArray) -> Figure:
         ax.plot([], [], marker, color=colour, markersize=7, label=label)
     ax.plot([], [], color=style.MUTED, linewidth=5, alpha=0.7, label="thicker: larger risk")
     fig.legend(loc="outside upper left", ncols=3)
+    return fig
+
+
+def plot_auc_strip(values: Mapping[str, float], *, marked: Sequence[str] = (), pooled: float | None = None) -> Figure:
+    """One dot per patient: the chance that a planted region gets more attention than another; 0.5 is a coin.
+
+    values: patient -> AUC; marked: patients who are named; pooled: AUC over the pairs of all patients.
+    """
+    fig, ax = style.figure(width="wide", height=1.7)
+    ordered = sorted(values, key=lambda name: values[name])
+    # Equal values are piled up, so that none hides another.
+    pile: dict[float, int] = {}
+    for name in ordered:
+        place = round(values[name], 2)
+        pile[place] = pile.get(place, 0) + 1
+        known = name in marked
+        ax.plot(place, pile[place], "o", color=style.WARN if known else style.ACCENT, markersize=6 if known else 5)
+        if known:
+            side = ("left", 5) if place < 0.5 else ("right", -5)
+            ax.annotate(
+                name, (place, pile[place]), xytext=(side[1], 4), textcoords="offset points", ha=side[0], va="bottom"
+            )
+    ax.axvline(0.5, color=style.MUTED, linestyle=":", label="coin")
+    if pooled is not None:
+        ax.axvline(pooled, color=style.INK, linewidth=1.0, label="all pairs")
+    ax.set(
+        xlim=(-0.03, 1.03),
+        ylim=(0, max(pile.values(), default=1) + 2),
+        yticks=[],
+        xlabel="AUC of a patient's attention",
+    )
+    ax.legend(loc="upper center", ncols=2)
     return fig
 
 

@@ -90,7 +90,7 @@ def draw_crops(batch: int, generator: torch.Generator) -> Tensor:
 def random_resized_crop(images: Tensor, draws: Tensor, *, scale: tuple[float, float] = (0.2, 1.0)) -> Tensor:
     """The release's augmentation of uint8 [B, S, S, 3]: a crop of random area and aspect, resized back, maybe flipped.
 
-    It breaks the correspondence of region tokens and patch vectors (row R6 of the paper-versus-release page).
+    It breaks the correspondence of region tokens and patch vectors (page *Paper versus release*, MAE-Region).
     """
     size = images.shape[1]
     out = torch.empty_like(images)

@@ -306,11 +306,11 @@ class _Part:
         try:
             found = json.loads(header)
             shape, dtype = tuple(found["shape"]), np.dtype(found["dtype"])
-        except (ValueError, KeyError, TypeError):
+            size = dtype.itemsize * int(np.prod(shape))
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return
-        if found.get("key") != self.key:
+        if found.get("key") != self.key or size <= 0 or dtype.kind != "f" or min(shape, default=1) <= 0:
             return
-        size = dtype.itemsize * int(np.prod(shape))
         # Whole groups only, so that the rest is cut into the very groups of an undisturbed run.
         self.done = len(body) // size // self.group * self.group
         if self.done:

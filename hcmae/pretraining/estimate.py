@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from hcmae.config import Optimisation, Profile
 from hcmae.pretraining.devices import choose_precision
 from hcmae.pretraining.loop import make_optimizer
 from hcmae.pretraining.networks import build_mae_patch, build_mae_region
+from hcmae.processes import usable_cores
 from hcmae_core.mae_patch import MAEPatch
 
 _TILE = 256
@@ -41,7 +41,7 @@ def estimate(profile: Profile, regions: int, seconds: float = 20.0) -> list[Esti
     are cores. The step is an uncompiled one on this machine's device: a compiled one takes about two thirds.
     """
     share = seconds / 3
-    pixels = decode_rate(share) * max(1, min(profile.compute.workers, os.cpu_count() or 1))
+    pixels = decode_rate(share) * max(1, min(profile.compute.workers, usable_cores()))
     geometry, found = profile.geometry, []
     for stage, settings, side, samples in (
         ("mae_patch", profile.mae_patch.optimisation, geometry.patch, regions * geometry.patches_per_region),

@@ -132,7 +132,7 @@ def pretrain_feature_region(
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
         model = build_feature_region(profile, _regions(stores[0])[0].shape[-1])
-        model.scale.fit_parts(torch.from_numpy(vectors[mask]) for vectors, mask in map(_regions, stores))
+        model.scale.fit(torch.from_numpy(vectors[mask]) for vectors, mask in map(_regions, stores))
         model.to(where).train()
         optimizer = make_optimizer(model, settings, profile.fidelity.adam_decay)
         checkpoints = CheckpointFolder(Path(out_dir) / "checkpoints" / f"{NAME}-{key}", keep=1)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from hcmae.config import Geometry, SlideSettings
 from hcmae.content import Contents, slide_bytes
 from hcmae.keys import Key
-from hcmae.processes import BrokenProcessPool, WorkerPool, worker_pool
+from hcmae.processes import BrokenProcessPool, WorkerPool, usable_cores, worker_pool
 from hcmae.slides.errors import SlideError
 from hcmae.slides.mpp import is_assumed, load_mpp_table
 from hcmae.slides.process import (
@@ -143,13 +143,6 @@ def refused_by_strict(outcomes: pd.DataFrame) -> SlideError | None:
 
 def _jobs(jobs: Iterable[Sequence[Any]]) -> list[Job]:
     return [(item[0], item[1], str(item[2]) if len(item) > 2 else Path(item[0]).stem) for item in jobs]
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use: a container or a cluster's job often has fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def pending(

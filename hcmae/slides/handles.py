@@ -10,6 +10,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hcmae.content import slide_parts
+from hcmae.slides.tiles import Level
+
+
+def slide_identity(path: str | Path) -> list[tuple[str, int, int, int]]:
+    """Name, size, time of change and inode of every file of a slide, itself first. Raises OSError where it is gone."""
+    found = []
+    for part in slide_parts(path):
+        stat = os.stat(part)
+        found.append((part.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    return found
+
+
+def seen_levels(handle: Any) -> tuple[Level, ...]:
+    """The levels of a slide that OpenSlide has opened, as it sees them."""
+    properties = handle.properties
+
+    def side(level: int, name: str) -> int:
+        text = properties.get(f"openslide.level[{level}].tile-{name}", "")
+        return int(text) if text.isdecimal() else 0
+
+    return tuple(
+        Level(w, h, float(downsample), side(number, "width"), side(number, "height"))
+        for number, ((w, h), downsample) in enumerate(
+            zip(handle.level_dimensions, handle.level_downsamples, strict=True)
+        )
+    )
+
 
 class PositionalFile:
     """Positional reads that many threads may do at once on one descriptor."""
@@ -110,13 +138,12 @@ class OpenSlideHandle:
             return None
         return out.astype(np.int16)
 
-    def opens(self) -> bool:
-        """True where OpenSlide is installed and opens the file."""
+    def vendor(self) -> str:
+        """Whose format OpenSlide takes the file for; '' where it is not installed or does not open the file."""
         try:
-            self.get()
-        except Exception:
-            return False
-        return True
+            return str(self.get().properties.get("openslide.vendor", ""))
+        except Exception:  # OpenSlide's own class is not importable everywhere
+            return ""
 
     @staticmethod
     def _fill(slide: Any, buffer: NDArray[np.uint8], x: int, y: int, level: int, width: int, height: int) -> None:

@@ -17,19 +17,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hcmae.content import slide_parts
 from hcmae.slides.errors import SlideError, TileError
-from hcmae.slides.handles import OpenSlideHandle, PositionalFile
+from hcmae.slides.handles import OpenSlideHandle, PositionalFile, seen_levels, slide_identity
+from hcmae.slides.index import implausible_index
 from hcmae.slides.mpp import ASSUMED_MPP, resolve_mpp
 from hcmae.slides.overview import FAILED_READS, Box, Overview, overview_of, read_parts
 from hcmae.slides.probe import dies_of
-from hcmae.slides.tiff import TiffEndsEarlyError, TiffError, TiffPage, described, implausible, is_dialect, read_pages
+from hcmae.slides.tiff import (
+    NoTiffError,
+    TiffEndsEarlyError,
+    TiffError,
+    TiffPage,
+    described,
+    implausible,
+    is_dialect,
+    read_pages,
+)  # fmt: skip
 from hcmae.slides.tiles import (
     COMPRESSION_NAMES,
     JPEG,
     JPEG2000,
     Level,
     TileTable,
+    implausible_levels,
     is_damage,
     jpeg2000_size,
     jpeg_stream,
@@ -363,20 +373,12 @@ def open_slide(
     return slide
 
 
-def slide_identity(path: str | Path) -> list[tuple[str, int, int, int]]:
-    """Name, size, time of change and inode of every file of a slide, itself first. Raises OSError where it is gone."""
-    found = []
-    for part in slide_parts(path):
-        stat = os.stat(part)
-        found.append((part.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
-    return found
-
-
 def _on_grid(*places: float) -> bool:
     return all(abs(place - round(place)) <= _ON_GRID for place in places)
 
 
 def _open(slide: Slide, head: bytes, reader: str, check: bool) -> None:
+    _refuse(slide, implausible_index(slide.path))
     direct, why, checked = False, "not a TIFF", not check
     if head[:2] in (b"II", b"MM"):
         direct, why = _read_tags(slide)
@@ -408,10 +410,13 @@ def _open(slide: Slide, head: bytes, reader: str, check: bool) -> None:
 
 def _try_apart(slide: Slide) -> None:
     """Raises SlideError(unreadable) where a process of its own dies of this file."""
-    if death := dies_of(slide.path):
-        raise SlideError(
-            "unreadable", slide.path, f"a program that opens it with OpenSlide dies ({death}); damaged or hostile"
-        )
+    death = dies_of(slide.path)
+    _refuse(slide, death and f"a program that opens it with OpenSlide dies ({death})")
+
+
+def _refuse(slide: Slide, odd: str) -> None:
+    if odd:
+        raise SlideError("unreadable", slide.path, f"{odd}; damaged or hostile")
 
 
 def _open_with_openslide(slide: Slide, why: str, check: bool) -> None:
@@ -428,22 +433,15 @@ def _open_with_openslide(slide: Slide, why: str, check: bool) -> None:
     slide.reader, slide.note = "openslide", why
     properties = dict(handle.properties)
     slide.properties.update(properties)
-    slide.levels = tuple(
-        Level(w, h, float(d), *(_whole(properties.get(f"openslide.level[{i}].tile-{side}")) for side in _SIDES))
-        for i, ((w, h), d) in enumerate(zip(handle.level_dimensions, handle.level_downsamples, strict=True))
-    )
+    slide.levels = seen_levels(handle)
+    _refuse(slide, implausible_levels(slide.levels))
     slide.size = handle.level_dimensions[0]
     if check:
         _some_tile_decodes(slide, why)
 
 
-_SIDES = ("width", "height")
 # Places of level 0 that are tried, as shares of both sides; the middle first, because that is where the tissue is.
 _TRIED = (0.5, 0.3, 0.7, 0.1, 0.9)
-
-
-def _whole(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
 
 
 def _some_tile_decodes(slide: Slide, why: str) -> None:
@@ -467,15 +465,18 @@ def _read_tags(slide: Slide) -> tuple[bool, str]:
     try:
         every = read_pages(slide.path)
         pages = [] if (odd := implausible(every)) else pyramid_pages(every)
-    except TiffEndsEarlyError as error:
-        _try_apart(slide)
-        if slide._openslide.opens():  # a dialect with tags of its own, such as NDPI of more than 4 GiB
-            return False, f"TIFF tags cannot be read ({error})"
-        raise SlideError("truncated", slide.path, f"{error} ({length} bytes are there); fetch it again") from None
-    except (TiffError, OSError) as error:
+    except (NoTiffError, OSError) as error:
         return False, f"TIFF tags cannot be read ({error})"
-    if odd:
-        raise SlideError("unreadable", slide.path, f"its tags claim what no slide has ({odd}); damaged or hostile")
+    except TiffError as error:
+        # NDPI of more than 4 GiB has directories of its own kind; of any other file OpenSlide would believe the rest.
+        _try_apart(slide)
+        if slide._openslide.vendor() == "hamamatsu":
+            return False, f"TIFF tags cannot be read ({error})"
+        if isinstance(error, TiffEndsEarlyError):
+            message = f"{error} ({length} bytes are there); fetch it again"
+            raise SlideError("truncated", slide.path, message) from None
+        odd = str(error)
+    _refuse(slide, odd and f"its tags claim what no slide has ({odd})")
     if not pages:
         return False, "not a tiled TIFF"
     slide.properties.update(described(pages[0]))

@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from hcmae.config import Geometry
 from hcmae.content import RACY_NS
 from hcmae.files import atomic_path, one_writer
+from hcmae.packed import parse_json
 from hcmae.slides.errors import SlideError
 from hcmae.slides.hdf5 import numbers, refuse_links
 from hcmae.slides.locations import located_slide
@@ -54,10 +56,26 @@ _BASE = ("coords", "thumbnails", "tissue_fraction")
 _MASK = "patch_mask"
 # The reader of a store whose vectors others have made.
 FEATURES = "features"
+_AGAIN = "delete it and cut the slide again"
 # What a read of a damaged or hostile file ends in, whichever layer of h5py notices.
 _UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError)
 # The one link of the format: what CLAM and TRIDENT call features.
 _LINKS = {"features": "/region_vectors"}
+# What kind an attribute has, where there is one of that name.
+_TEXT = (
+    "geometry",
+    "slide_id",
+    "slide_path",
+    "slide_relative",
+    "slide_content",
+    "key",
+    "key_parts",
+    "reader",
+    "mpp_source",
+)
+_POSITIVE = ("side", "width", "height", "mpp")
+_NUMBERS = (*_POSITIVE, "slide_bytes", "region_pixels", "objective_power", "tissue_share", "grid", "four_point",
+            "bad_regions", "damaged_tiles")  # fmt: skip
 
 
 class SlideStore:
@@ -76,8 +94,8 @@ class SlideStore:
 
     @functools.cached_property
     def attrs(self) -> dict[str, Any]:
-        """All attributes of the store."""
-        return dict(_once(_attributes, self.path, self._stat))
+        """All attributes of the store. Raises ValueError for one that is not of its kind, and where one is missing."""
+        return _Attributes(self.path, _once(_attributes, self.path, self._stat))
 
     @functools.cached_property
     def vector_weights(self) -> dict[str, str]:
@@ -97,7 +115,7 @@ class SlideStore:
 
     @property
     def geometry(self) -> Geometry:
-        return Geometry.model_validate(json.loads(self.attrs["geometry"]))
+        return Geometry.model_validate(self._json("geometry"))
 
     @property
     def slide_id(self) -> str:
@@ -116,7 +134,16 @@ class SlideStore:
     @property
     def key_parts(self) -> dict[str, Any]:
         """The parts of the key by kind (settings, inputs, code); empty for stores written before there was a key."""
-        return dict(json.loads(self.attrs.get("key_parts", "{}")))
+        return self._json("key_parts") if "key_parts" in self.attrs else {}
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            found = parse_json(self.attrs[name])
+        except ValueError as error:
+            raise ValueError(f"{self.path}: attribute '{name}' is no JSON ({error}); {_AGAIN}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path}: attribute '{name}' holds no object; {_AGAIN}")
+        return found
 
     @property
     def content(self) -> str:
@@ -197,8 +224,27 @@ class SlideStore:
         return slide
 
     def _read(self, name: str, indices: Any = slice(None)) -> NDArray[Any]:
-        with h5py.File(self.path, "r") as file:
-            return np.asarray(numbers(file, name)[indices])
+        try:
+            with h5py.File(self.path, "r") as file:
+                return np.asarray(numbers(file, name)[indices])
+        except FileNotFoundError:
+            raise
+        except (OSError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{self.path}: not a slide store ({error}); {_AGAIN}") from error
+
+
+class _Attributes(dict[str, Any]):
+    """The attributes of a store; asking for one that a damaged or foreign store lacks is a ValueError that names it."""
+
+    def __init__(self, path: Path, found: Mapping[str, Any]) -> None:
+        super().__init__(found)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.path}: has no attribute '{name}'; {_AGAIN}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, dict(self))
 
 
 # What is read of a store beside its arrays is read once as long as the file is the same: every step asks all stores of
@@ -232,7 +278,14 @@ def _head(path: Path) -> tuple[int, str | None]:
 
 def _attributes(path: Path) -> dict[str, Any]:
     with _opened(path) as file:
-        return {key: _plain(value) for key, value in file.attrs.items()}
+        found = {key: _plain(value) for key, value in file.attrs.items()}
+    for name, value in found.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if (name in _TEXT and not isinstance(value, str)) or (name in _NUMBERS and not number):
+            raise ValueError(f"{path}: attribute '{name}' is {value!r:.40}; {_AGAIN}")
+        if (name in _POSITIVE and value <= 0) or (name in _NUMBERS and value < 0):
+            raise ValueError(f"{path}: attribute '{name}' is {value}; {_AGAIN}")
+    return found
 
 
 def _vectors(path: Path) -> dict[str, dict[str, str]]:
@@ -302,7 +355,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except _UNREADABLE as error:
-        raise ValueError(f"{path}: not a slide store ({error}); delete it and cut the slide again") from error
+        raise ValueError(f"{path}: not a slide store ({error}); {_AGAIN}") from error
 
 
 @dataclass(frozen=True)
@@ -386,7 +439,7 @@ def verify_store(path: str | Path) -> list[str]:
         store = SlideStore(path)
         geometry, coords = store.geometry, store.coords
         thumbs, fraction = store.thumbnails, store.tissue_fraction
-        places = [int(store.attrs["width"]), int(store.attrs["height"])]
+        places, _ = [int(store.attrs["width"]), int(store.attrs["height"])], store.side
         vectors = {name: store.vectors(name) for name in store.vector_weights}
     except _UNREADABLE as error:
         return [f"{path}: {str(error).removeprefix(f'{path}: ')}"]

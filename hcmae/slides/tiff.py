@@ -14,7 +14,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["TiffEndsEarlyError", "TiffError", "TiffPage", "described", "implausible", "is_dialect", "read_pages"]
+__all__ = [
+    "NoTiffError",
+    "TiffEndsEarlyError",
+    "TiffError",
+    "TiffPage",
+    "described",
+    "implausible",
+    "is_dialect",
+    "read_pages",
+]
 
 # Type number -> numpy type; rationals are pairs.
 _TYPES = {
@@ -43,6 +52,10 @@ _WHOLE_NUMBERS = (
 
 class TiffError(ValueError):
     """Not a TIFF, or one whose directories make no sense."""
+
+
+class NoTiffError(TiffError):
+    """Begins as no TIFF does."""
 
 
 class TiffEndsEarlyError(TiffError):
@@ -79,22 +92,23 @@ class TiffPage:
 def read_pages(path: str | Path) -> list[TiffPage]:
     """All directories of a file in order, each followed by its sub-directories.
 
-    Raises TiffError where the file is not a TIFF or its tags together are too large, TiffEndsEarlyError where it stops
-    before its directories do. No more is read than the file holds, whatever a tag claims.
+    Raises NoTiffError where the file is not a TIFF, TiffError where its tags make no sense or together are too large,
+    TiffEndsEarlyError where it stops before its directories do. No more is read than the file holds, whatever a tag
+    claims.
     """
     with open(path, "rb") as handle:
         source = _Source(handle)
         head = handle.read(16)
         order = {b"II": "<", b"MM": ">"}.get(head[:2])
         if order is None or len(head) < 8:
-            raise TiffError("no TIFF header")
+            raise NoTiffError("no TIFF header")
         magic = struct.unpack(order + "H", head[2:4])[0]
         if magic == 42:
             big, first = False, struct.unpack(order + "I", head[4:8])[0]
         elif magic == 43 and len(head) == 16:
             big, first = True, struct.unpack(order + "Q", head[8:16])[0]
         else:
-            raise TiffError(f"magic number {magic} is neither 42 nor 43")
+            raise NoTiffError(f"magic number {magic} is neither 42 nor 43")
         pages: list[TiffPage] = []
         seen: set[int] = set()
         place = first

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hcmae.slides.tiff import TiffPage
+from hcmae.slides.tiff import MAX_SIDE, TiffPage
 
 JPEG = {7}
 JPEG2000 = {33003: "ycbcr", 33005: "rgb", 34712: "rgb"}
@@ -36,6 +37,14 @@ class Level:
     downsample: float
     tile_width: int = 0
     tile_height: int = 0
+
+
+def implausible_levels(levels: Sequence[Level]) -> str:
+    """What no slide has about levels that OpenSlide sees, in words; '' where they can be true."""
+    sound = all(0 < side <= MAX_SIDE for level in levels for side in (level.width, level.height))
+    if levels and sound and all(level.downsample > 0 for level in levels):
+        return ""
+    return f"levels of {', '.join(f'{level.width} x {level.height}' for level in levels) or 'no'} pixels"
 
 
 @dataclass

@@ -37,9 +37,10 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>%(title)s</title>
 <style>
 html, body { margin: 0; height: 100%%; background: #ffffff; font: 14px sans-serif; color: #22272e; }
-#view { position: absolute; inset: 2.6em 0 0 0; }
-#bar { height: 2.6em; display: flex; gap: .4em; align-items: center; padding: 0 .4em; box-sizing: border-box; }
-button { font: inherit; min-width: 2.2em; padding: .2em .5em; color: #22272e; background: #f3f4f6;
+body { display: flex; flex-direction: column; }
+#view { flex: 1; min-height: 0; position: relative; }
+#bar { display: flex; flex-wrap: wrap; gap: .4em; align-items: center; padding: .3em .4em; }
+button { font: inherit; white-space: nowrap; min-width: 2.2em; padding: .2em .5em; color: #22272e; background: #f3f4f6;
   border: 1px solid #6b7280; border-radius: .3em; }
 button:focus-visible { outline: 3px solid #0b6e99; }
 .square { box-sizing: border-box; border: 2px solid #0b7a75; }

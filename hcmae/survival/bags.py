@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol as Interface
@@ -56,11 +56,19 @@ class Bags(Interface):
 class PackedBags:
     """All items in memory: values [N, ...] and the number of items of each patient."""
 
-    def __init__(self, values: NDArray | Tensor, sizes: Sequence[int] | NDArray[np.int64]):
+    def __init__(
+        self,
+        values: NDArray | Tensor,
+        sizes: Sequence[int] | NDArray[np.int64],
+        content: Callable[[], str] | None = None,
+    ):
+        """``content``: says what these items are without looking at them (None: they are hashed)."""
         self.values = torch.as_tensor(values)
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
         self._content: tuple[tuple[int, int], str] | None = None
+        # Torch counts what is written into a tensor, and another tensor is another object.
+        self._told = None if content is None else (self._state(), content)
         if self.offsets[-1] != len(self.values):
             raise ValueError(f"bag sizes sum to {self.offsets[-1]}, but there are {len(self.values)} items")
 
@@ -74,9 +82,13 @@ class PackedBags:
             return self.values
         return torch.cat([self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows])
 
+    def _state(self) -> tuple[int, int]:
+        return id(self.values), self.values._version
+
     def content(self) -> str:
-        # Hashed once; torch counts what is written into a tensor, and another tensor is another object.
-        state = (id(self.values), self.values._version)
+        state = self._state()
+        if self._told is not None and self._told[0] == state:
+            return self._told[1]()
         if self._content is None or self._content[0] != state:
             values = self.values.detach().cpu().contiguous()
             digest = hashlib.sha256(f"{values.dtype}|{list(values.shape)}|{self.sizes.tolist()}|".encode())
@@ -113,12 +125,18 @@ class StoredBags:
 
 
 def stored_content(path: Path, field: str) -> str:
-    """Hash of one field of a slide store: the one that is kept beside vectors, or one taken now."""
+    """Hash of one field of a slide store: the one that is kept beside vectors, or one taken now.
+
+    Thumbnails have that of the store, which holds them.
+    """
     from hcmae.slides.store import SlideStore
 
-    kept = getattr(SlideStore(path), "vector_content", {})
+    store = SlideStore(path)
+    kept = getattr(store, "vector_content", {})
     if field in kept:
         return str(kept[field])
+    if field == "thumbnails":
+        return str(store.content)
     values = read_store(path, field)
     digest = hashlib.sha256(f"{values.dtype}|{list(values.shape)}|".encode())
     digest.update(np.ascontiguousarray(values).data)

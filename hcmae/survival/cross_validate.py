@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hcmae.config import Profile, Protocol
-from hcmae.evaluation.metrics import breslow_survival, cox_slope, discrete_survival
+from hcmae.evaluation.metrics import Baseline, cox_slope, discrete_survival
 from hcmae.files import atomic_path, read_json, read_parquet, write_json
 from hcmae.keys import Key, code_of, pick, source_of
 from hcmae.omics.cache import SELECTION_CODE
@@ -370,12 +370,25 @@ def survival_curves(
     """
     if output.binned:
         return np.mean([discrete_survival(item.hazards, item.ends, grid) for item in output.binned], axis=0)
+    slope, baseline = calibrated(output, time, event, grid, said=said)
+    return baseline.survival(slope * output.risk)
+
+
+def calibrated(
+    output: FoldOutput,
+    time: NDArray[np.floating],
+    event: NDArray[np.integer],
+    grid: NDArray[np.float64],
+    *,
+    said: Output | None,
+) -> tuple[float, Baseline]:
+    """Slope of a method's risks and the baseline under them, from the training risks (see ``survival_curves``)."""
     known = np.isfinite(output.train_risk)
     risk, days, dead = output.train_risk[known], time[known], event[known]
     slope = 1.0
     if output.held_out or said != "log hazard":
         slope = max(0.0, cox_slope(risk, days, dead))
-    return breslow_survival(slope * risk, days, dead, slope * output.risk, grid)
+    return slope, Baseline.fit(slope * risk, days, dead, grid)
 
 
 def survival_grid(time: NDArray[np.floating]) -> NDArray[np.float64]:

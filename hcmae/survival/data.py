@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from hcmae.config import MODALITIES
@@ -18,21 +19,12 @@ from hcmae.encoders.registry import encoder_label
 from hcmae.manifest import Manifest
 from hcmae.omics.cache import omics_content
 from hcmae.outcome import check_outcome
-from hcmae.survival.bags import (
-    OF_PATCHES,
-    STORE_FIELDS,
-    VARIANTS,
-    Bags,
-    PackedBags,
-    StoredBags,
-    read_store,
-    stored_names,
-)
+from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, stored_names
 
 if TYPE_CHECKING:
     from hcmae.slides.store import SlideStore
 
-# Vectors and thumbnails of a cohort stay in memory up to this size, each kind on its own.
+# Vectors and thumbnails of a cohort stay in memory up to this size together, the smallest kinds first.
 MEMORY_BYTES = 8 << 30
 
 
@@ -184,7 +176,7 @@ def load_inputs(
         store_dir: folder of <slide>.h5; vectors that a store lacks are left out for the whole cohort.
         mdata: omics in the order of ``table``, or None.
         missing: "exclude" (patients without a store or without a region are listed in ``exclusions``) or "raise".
-        memory_bytes: kinds larger than this stay on disk and are read group by group.
+        memory_bytes: of all kinds in memory together; the largest ones stay on disk and are read group by group.
         max_regions: of a slide with more regions only the darkest are used, in their order (``darkest_regions``).
         usable: stores that count; one that is not among them is as if it were not there (None: all count).
 
@@ -194,7 +186,11 @@ def load_inputs(
     from hcmae.slides.store import SlideStore
 
     store_dir = Path(store_dir)
-    kept, gone, images = [], [], _Images()
+    kept, gone, stores, sizes, positions = [], [], [], [], []
+    chosen: list[NDArray[np.int64] | None] = []
+    patches: list[int | None] = []
+    fields: set[str] | None = None
+    pixels = True
     wants_images = bool(kinds) and "slide" in table.columns
     for patient, row in table.iterrows():
         if not wants_images:
@@ -208,7 +204,8 @@ def load_inputs(
             reason = f"no slide store {path.name}"
         else:
             store = SlideStore(path)
-            if len(store.coords) == 0:
+            count = len(store.coords)
+            if count == 0:
                 reason = f"{path.name} has no region"
         if reason is not None:
             if missing == "raise":
@@ -216,13 +213,31 @@ def load_inputs(
             gone.append({"patient": str(patient), "reason": reason})
             continue
         kept.append(str(patient))
-        images.add(path, store, max_regions)
+        stores.append(path)
+        rows = darkest_regions(store, max_regions)
+        chosen.append(rows)
+        sizes.append(count if rows is None else len(rows))
+        pixels = pixels and getattr(store, "has_pixels", True)
+        mask = getattr(store, "patch_mask", None)
+        patches.append(None if mask is None else int((mask if rows is None else mask[rows]).sum()))
+        corner = np.asarray(store.coords, dtype=np.float64)
+        step = float(getattr(store, "side", 0) or _grid_step(corner))
+        places = ((corner - corner.min(0)) / step).astype(np.float32)
+        positions.append(places if rows is None else places[rows])
+        held = set(store.vector_weights)
+        fields = held if fields is None else fields & held
     if not kept:
         raise ValueError(f"no patient of {len(table)} has regions in {store_dir}: run the slide stage first")
     if gone:
         warnings.warn(f"{len(gone)} of {len(table)} patients have no regions and are left out", stacklevel=2)
     part = table.loc[kept]
-    bags, weights = images.bags(kinds, memory_bytes) if images.stores else ({}, {})
+    bags: dict[str, Bags] = {}
+    weights: dict[str, str] = {}
+    if stores:
+        there = _stored_kinds(kinds, fields or set(), pixels)
+        weights = _networks(there, stores)
+        bags = _gathered(there, stores, sizes, patches, chosen, memory_bytes)
+        bags["positions"] = PackedBags.from_list(positions)
     omics = mdata
     if mdata is not None and gone:
         omics = _rows_of(mdata, kept)
@@ -239,72 +254,43 @@ def load_inputs(
     )
 
 
-@dataclass
-class _Images:
-    """The stores of patients with regions, in order, and what of them is used.
+def _stored_kinds(kinds: Sequence[str], held: set[str], pixels: bool) -> dict[str, str]:
+    """The kinds that all stores have -> what they call them; of several names of a kind the first that all have."""
+    found = {kind: next((name for name in stored_names(kind) if name in held), "") for kind in kinds}
+    if "thumbnail" in found:
+        found["thumbnail"] = "thumbnails" if pixels else ""
+    return {kind: name for kind, name in found.items() if name}
 
-    ``chosen``: rows of the regions (None: all); ``regions``: how many; ``patches``: how many patches are there (None:
-    all that a region has); ``held``: the vectors that all of them have.
+
+def _gathered(
+    kinds: Mapping[str, str],
+    stores: list[Path],
+    sizes: list[int],
+    patches: list[int | None],
+    chosen: list[NDArray[np.int64] | None],
+    memory_bytes: int,
+) -> dict[str, Bags]:
+    """Bags of each kind: in memory as far as all of them fit, else in their stores.
+
+    ``patches``: per store how many patches are there (None: all that its regions have).
     """
+    on_disk = {kind: StoredBags(stores, name, sizes, kind in OF_PATCHES, chosen) for kind, name in kinds.items()}
+    held = _in_memory(on_disk, patches, memory_bytes)
+    return {kind: _read(stored) if kind in held else stored for kind, stored in on_disk.items()}
 
-    stores: list[Path] = field(default_factory=list)
-    chosen: list[NDArray[np.int64] | None] = field(default_factory=list)
-    regions: list[int] = field(default_factory=list)
-    patches: list[int | None] = field(default_factory=list)
-    positions: list[NDArray[np.float32]] = field(default_factory=list)
-    held: set[str] | None = None
-    pixels: bool = True
 
-    def add(self, path: Path, store: SlideStore, max_regions: int | None) -> None:
-        """The store of one more patient."""
-        self.stores.append(path)
-        self.pixels = self.pixels and getattr(store, "has_pixels", True)
-        rows = darkest_regions(store, max_regions)
-        self.chosen.append(rows)
-        self.regions.append(len(store.coords) if rows is None else len(rows))
-        mask = getattr(store, "patch_mask", None)
-        self.patches.append(None if mask is None else int((mask if rows is None else mask[rows]).sum()))
-        corner = np.asarray(store.coords, dtype=np.float64)
-        step = float(getattr(store, "side", 0) or _grid_step(corner))
-        places = ((corner - corner.min(0)) / step).astype(np.float32)
-        self.positions.append(places if rows is None else places[rows])
-        held = set(store.vector_weights)
-        self.held = held if self.held is None else self.held & held
-
-    def bags(self, kinds: Sequence[str], memory_bytes: int) -> tuple[dict[str, Bags], dict[str, str]]:
-        """Bags of the kinds that all stores have, and which network made each. Raises ValueError where several did."""
-        bags: dict[str, Bags] = {}
-        weights: dict[str, str] = {}
-        for kind in kinds:
-            name = next((name for name in stored_names(kind) if name in (self.held or set())), "")
-            if kind == "thumbnail":
-                name = "thumbnails" if self.pixels else ""
-            if not name:
-                continue
-            bags[kind] = self._bag(name, kind in OF_PATCHES, memory_bytes)
-            if kind in STORE_FIELDS:
-                made = {str(_weights(path, name)) for path in self.stores}
-                if len(made) > 1:
-                    raise ValueError(
-                        f"{self.stores[0].parent}: '{name}' come from {len(made)} different networks; embed again"
-                    )
-                if made != {"None"}:
-                    weights[kind] = next(iter(made))
-        bags["positions"] = PackedBags.from_list(self.positions)
-        return bags, weights
-
-    def _bag(self, name: str, flatten: bool, memory_bytes: int) -> Bags:
-        stores, sizes, chosen = self.stores, self.regions, self.chosen
-        first = read_store(stores[0], name, flatten, chosen[0])
-        one_row = len(first) == 1 and name == "handcrafted"
-        if flatten:
-            each = len(first) // max(sizes[0], 1)
-            sizes = [size * each if there is None else there for size, there in zip(sizes, self.patches, strict=True)]
-        if not one_row and first.nbytes / max(sizes[0], 1) * sum(sizes) > memory_bytes:
-            return StoredBags(stores, name, sizes, flatten, chosen)
-        rest = zip(stores[1:], chosen[1:], strict=True)
-        arrays = [first, *(read_store(path, name, flatten, rows) for path, rows in rest)]
-        return PackedBags(np.concatenate(arrays), [len(array) for array in arrays])
+def _networks(kinds: Mapping[str, str], stores: list[Path]) -> dict[str, str]:
+    """Kind -> hash of the network that wrote it. Raises ValueError where stores hold vectors of several."""
+    weights = {}
+    for kind, name in kinds.items():
+        if kind not in STORE_FIELDS:
+            continue
+        hashes = {str(_weights(path, name)) for path in stores}
+        if len(hashes) > 1:
+            raise ValueError(f"{stores[0].parent}: '{name}' come from {len(hashes)} different networks; embed again")
+        if hashes != {"None"}:
+            weights[kind] = hashes.pop()
+    return weights
 
 
 def darkest_regions(store: SlideStore, limit: int | None) -> NDArray[np.int64] | None:
@@ -354,6 +340,46 @@ def _weights(path: Path, name: str) -> str | None:
     from hcmae.slides.store import SlideStore
 
     return SlideStore(path).vector_weights.get(name)
+
+
+def _in_memory(kinds: dict[str, StoredBags], patches: list[int | None], memory_bytes: int) -> set[str]:
+    """The kinds that fit into memory together, the smallest first; sizes are set right for several items per region."""
+    needed = {}
+    for kind, bags in kinds.items():
+        first = bags.packed(np.array([0]))
+        if kind == "handcrafted":
+            # One row per slide, however many regions it has: always small.
+            continue
+        per_region = max(len(first) // max(int(bags.sizes[0]), 1), 1)
+        bags.sizes = bags.sizes * per_region
+        if bags.flatten:
+            # Regions of features are not all full.
+            bags.sizes = np.array([n if own is None else own for n, own in zip(bags.sizes, patches, strict=True)])
+        needed[kind] = first[0].numel() * first.element_size() * int(bags.sizes.sum())
+    held, left = set(kinds) - set(needed), memory_bytes
+    for kind in sorted(needed, key=lambda kind: (needed[kind], kind)):
+        left -= needed[kind]
+        if left < 0:
+            break
+        held.add(kind)
+    return held
+
+
+def _read(stored: StoredBags) -> PackedBags:
+    """The same items in memory, under the same hash; each store is read into its place: nothing is held twice."""
+    first = stored.packed(np.array([0]))
+    if stored.field == STORE_FIELDS["handcrafted"]:
+        arrays = [first, *(stored.packed(np.array([row])) for row in range(1, len(stored.stores)))]
+        return PackedBags(torch.cat(arrays), [len(array) for array in arrays], stored.content)
+    values = torch.empty(int(stored.sizes.sum()), *first.shape[1:], dtype=first.dtype)
+    start = 0
+    for row, size in enumerate(stored.sizes):
+        items = stored.packed(np.array([row]))
+        if len(items) != size:
+            raise ValueError(f"{stored.stores[row]}: {len(items)} items of {stored.field}, {size} by its regions")
+        values[start : start + size] = items
+        start += int(size)
+    return PackedBags(values, stored.sizes, stored.content)
 
 
 def _rows_of(omics: Any, patients: list[str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hcmae.evaluation.metrics import concordance
 from hcmae.optimiser import parameter_groups
-from hcmae.survival.bags import StoredBags, pad, places_left, thin
+from hcmae.survival.bags import pad, places_left, thin
 from hcmae.survival.fold import Binned, FoldInputs, FoldOutput, Rows
 from hcmae.survival.methods import Method, Sizes
 from hcmae_core.attention import InputScale
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from hcmae.config import SurvivalSettings
     from hcmae.survival.data import SurvivalData
 
-# Bags of a cohort up to this size stay on the device for the whole fold.
+# Bags of a cohort up to this size together, the smallest kinds first, stay on the device for the whole fold.
 RESIDENT_BYTES = 4 << 30
-# Bags that stay in the stores are read in parts of a group of at most so many bytes of fp32 vectors.
-PART_BYTES = 256 << 20
-# Patients are predicted together as long as their padded bags hold no more items than this.
+# Patients are predicted together as long as their padded bags hold no more items, and no more bytes, than this.
 PADDED_ITEMS = 1 << 14
+PADDED_BYTES = 512 << 20
+# Vectors are taken from bags in parts of this size where their mean and deviation are wanted.
+PART_BYTES = 256 << 20
 
 
 class Feeder:
@@ -41,13 +42,13 @@ class Feeder:
         self.bag = method.bag
         self.kinds = {argument: kind for argument, kind in method.inputs.items() if kind not in ("omics", "clinical")}
         self.omics = self._omics(method, inputs)
-        self.resident: dict[str, Any] = {}
         self.sizes_of = self.data.sizes(self.bag) if self.bag else None
-        self.stored = any(isinstance(self.data.bags[kind], StoredBags) for kind in self.kinds.values())
-        self._item = self.data.bags[self.bag].packed(np.array([0]))[0].numel() if self.stored and self.bag else 0
-        if self.kinds and not self.stored and self._resident_bytes() <= RESIDENT_BYTES:
-            everyone = np.arange(len(self.data.time))
-            self.resident = {kind: self._pad(kind, everyone) for kind in set(self.kinds.values())}
+        # Bytes of one item of each kind, and of all kinds together.
+        first = np.array([0])
+        self.bytes_of = {kind: _item_bytes(self.data.bags[kind].packed(first)) for kind in set(self.kinds.values())}
+        self.item_bytes = sum(self.bytes_of[kind] for kind in self.kinds.values())
+        everyone = np.arange(len(self.data.time))
+        self.resident: dict[str, Any] = {kind: self._pad(kind, everyone) for kind in self._fitting()}
 
     def _omics(self, method: Method, inputs: FoldInputs) -> Tensor | None:
         if "omics" not in method.needs:
@@ -61,14 +62,16 @@ class Feeder:
         other.method, other.omics = method, self._omics(method, inputs)
         return other
 
-    def _resident_bytes(self) -> int:
-        longest = int(self.data.sizes(self.bag).max()) if self.bag else 0
-        first = np.array([0])
-        total = 0
-        for kind in set(self.kinds.values()):
-            item = self.data.bags[kind].packed(first)
-            total += item[0].numel() * item.element_size() * longest * len(self.data.time)
-        return total
+    def _fitting(self) -> list[str]:
+        """The kinds that fit on the device together, padded for everybody; the smallest first."""
+        longest = int(self.sizes_of.max()) if self.sizes_of is not None else 0
+        left, found = RESIDENT_BYTES, []
+        for kind in sorted(self.bytes_of, key=lambda kind: (self.bytes_of[kind], kind)):
+            left -= self.bytes_of[kind] * longest * len(self.data.time)
+            if left < 0:
+                break
+            found.append(kind)
+        return found
 
     def _pad(self, kind: str, rows: Rows) -> Any:
         bags = self.data.bags[kind]
@@ -83,8 +86,9 @@ class Feeder:
         chosen: Tensor | None = None
         places: Tensor | None = None
         for argument, kind in self.kinds.items():
-            padded = self.resident[kind] if self.resident else self._pad(kind, rows)
-            lines = index if self.resident else torch.arange(len(rows), device=self.device)
+            held = kind in self.resident
+            padded = self.resident[kind] if held else self._pad(kind, rows)
+            lines = index if held else torch.arange(len(rows), device=self.device)
             if chosen is None:
                 real = padded.mask[lines, :longest]
                 chosen = mask = real
@@ -103,29 +107,34 @@ class Feeder:
             batch[argument] = self.omics[index]
         return batch
 
-    def fit_scale(self, scale: InputScale, rows: Rows) -> None:
-        """Fit the standardisation of vectors to those of the given patients; bags in stores are read one by one."""
-        if not self._item:
-            return scale.fit(self.vectors(rows))
+    def vectors(self, rows: Rows) -> Iterator[Tensor]:
+        """All real vectors of the given patients [N, D], for input scaling; in parts of at most ``PART_BYTES``."""
         assert self.bag is not None
-        bags = self.data.bags[self.bag]
-        return scale.fit_parts(bags.packed(rows[number : number + 1]) for number in range(len(rows)))
-
-    def affordable(self, group: Rows) -> int | None:
-        """Patients of a group whose bags are read together where bags stay in the stores; None: all of them."""
-        if not self._item or self.sizes_of is None:
-            return None
-        largest = int(self.sizes_of[group].max()) * self._item * 4
-        return max(1, PART_BYTES // max(largest, 1))
-
-    def vectors(self, rows: Rows) -> Tensor:
-        """All real vectors of the given patients [N, D], for input scaling."""
-        assert self.bag is not None
-        if self.resident:
+        assert self.sizes_of is not None
+        item = self.bytes_of[self.bag]
+        if self.bag in self.resident:
             padded = self.resident[self.bag]
-            index = torch.from_numpy(rows).to(self.device)
-            return padded.values[index][padded.mask[index]]
-        return self.data.bags[self.bag].packed(rows).to(self.device)
+            for part in _parts(np.full(len(rows), padded.mask.shape[1] * item)):
+                index = torch.from_numpy(rows[part]).to(self.device)
+                yield padded.values[index][padded.mask[index]]
+            return
+        for part in _parts(self.sizes_of[rows] * item):
+            yield self.data.bags[self.bag].packed(rows[part]).to(self.device)
+
+
+def _item_bytes(items: Tensor) -> int:
+    return items[0].numel() * items.element_size()
+
+
+def _parts(costs: NDArray[np.int64]) -> Iterator[slice]:
+    """Slices of patients, in their order, that cost at most ``PART_BYTES`` together; who costs more is alone."""
+    start, total = 0, 0
+    for end, cost in enumerate(costs):
+        if end > start and total + cost > PART_BYTES:
+            yield slice(start, end)
+            start, total = end, 0
+        total += int(cost)
+    yield slice(start, len(costs))
 
 
 def sizes_for(method: Method, inputs: FoldInputs) -> Sizes:
@@ -185,6 +194,7 @@ def fit_network(method: Method, inputs: FoldInputs) -> FoldOutput:
         return _held_out_output(inputs, fits)
     output = FoldOutput(np.empty(0), np.mean([predict(f.method, f.model, f.feeder, inputs.train) for f in fits], 0))
     output.models, output.parts = [f.model for f in fits], [f.inputs for f in fits]
+    output.origins = [0.0] * len(fits)
     if inputs.protocol.epoch == "best_test":
         time, event = inputs.data.time[inputs.test], inputs.data.event[inputs.test]
         curve = np.mean([[said.risk for said in f.watched] for f in fits], 0)
@@ -207,9 +217,10 @@ def _held_out_output(inputs: FoldInputs, fits: Sequence[_Fit]) -> FoldOutput:
     learnt from, so that those of different members can stand in one table.
     """
     total, count = np.zeros(len(inputs.train)), np.zeros(len(inputs.train))
-    risks, said = [], []
+    risks, said, origins = [], [], []
     for fit in fits:
         origin = float(np.mean(predict(fit.method, fit.model, fit.feeder, fit.inputs.train)))
+        origins.append(origin)
         said.append(say_of(fit.method, fit.model, fit.feeder, inputs.test))
         risks.append(said[-1].risk - origin)
         away = np.isin(inputs.train, fit.inputs.left_out)
@@ -218,7 +229,7 @@ def _held_out_output(inputs: FoldInputs, fits: Sequence[_Fit]) -> FoldOutput:
     held_out = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     info = {"epochs": [fit.epochs for fit in fits]}
     models, parts = [fit.model for fit in fits], [fit.inputs for fit in fits]
-    return FoldOutput(np.mean(risks, 0), held_out, info, models, True, _binned(fits, said), parts)
+    return FoldOutput(np.mean(risks, 0), held_out, info, models, True, _binned(fits, said), parts, origins)
 
 
 def _binned(fits: Sequence[_Fit], said: Sequence[Predicted]) -> list[Binned]:
@@ -251,7 +262,7 @@ def _train_member(method: Method, inputs: FoldInputs, feeder: Feeder, seed: Sequ
         if feeder.bag is not None and settings.scale_vectors:
             for module in model.modules():
                 if isinstance(module, InputScale):
-                    feeder.fit_scale(module, inputs.train)
+                    module.fit(feeder.vectors(inputs.train))
         said, epochs = _epochs(method, inputs, feeder, model, inputs.train, watched, rng, generator, data)
     return _Fit(method, inputs, feeder, model, epochs, said)
 
@@ -348,59 +359,105 @@ def group_rows(rows: Rows, group: int | None, drop_last: bool, rng: np.random.Ge
 def _group_gradient(
     method: Method, inputs: FoldInputs, feeder: Feeder, model: nn.Module, group: Rows, generator: torch.Generator
 ) -> float:
-    """Gradient of one group's loss, in one forward pass or exactly the same one in parts.
-
-    In parts: first the risks of all patients without a graph, then d loss / d risk, then part after part again with a
-    graph that is released at once. The gradient is that of the whole group; memory is that of a part. Features of
-    fixed size, which a loss of their own reads as a whole, need no parts.
-
-    Raises ValueError where parts are asked for and the loss reads more of a network than one tensor.
-    """
+    """Gradient of one group's loss, in one forward pass or exactly the same one in parts; gives the loss."""
     settings, data = inputs.profile.survival, inputs.data
     thinning: dict[str, Any] = {}
     if feeder.bag is not None:
         thinning = {"drop": settings.region_dropout, "limit": settings.bag_limit, "generator": generator}
-    part = settings.micro_batch or feeder.affordable(group)
-    if part is None or part >= len(group) or (method.loss is not None and feeder.bag is None):
-        return _whole_gradient(method, inputs, model, feeder(group, **thinning), group)
+    # A loss of its own on features of fixed size reads them as a whole.
+    part = None if method.loss is not None and feeder.bag is None else settings.micro_batch
+    return gradient_in_parts(
+        lambda rows: _forward(model, feeder(rows, **thinning), inputs),
+        lambda output: group_loss(method, inputs, output, data.time[group], data.event[group]),
+        group,
+        part,
+        inputs.device,
+        generator,
+    )
+
+
+def gradient_in_parts(
+    forward: Callable[[Rows], Any],
+    loss_of: Callable[[Any], Tensor],
+    group: Rows,
+    part: int | None,
+    device: torch.device,
+    generator: torch.Generator,
+) -> float:
+    """Add the gradient of ``loss_of(forward(group))`` to the parameters, ``part`` patients at a time; gives the loss.
+
+    In parts: first what the network says of all patients without a graph, then d loss / d that, then part after part
+    again with a graph that is released at once. Memory is that of a part, and of what the loss reads of each patient.
+    ``forward`` gives a tensor or a tuple with a row per patient; ``part`` None: all patients at once. ``generator``:
+    what ``forward`` draws from beside torch's own generators.
+    """
+    if part is None or part >= len(group):
+        loss = loss_of(forward(group))
+        loss.backward()
+        return float(loss.detach())
     parts = np.array_split(group, math.ceil(len(group) / part))
     states: list[Any] = []
-    outputs: list[Tensor] = []
+    outputs: list[Any] = []
     with torch.no_grad():
         for rows in parts:
-            states.append((generator.get_state(), _random_state(inputs.device)))
-            output = _forward(model, feeder(rows, **thinning), inputs)
-            if not isinstance(output, Tensor) and settings.micro_batch is None:
-                # Nobody asked for parts: a loss that needs the whole group gets it, as before.
-                generator.set_state(states[0][0])
-                _set_random_state(inputs.device, states[0][1])
-                return _whole_gradient(method, inputs, model, feeder(group, **thinning), group)
-            if not isinstance(output, Tensor):
-                raise ValueError(
-                    f"{method.name}: survival.micro_batch is {part}, but its loss needs all that the network says "
-                    f"about a group of {len(group)} at once: set micro_batch to null, or the method's group to at "
-                    f"most {part}"
-                )
-            outputs.append(output)
-    risk = torch.cat(outputs).detach().requires_grad_()
-    loss = group_loss(method, inputs, risk, data.time[group], data.event[group])
-    (slope,) = torch.autograd.grad(loss, risk)
-    for rows, (drawn, dropped), slope_part in zip(parts, states, slope.split([len(p) for p in parts]), strict=True):
+            states.append((generator.get_state(), _random_state(device)))
+            outputs.append(forward(rows))
+    whole = joined(outputs)
+    loss = loss_of(whole)
+    # Parameters that the loss itself reads get their share here.
+    loss.backward()
+    start = 0
+    for rows, (drawn, dropped) in zip(parts, states, strict=True):
         # The same bags and the same dropout as in the pass without a graph.
         generator.set_state(drawn)
-        _set_random_state(inputs.device, dropped)
-        _forward(model, feeder(rows, **thinning), inputs).backward(slope_part)
+        _set_random_state(device, dropped)
+        output = forward(rows)
+        found = zip(_tensors(output), slopes(whole, output, start), strict=True)
+        pairs = [(tensor, slope) for tensor, slope in found if slope is not None]
+        torch.autograd.backward([tensor for tensor, _ in pairs], [slope for _, slope in pairs])
+        start += len(rows)
     return float(loss.detach())
 
 
-def _whole_gradient(
-    method: Method, inputs: FoldInputs, model: nn.Module, batch: dict[str, Tensor], group: Rows
-) -> float:
-    with torch.enable_grad():
-        output = _forward(model, batch, inputs)
-        loss = group_loss(method, inputs, output, inputs.data.time[group], inputs.data.event[group])
-        loss.backward()
-    return float(loss.detach())
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors of an output, each with a row per patient; others (the network, for its own losses) are left out."""
+    return [item for item in (output if isinstance(output, tuple) else (output,)) if isinstance(item, Tensor)]
+
+
+def joined(outputs: Sequence[Any]) -> Any:
+    """What a network says of parts of a group, as it would say it of the whole: leaves of a graph of their own.
+
+    Bags of parts are padded to the longest of all with zeros. Raises ValueError for a tensor without patients.
+    """
+    whole = []
+    for items in zip(*(output if isinstance(output, tuple) else (output,) for output in outputs), strict=True):
+        if not isinstance(items[0], Tensor):
+            whole.append(items[0])
+            continue
+        if items[0].ndim == 0:
+            raise ValueError("survival.micro_batch: the network gives a number of no patient's; set it to null")
+        longest = max(item.shape[1] for item in items) if items[0].ndim > 1 else 0
+        tensor = torch.cat([_lengthened(item, longest) for item in items])
+        whole.append(tensor.requires_grad_() if tensor.is_floating_point() else tensor)
+    return tuple(whole) if isinstance(outputs[0], tuple) else whole[0]
+
+
+def _lengthened(item: Tensor, longest: int) -> Tensor:
+    if item.ndim < 2 or item.shape[1] == longest:
+        return item
+    return torch.cat([item, item.new_zeros(len(item), longest - item.shape[1], *item.shape[2:])], 1)
+
+
+def slopes(whole: Any, output: Any, start: int) -> list[Tensor | None]:
+    """d loss / d output of the patients of one part, from row ``start`` of the whole; None where it does not matter."""
+    found: list[Tensor | None] = []
+    for tensor, item in zip(_tensors(whole), _tensors(output), strict=True):
+        slope = tensor.grad
+        if slope is not None:
+            slope = slope[start : start + len(item)]
+            slope = slope[:, : item.shape[1]] if item.ndim > 1 else slope
+        found.append(slope)
+    return found
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -477,10 +534,11 @@ def _alike(feeder: Feeder, rows: Rows, part: int) -> Iterator[Rows]:
         return
     sizes = np.maximum(feeder.sizes_of[rows], 1)
     order = np.argsort(sizes, kind="stable")
+    most = min(PADDED_ITEMS, PADDED_BYTES // max(feeder.item_bytes, 1))
     start = 0
     for end in range(1, len(order) + 1):
         last = end == len(order)
-        if last or end - start == part or (end + 1 - start) * sizes[order[end]] > PADDED_ITEMS:
+        if last or end - start == part or (end + 1 - start) * sizes[order[end]] > most:
             yield order[start:end]
             start = end
 

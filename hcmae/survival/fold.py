@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -142,6 +142,24 @@ class Binned:
     ends: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class LinearRule:
+    """A linear predictor, as it is applied to any patient: ((x - centre) / spread) @ weights, unknown values filled.
+
+    x [n, p]: the omics of ``fold_omics`` side by side ("omics"), or age, sex and stage as numbers ("clinical").
+    """
+
+    reads: Literal["omics", "clinical"]
+    fill: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    def __call__(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Log hazards [n]."""
+        return ((np.where(np.isfinite(x), x, self.fill) - self.centre) / self.spread) @ self.weights
+
+
 @dataclass
 class FoldOutput:
     """Risks of the test rows [n_test] and of the training rows [n_train], plus what is worth a line in a log.
@@ -151,6 +169,8 @@ class FoldOutput:
             not learn from, in any way, and NaN for patients without one; otherwise it is in-sample.
         binned: of methods whose output is hazards in bins, one for each network.
         models, parts: the networks, and what each was trained on.
+        origins: what is taken off the risks of each network before their mean.
+        rule: of linear methods, how any patient is rated.
     """
 
     risk: NDArray[np.floating]
@@ -160,3 +180,5 @@ class FoldOutput:
     held_out: bool = False
     binned: list[Binned] = field(default_factory=list)
     parts: list[FoldInputs] = field(default_factory=list)
+    origins: list[float] = field(default_factory=list)
+    rule: LinearRule | None = None

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hcmae.cohort.cells import sex_word, stage_number
-from hcmae.survival.fold import FoldInputs, FoldOutput, Rows
+from hcmae.survival.fold import FoldInputs, FoldOutput, LinearRule
 from hcmae.survival.methods import Method, register
 from hcmae_core.losses import cox_loss
 
@@ -22,30 +22,29 @@ def _cox_clinical(inputs: FoldInputs) -> FoldOutput:
     held_out = np.empty(len(inputs.train))
     for number in range(inputs.inner_count):
         part = inputs.part(number)
-        held_out[inputs.inner == number] = _clinical_risks(part, part.left_out)
-    return FoldOutput(_clinical_risks(inputs, inputs.test), held_out, held_out=True)
+        held_out[inputs.inner == number] = _clinical_rule(part)(clinical_columns(part.data.clinical)[part.left_out])
+    rule = _clinical_rule(inputs)
+    risk = rule(clinical_columns(inputs.data.clinical)[inputs.test])
+    return FoldOutput(risk, held_out, held_out=True, rule=rule)
 
 
-def _clinical_risks(inputs: FoldInputs, asked: Rows) -> NDArray[np.float64]:
-    """Log hazards of the rows asked for [n], from their mean over the training rows."""
+def _clinical_rule(inputs: FoldInputs) -> LinearRule:
+    """Log hazards from their mean over the training rows; missing values at the training median."""
     from sksurv.linear_model import CoxPHSurvivalAnalysis
 
-    table = inputs.data.clinical
-    assert table is not None
-    design = _clinical_design(table, inputs.train)
-    model = CoxPHSurvivalAnalysis(alpha=1.0, ties="efron").fit(design[inputs.train], inputs.outcome(inputs.train))
-    # The design is centred on the training rows.
-    return design[asked] @ model.coef_
-
-
-def _clinical_design(table: Any, train: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Age, sex, stage as numbers [n, 3], missing values at the training median, standardised on the training rows."""
-    columns = np.stack([numeric_clinical(table, name) for name in ("age", "sex", "stage")], 1)
-    known = columns[train]
+    known = clinical_columns(inputs.data.clinical)[inputs.train]
     middle = np.array([np.nanmedian(c) if np.isfinite(c).any() else 0.0 for c in known.T])
-    columns = np.where(np.isfinite(columns), columns, middle)
-    spread = columns[train].std(0)
-    return (columns - columns[train].mean(0)) / np.where(spread > 0, spread, 1.0)
+    known = np.where(np.isfinite(known), known, middle)
+    centre, spread = known.mean(0), known.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    model = CoxPHSurvivalAnalysis(alpha=1.0, ties="efron")
+    model.fit((known - centre) / spread, inputs.outcome(inputs.train))
+    return LinearRule("clinical", middle, centre, spread, model.coef_)
+
+
+def clinical_columns(table: Any) -> NDArray[np.float64]:
+    """Age, sex, stage of a clinical table as numbers [n, 3] (see ``numeric_clinical``); unknown = NaN."""
+    return np.stack([numeric_clinical(table, name) for name in ("age", "sex", "stage")], 1)
 
 
 def numeric_clinical(table: Any, name: str) -> NDArray[np.float64]:
@@ -89,7 +88,8 @@ def _coxnet_omics(inputs: FoldInputs) -> FoldOutput:
     best = best_penalty(held_out, inputs.data.time[inputs.train], inputs.data.event[inputs.train])
     coefficients = path[:, best]
     info = {"penalty": best, "features": int((coefficients != 0).sum())}
-    return FoldOutput(_omics_design(inputs)[inputs.test] @ coefficients, held_out[:, best], info, held_out=True)
+    risk = _omics_design(inputs)[inputs.test] @ coefficients
+    return FoldOutput(risk, held_out[:, best], info, held_out=True, rule=_omics_rule(inputs, coefficients))
 
 
 def _elastic_path(inputs: FoldInputs) -> NDArray[np.float64]:
@@ -122,6 +122,15 @@ def _omics_design(inputs: FoldInputs) -> NDArray[np.float64]:
     design = inputs.omics.reshape(len(inputs.omics), -1).astype(np.float64)
     known = design[inputs.train]
     return (design - known.mean(0))[:, known.std(0) > 0]
+
+
+def _omics_rule(inputs: FoldInputs, coefficients: NDArray[np.float64]) -> LinearRule:
+    """The same predictor for any patient: ``coefficients`` are those of the columns of ``_omics_design``."""
+    assert inputs.omics is not None
+    known = inputs.omics.reshape(len(inputs.omics), -1).astype(np.float64)[inputs.train]
+    weights, none = np.zeros(known.shape[1]), np.zeros(known.shape[1])
+    weights[known.std(0) > 0] = coefficients
+    return LinearRule("omics", none, known.mean(0), none + 1, weights)
 
 
 register(

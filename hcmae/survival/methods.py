@@ -105,6 +105,8 @@ class Method:
         adapt: the profile as the method's publication sets it, where it differs.
         weights: (inputs, rows) -> weight of each row [n] with which an epoch's patients are drawn, with replacement;
             None, or a weight of None: everybody once.
+        network: the network behind a ``fit`` that only sets settings otherwise.
+        own_features: ``prepare`` makes features of its own, which nobody could make for a patient who comes later.
         learns_from_censored: its loss has a value for a group without a death, so that no group is passed over.
     """
 
@@ -126,6 +128,8 @@ class Method:
     adapt: Callable[[Profile], Profile] | None = None
     weights: Callable[[FoldInputs, Rows], NDArray[np.float64] | None] | None = None
     learns_from_censored: bool = False
+    network: Method | None = None
+    own_features: bool = False
 
     def __post_init__(self) -> None:
         if (self.build is None) == (self.fit is None):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hcmae.config import MethodSettings, Profile
-from hcmae.survival.fit import Feeder, fit_network, sizes_for
+from hcmae.survival.fit import Feeder, fit_network, gradient_in_parts, sizes_for
 from hcmae.survival.fold import FoldInputs, FoldOutput, Rows, learnt_rows
 from hcmae.survival.methods import COX, Bins, Method, Sizes, register
 from hcmae.survival.table3 import INTEGRATION, integration_network
@@ -211,6 +211,7 @@ def _published(
             output=network.output,
             settings=network.reads,
             adapt=adapt,
+            network=network,
         )
     )
 
@@ -256,6 +257,7 @@ _published(
         risk=lambda output: output[0],
         output="log hazard",
         prepare=_gpdbn_features,
+        own_features=True,
         needs=frozenset({"handcrafted"}),
         paper="GPDBN",
         note="the best omics and hand-crafted features of the training patients",
@@ -310,6 +312,7 @@ _published(
         risk=lambda output: output[0],
         output="log hazard",
         prepare=_camr_features,
+        own_features=True,
         needs=frozenset({"handcrafted"}),
         paper="CAMR",
         note="slots: RNA, hand-crafted features, miRNA with methylation",
@@ -364,14 +367,18 @@ def _correlated(network: Method, inputs: FoldInputs) -> tuple[Method, FoldInputs
         model = _deepcorrsurv(sizes_for(network, inputs), inputs.profile).to(inputs.device)
     inner = model.network
     assert isinstance(inner, DeepCorrSurv)
+
+    def views(rows: Rows) -> tuple[Tensor, Tensor]:
+        batch = feeder(rows)
+        return inner.views(batch["thumbnails"], batch["omics"].flatten(1), batch["mask"])
+
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.correlation_learning_rate)
     for _ in range(settings.correlation_epochs):
         # Equal parts of at least 32 patients: a correlation over a few says nothing.
         for rows in np.array_split(rng.permutation(inputs.train), max(1, len(inputs.train) // 32)):
-            batch = feeder(rows)
-            loss = correlation_loss(*inner.views(batch["thumbnails"], batch["omics"].flatten(1), batch["mask"]))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            part = inputs.profile.survival.micro_batch
+            gradient_in_parts(views, lambda seen: correlation_loss(*seen), rows, part, inputs.device, torch.Generator())
             optimizer.step()
     first.update({name: value.detach().clone() for name, value in model.state_dict().items()})
     return replace(network, build=build), inputs

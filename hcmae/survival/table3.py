@@ -115,6 +115,7 @@ def _register_paper_reading() -> Method:
             note="the survival stage as the paper describes it, on this run's region vectors",
             settings=network.reads,
             adapt=paper_stage,
+            network=network,
         )
     )
 

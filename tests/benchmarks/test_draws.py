@@ -66,6 +66,7 @@ def test_null_tables_are_means_over_draws() -> None:
     assert added["mean"] == pytest.approx(np.mean([0.3, 0.2, 0.2]))
 
 
+@pytest.mark.slow
 def test_null_draws_shuffle_the_outcome_and_resume(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draws, "LEAKING", ("trans_mo",))
     methods = ["cox_clinical", "trans_mo"]

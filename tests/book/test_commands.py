@@ -165,6 +165,7 @@ def parameters(words: list[str]) -> dict[str, str]:
     return {words[at + 1]: words[at + 2] for at, word in enumerate(words) if word == "-p"}
 
 
+@pytest.mark.slow
 def test_the_run_graph_of_ones_own_tables_calls_every_program_with_whole_paths(elsewhere: Path) -> None:
     """Absolute folders with blanks, a profile's YAML, a cancer with a digit, no slides: the pages that need none."""
     profile = elsewhere / "mein Profil.yaml"
@@ -199,6 +200,7 @@ def test_the_run_graph_of_ones_own_tables_calls_every_program_with_whole_paths(e
     assert "--no-slides" in prepare
 
 
+@pytest.mark.slow
 def test_a_study_of_brca_alone_shows_brca_on_every_page(elsewhere: Path) -> None:
     calls, _ = snakemake(elsewhere, "notebooks", "--config", "source=gdc", "cancers=BRCA", "run_dir=nur BRCA")
     pages = {Path(words[1]).stem: words for words in calls if words[0] == "papermill"}

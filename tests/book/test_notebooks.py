@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from pathlib import Path
 
 import jupytext
+import numpy as np
 import pytest
 
 from book.tools.publish import PublishError, pair, paired_text
+from hcmae.evaluation import optimism
+from hcmae.pipeline import exercises
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -29,10 +33,16 @@ DRAWS = re.compile(
     r"\bplots\.(?!style\b)\w+\(|\bplot_\w+\(|\bplt\.(subplots|figure|imshow|show)\(|style\.(image_)?figure\("
 )
 
+# Lines of a code cell that a reader sees, of one whose code is folded, and of one that builds something by hand.
+LINES = {"": 12, "hide-input": 20, "by-hand": 20, "hide-cell": 20, "exercise": 12, "parameters": 12}
+# Lessons that build the model by hand and hold the library to it.
+BY_HAND = ("01", "05", "06", "07", "11")
+
 needs_notebooks = pytest.mark.skipif(not SOURCES, reason="notebooks/ holds no NN_name.py yet")
 each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
+@functools.cache
 def cells(source: Path):
     return jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
 
@@ -80,6 +90,103 @@ def test_every_figure_has_alt_text(source):
             continue
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         assert len(alt) >= 20, f"{source.name}, cell {number}: a figure without a description: {cell.source[:80]!r}"
+
+
+def code_lines(text: str) -> int:
+    """Lines of code without imports, comments and blank lines."""
+    lines = [line.strip() for line in text.splitlines()]
+    return sum(bool(line) and not line.startswith(("#", "%", "import ", "from ")) for line in lines)
+
+
+@each
+def test_cells_are_short_and_figures_are_folded(source):
+    for number, cell in enumerate(cells(source)):
+        if cell.cell_type != "code":
+            continue
+        tags = cell.metadata.get("tags", [])
+        kind = tags[0] if tags else ""
+        assert kind in LINES, f"{source.name}, cell {number}: unknown tag {kind}"
+        count = code_lines(cell.source)
+        assert count <= LINES[kind], (
+            f"{source.name}, cell {number} has {count} lines: code that is no teaching goes to hcmae/pipeline/page*.py"
+        )
+        if DRAWS.search(cell.source) and kind != "by-hand":
+            assert kind == "hide-input", f"{source.name}, cell {number} draws: its code is folded (tag hide-input)"
+
+
+@each
+def test_a_lesson_has_aims_a_quiz_and_exercises_one_of_them_in_code(source):
+    text = "\n".join(cell.source for cell in cells(source) if cell.cell_type == "markdown")
+    assert "**Afterwards you can**" in cells(source)[0].source
+    assert re.search(r"\bneeds\b", cells(source)[0].source)
+    assert 3 <= text.count("```{quiz}") <= 5
+    labels = re.findall(r"\{exercise\}\n:label: (\S+)", text)
+    assert len(labels) >= 3
+    for label in labels:
+        assert f"{{solution}} {label}" in text or any("hide-cell" in c.metadata.get("tags", []) for c in cells(source))
+    (code,) = [cell.source for cell in cells(source) if "exercise" in cell.metadata.get("tags", [])]
+    (name,) = re.findall(r'check\("(\S+)", \w+\)', code)
+    assert name in labels
+    assert name.startswith(f"ex-{source.stem[:2]}-")
+    blank, solved = answers(source, name)
+    with pytest.raises(exercises.AnswerError):
+        exercises.passed(name, blank)
+    exercises.passed(name, solved)
+
+
+def answers(source: Path, name: str):
+    """The function that the student is given and the one of the solution, as the lesson has them."""
+    functions = []
+    text = "\n".join(cell.source for cell in cells(source) if cell.cell_type == "markdown")
+    (solution,) = re.findall(rf"\{{solution\}} {name}\n.*?```python\n(.*?)```", text, re.DOTALL)
+    (given,) = [cell.source for cell in cells(source) if "exercise" in cell.metadata.get("tags", [])]
+    for code in (given, solution):
+        space = {"np": np, "optimism": optimism}
+        defined = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+        exec(compile(ast.Module(defined, []), name, "exec"), space)
+        functions.append(space[defined[0].name])
+    return functions
+
+
+def test_every_check_belongs_to_a_lesson():
+    asked = re.findall(r'check\("(\S+)"', "\n".join(source.read_text(encoding="utf-8") for source in SOURCES))
+    assert sorted(asked) == sorted(exercises.CHECKS)
+
+
+def test_a_check_says_what_is_missing_and_stops_nothing():
+    assert "returns nothing" in exercises.check("ex-07-eq7", lambda *given: None)
+    assert "stops with ZeroDivisionError" in exercises.check("ex-10-p", lambda *given: 1 / 0)
+    assert "the function itself" in exercises.check("ex-10-p", 0.1)
+    assert "the values are not" in exercises.check("ex-10-p", lambda observed, null: 0.5)
+    assert "the shape is" in exercises.check("ex-10-p", lambda observed, null: null)
+    assert "the leak is still there" in exercises.check(
+        "ex-11-leak", lambda x, time, event, train: np.argsort(-np.abs(optimism.cox_score(x, time, event)))[:5]
+    )
+    with pytest.raises(KeyError, match="no check 'ex-99'"):
+        exercises.check("ex-99", print)
+
+
+@each
+def test_a_run_is_opened_in_one_line(source):
+    text = source.read_text(encoding="utf-8")
+    assert "run = pages.open_run(globals())\n" in text
+    assert "Run(" not in "".join(cell.source for cell in cells(source) if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("source", [path for path in SOURCES if path.stem[:2] in BY_HAND], ids=lambda path: path.stem)
+def test_what_is_built_by_hand_is_printed_and_held_to_the_library(source):
+    built = [cell.source for cell in cells(source) if "by-hand" in cell.metadata.get("tags", [])]
+    assert built
+    shown = "\n".join(cell.source for cell in cells(source) if cell.cell_type == "code")
+    # Printed from the library, not copied into the lesson.
+    assert "pages.source(" in shown
+    assert not any("def " in text for text in built)
+    if source.stem[:2] != "11":
+        assert any("assert" in text for text in built), f"{source.name} builds by hand and compares with nothing"
+
+
+def test_long_cells_would_be_noticed():
+    assert code_lines("import x\n# why\n\na = 1\nfrom y import z\nb = 2\n") == 2
 
 
 @each

@@ -181,6 +181,20 @@ def test_status_holds_time_parameters_machine_and_packages(tmp_path):
     assert "torch" in status["packages"]
 
 
+def test_results_of_the_lessons_own_name_lie_beside_the_page_while_the_run_has_them(tmp_path):
+    source = tmp_path / "run" / "notebooks" / "11_leaks.ipynb"
+    kept = tmp_path / "run" / "results" / "leaks.json"
+    for path in (source, kept):
+        path.parent.mkdir(parents=True)
+    source.write_text(json.dumps(executed()), encoding="utf-8")
+    kept.write_text('{"rows": [1]}', encoding="utf-8")
+    publish(source, tmp_path / "11_leaks.ipynb")
+    assert json.loads((tmp_path / "11_leaks.results.json").read_text(encoding="utf-8")) == {"rows": [1]}
+    kept.unlink()
+    publish(source, tmp_path / "11_leaks.ipynb")
+    assert not (tmp_path / "11_leaks.results.json").exists()
+
+
 def test_status_of_a_notebook_that_papermill_did_not_run():
     notebook = executed()
     del notebook["metadata"]["papermill"]

@@ -58,6 +58,16 @@ def test_an_unknown_stage_names_the_known_ones() -> None:
     assert f"choose one of {', '.join(VERBS)}" in result.stderr
 
 
+def test_numbers_and_stages_that_cannot_be_meant_are_refused() -> None:
+    nobody = CliRunner().invoke(typer_app, ["run", "slides", "--workers", "0"])
+    assert nobody.exit_code == 2
+    assert "--workers" in nobody.stderr
+    again = CliRunner().invoke(typer_app, ["run", "mae_patch", "--force"])
+    assert again.exit_code == 2
+    assert "--force does curate, slides, omics again, not mae_patch" in again.stderr
+
+
+@pytest.mark.slow
 def test_tables_without_slides_go_from_the_folder_to_table_2(tmp_path: Path) -> None:
     """Two omics, no slide: every stage that needs no pixels runs from the command line, status asks for no other."""
     root = tmp_path / "data" / "local" / "LIHC"
@@ -162,7 +172,7 @@ def test_the_name_of_a_table_stands_for_its_rows_that_can_be_run(capsys: pytest.
             return need in ("omics", "clinical")
 
     run = SimpleNamespace(cancer="HCC2", survival_data=Data())
-    asked = methods_asked(run, "hcmae,table2")  # type: ignore[arg-type]
+    asked = methods_asked(run, "hcmae, table2 ,")  # type: ignore[arg-type]
     assert asked[0] == "hcmae", "a method asked for by name is run, or says itself what it lacks"
     assert {"coxnet_omics", "trans_mo", "cox_clinical"} <= set(asked)
     assert not {"mcat", "hipt", "gpdbn"} & set(asked)

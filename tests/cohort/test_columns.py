@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from hcmae.cohort.columns import read_columns
+from hcmae.cohort.clinical import read_clinical
+from hcmae.cohort.columns import read_columns, sound_columns
 from hcmae.cohort.evidence import CurationError
 
 
@@ -35,7 +36,10 @@ def test_what_it_may_say(tmp_path: Path) -> None:
         ({"units": {"clinical": "days"}}, r"unknown key 'units\.clinical'"),
         ({"units": {"rna": "beta"}}, r"units\.rna: unit 'beta' is none of a table of rna: choose one of counts"),
         ({"units": {"rna": 3}}, r"units\.rna is 3; expected text"),
-        ({"clinical": {"time_unit": "weeks"}}, r"clinical\.time_unit is 'weeks'; choose one of days, months, years"),
+        (
+            {"clinical": {"time_unit": "hours"}},
+            r"clinical\.time_unit is 'hours'; choose one of days, weeks, months, years",
+        ),
         ({"clinical": {"sex_values": "1=male"}}, r"clinical\.sex_values is '1=male'; expected an object"),
         ({"clinical": {"sex_values": {"1": "m"}}}, r"clinical\.sex_values: '1' is 'm'; choose male or female"),
         ([], "expected an object"),
@@ -75,3 +79,42 @@ def test_a_mistake_is_named_by_its_place_and_nobody_is_told_to_delete_the_file(
 def test_json_as_editors_of_windows_write_it_is_read(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "columns.json").write_text('{"units": {"rna": "tpm"}}', encoding=encoding)
     assert read_columns(tmp_path) == {"units": {"rna": "tpm"}}
+
+
+# --- one part for each column -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"clinical": {"time_days": "t", "event": "t"}}, r"clinical\.time_days and clinical\.event are both 't'; a"),
+        ({"clinical": {"age": "x", "time": "t", "stage": "x"}}, r"clinical\.age and clinical\.stage are both 'x'"),
+        ({"files": {"rna": "a.tsv", "mirna": "a.tsv"}}, r"files\.rna and files\.mirna are both 'a\.tsv'; a"),
+        ({"files": {"clinical": "a.tsv", "rna": "a.tsv"}}, r"files\.clinical and files\.rna are both"),
+    ],
+)  # fmt: skip
+def test_one_column_or_file_has_one_part(said: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    (tmp_path / "columns.json").write_text(json.dumps(said))
+    with pytest.raises(CurationError, match=fault):
+        read_columns(tmp_path)
+    sound, faults = sound_columns(tmp_path)
+    assert len(faults) == 1
+    values = list(next(iter(sound.values())).values())
+    assert len(set(values)) == len(values)
+
+
+def test_a_slide_may_be_called_like_its_patient(tmp_path: Path) -> None:
+    said = {"clinical": {"patient": "id", "slide": "id", "time": "t", "time_unit": "days"}, "rna": {"patient": "id"}}
+    (tmp_path / "columns.json").write_text(json.dumps(said))
+    assert read_columns(tmp_path) == said
+
+
+def test_a_column_that_is_named_for_one_part_has_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "clinical.tsv"
+    path.write_text("patient\ttime_days\tevent\tstage\tage\nP1\t400\t1\tG2\t60\nP2\t500\t0\tG3\t61\n")
+    table = read_clinical(path, {"grade": "stage"})
+    assert (table.outcomes["P1"].grade, table.outcomes["P1"].stage) == ("G2", None)
+    assert [
+        "column 'stage' is read as grade, as columns.json says, and not as stage" in note for note in table.notes
+    ] == [True]
+    assert not any("is read as" in note for note in read_clinical(path).notes)

@@ -135,3 +135,53 @@ def test_what_is_no_mark_is_kept_with_one_beside_it(times: list[float], often: i
     found = marks(named([*times, *[99999.0] * often]), "days")
     assert 99999.0 in found
     assert set(found) - {99999.0} == set(marks(named(times), "days"))
+
+
+# --- weeks and dates --------------------------------------------------------------------------------------------------
+
+WEEKS = [20 + 29 * number for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("column", "mapping"),
+    [
+        ("weeks", None), ("OS_weeks", None), ("time_weeks", None), ("follow-up (weeks)", None), ("t", {"weeks": "t"}),
+        ("t", {"time": "t", "time_unit": "weeks"}), ("time", {"time_unit": "weeks"}), ("fu_wk", {"time": "fu_wk"}),
+        ("weeks seen", {"time": "weeks seen"}),
+    ],
+)  # fmt: skip
+def test_weeks_are_weeks(column: str, mapping: dict[str, Any] | None, tmp_path: Path) -> None:
+    table = read(tmp_path, column, WEEKS, mapping)
+    assert [table.outcomes[f"P{number}"].time for number in range(20)] == [7 * time for time in WEEKS]
+    assert table.doubts == []
+
+
+def test_a_name_without_a_unit_that_could_be_weeks_is_a_doubt(tmp_path: Path) -> None:
+    table = read(tmp_path, "time", WEEKS)
+    assert table.outcomes["P0"].time == 20
+    with pytest.raises(AssertionError, match=r"1\.6 years \(patient P19: 571; in weeks 11 years\); name"):
+        raise AssertionError(table.doubts[0])
+    for column, times, mapping in (
+        ("time", DAYS[:9], None),
+        ("time", [*DAYS, 1800], None),
+        ("time_days", WEEKS, None),
+        ("time", WEEKS, {"time_unit": "days"}),
+    ):
+        assert read(tmp_path, column, times, mapping).doubts == []
+
+
+def test_a_name_that_says_another_unit_than_is_stated_is_a_doubt(tmp_path: Path) -> None:
+    table = read(tmp_path, "OS_MONTHS", WEEKS, {"weeks": "OS_MONTHS"})
+    assert table.outcomes["P0"].time == 140
+    assert table.doubts[0].endswith(
+        "taken in weeks (stated in columns.json), and its name says months; see which is right"
+    )
+
+
+def test_dates_as_a_spreadsheet_counts_them_are_no_follow_up(tmp_path: Path) -> None:
+    with pytest.raises(ClinicalError, match=r"writes for the dates 2014-02-11 to 2017-08-07: these are dates and no"):
+        read(tmp_path, "time_days", [41561 + day for day in DAYS])
+    with pytest.raises(ClinicalError, match=r"'2019-03-01', expected a number; give the days from the "):
+        read(tmp_path, "time_days", ["2019-03-01", *DAYS])
+    with pytest.raises(ClinicalError, match=r"'120,5', expected a number; write numbers with a point for decimals"):
+        read(tmp_path, "time_days", ["120,5", *DAYS])

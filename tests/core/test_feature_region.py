@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hcmae_core.attention import InputScale
 from hcmae_core.feature_region import FeatureRegion, draw_shown
 from hcmae_core.transformer import Size
 
@@ -98,12 +97,3 @@ def test_settings_rebuild_the_network_and_wrong_input_is_refused() -> None:
         model.encode(vectors[..., :5], mask)
     with pytest.raises(ValueError, match="without any patch"):
         model.encode(vectors, torch.zeros_like(mask))
-
-
-def test_scale_from_parts_is_that_of_the_whole() -> None:
-    values = torch.randn(300, 6) * torch.tensor([1.0, 10, 0.1, 1, 1, 0]) + 3
-    whole, parts = InputScale(6), InputScale(6)
-    whole.fit(values)
-    parts.fit_parts(values.split(70))
-    assert torch.allclose(whole.mean, parts.mean, atol=1e-5)
-    assert torch.allclose(whole.scale, parts.scale, rtol=1e-5)

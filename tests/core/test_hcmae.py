@@ -136,6 +136,12 @@ def test_cross_attention_is_equations_4_and_7(masked: bool) -> None:
     torch.testing.assert_close(crossed, textbook.cross_attention(cross, q, k, v), **close)
 
 
+def test_the_transformer_is_its_blocks_written_out() -> None:
+    model, tokens = hcmae(), torch.randn(2, 3, 24)
+    for stack in (model.slide_transformer, model.omics_transformer):
+        torch.testing.assert_close(stack(tokens), textbook.transformer(stack, tokens), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -255,6 +261,21 @@ def test_input_scale_standardises_and_leaves_constant_columns() -> None:
     out = scale(values)
     assert torch.allclose(out.mean(0), torch.zeros(3), atol=1e-4)
     assert torch.allclose(out.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-3)
+
+
+def test_input_scale_learns_in_parts_what_it_learns_at_once() -> None:
+    values = torch.randn(1000, 3) * torch.tensor([5.0, 0.1, 0.0]) + torch.tensor([1e3, 0.0, 3.0])
+    whole, parts, one = InputScale(3), InputScale(3), InputScale(3)
+    whole.fit(values)
+    parts.fit(values.split([1, 399, 600]))
+    one.fit(iter([values]))
+    assert torch.allclose(parts.mean, values.double().mean(0).float(), rtol=1e-6)
+    assert torch.allclose(parts.scale, whole.scale, rtol=1e-4)
+    # One part is computed as ever, to the last bit.
+    assert torch.equal(one.mean, whole.mean)
+    assert torch.equal(one.scale, whole.scale)
+    with pytest.raises(ValueError, match="no vectors"):
+        InputScale(3).fit(iter(()))
 
 
 def test_positions_are_distinct_and_checked() -> None:

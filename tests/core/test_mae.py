@@ -238,6 +238,31 @@ def test_region_vector_is_the_mean_of_equation_5(reading: str, residual: bool) -
     )
 
 
+@pytest.mark.parametrize("reading", ["q_enc_kv_patch", "eq4", "prose"])
+def test_the_same_weights_are_read_in_three_ways(reading: str) -> None:
+    torch.manual_seed(0)
+    trained = MAERegion(64, 16, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2), residual=True).eval()
+    regions, vectors = _images(2, 64), torch.randn(2, 16, 24)
+    other = textbook.read_as(trained, reading)
+    assert (other.reading, other.residual) == (reading, False)
+    assert (trained.reading, trained.residual) == ("q_enc_kv_patch", True)
+    given = vectors if other.needs_patch_vectors else None
+    ours = other.encode(regions, given)
+    torch.testing.assert_close(ours, textbook.region_vector(other, regions, given), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(ours, trained.encode(regions, vectors), atol=1e-3)
+
+
+def test_the_prediction_in_the_textbook_is_in_place() -> None:
+    torch.manual_seed(0)
+    model = MAEPatch(32, 8, encoder=Size(24, 1, 3), decoder=Size(16, 2, 2)).eval()
+    images, order = _images(3, 32), torch.rand(3, 16).argsort(dim=1)
+    out = model(images, order=order, predict=True)
+    x = textbook.embed(model.encoder, textbook.pixel_tokens(images, 4))
+    seen = textbook.encode(model.encoder, textbook.rows(x, out.visible))
+    prediction = textbook.decode(model.decoder, seen, order)
+    torch.testing.assert_close(textbook.rows(prediction, out.masked), out.prediction, rtol=1e-4, atol=1e-5)
+
+
 def test_token_embedding_is_the_convolution_whose_kernel_is_its_stride() -> None:
     torch.manual_seed(0)
     model = MAEPatch(32, 8, encoder=Size(24, 1, 3), decoder=Size(16, 1, 2))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from hcmae.evaluation import sentences
@@ -42,3 +44,25 @@ def test_a_trend_has_four_words() -> None:
     found = [sentences.trend(values) for values in ([1, 2, 3], [3, 2], [1, 1], [1, 2, 1])]
     assert found == ["rises", "falls", "stays level", "goes up and down"]
     assert sentences.trend([1, 1.05, 1.0], margin=0.1) == "stays level"
+
+
+def test_groups_off_the_diagonal_are_named() -> None:
+    table = pd.DataFrame(
+        {"group": [0, 1], "predicted": [0.2, 0.9], "observed": [0.3, 0.6], "low": [0.1, 0.4], "high": [0.5, 0.8]}
+    )
+    said = sentences.calibrated("after 1 year", table)
+    assert "group 2 (predicted 90%, observed 60%, 40% to 80%)" in said
+    assert "group 1" not in said
+    assert "every group's interval holds" in sentences.calibrated("after 1 year", table[:1])
+
+
+def test_days_above_kaplan_meier_are_spans() -> None:
+    days = 365.25 * np.arange(1, 6)
+    table = pd.DataFrame({"day": days, "model": [0.2, 0.3, 0.1, 0.3, 0.4], "kaplan_meier": 0.25})
+    assert (
+        sentences.days_above("A", table)
+        == "A is above Kaplan-Meier, so worse than it, at 2.0 and from 4.0 to 5.0 years"
+    )
+    assert sentences.days_above("A", table[:1]) == "A is below Kaplan-Meier at every day"
+    with pytest.raises(ValueError, match="A: no day"):
+        sentences.days_above("A", table[:0])

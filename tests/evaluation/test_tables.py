@@ -57,8 +57,20 @@ def test_table3_and_figure2() -> None:
     named = tables.table3({}, variant="HC-MAE here is a variant.")
     assert ("Multimodal", "HC-MAE, this book's variant") in named.rows
     assert ("Multimodal", "HC-MAE, paper's reading") in named.rows
-    assert named.caption.endswith("HC-MAE here is a variant.")
-    assert "HC-MAE here is a variant. A synthetic" in tables.table2({}, variant="HC-MAE here is a variant.").caption
+    both = (named, tables.table2({}, variant="HC-MAE here is a variant."))
+    for said in (table.caption for table in both):
+        assert "HC-MAE here is a variant. What the paper measured as HC-MAE stands beside the variant." in said
+        assert "Bold: the first of a column." in said
+    assert "stands beside" not in tables.table3({}).caption
+
+
+def test_a_table_of_several_cancers_is_not_said_to_be_of_one() -> None:
+    origin = {"cancer": "LIHC", "profile": "smoke"}
+    assert "cancer LIHC" not in tables.table2({}, provenance=origin).caption
+    assert "cancer LIHC" in tables.table2({}, cancers=("LIHC",), provenance=origin).caption
+
+
+def test_figure2_has_both_p_values() -> None:
     groups = risk_groups(predictions())
     tested = groups.tested(PermutationTest(9.0, (1.0,) * 19))
     table = tables.figure2_table({"hcmae": groups, "cox_clinical": tested})

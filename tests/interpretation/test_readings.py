@@ -14,6 +14,7 @@ import torch
 
 from hcmae.config import SlideSettings, load_profile
 from hcmae.interpretation import readings
+from hcmae.interpretation.probe import FACTORS, r2_table
 from hcmae.pretraining.checkpoint import write_tensors
 from hcmae.slides.process import process_slide
 from hcmae.slides.store import SlideStore, write_vectors
@@ -39,7 +40,7 @@ def run(tmp_path: Path) -> Any:
     weights = tmp_path / "mae_region_reg.safetensors"
     write_tensors(weights, {"weight": torch.zeros(2)}, {"kind": "mae_region"})
     rng = np.random.default_rng(0)
-    truth = pd.DataFrame(rng.normal(size=(20, 3)), PATIENTS, list(readings.FACTORS))
+    truth = pd.DataFrame(rng.normal(size=(20, 3)), PATIENTS, list(FACTORS))
     return SimpleNamespace(
         cancer="LIHC",
         seed=0,
@@ -65,7 +66,7 @@ def test_readings_share_start_and_epochs_and_are_kept(run: Any, monkeypatch: pyt
     def embed(stores: list[Path], weights: Path, profile: Any, *, name: str, progress: bool) -> None:
         for store, factors in zip(stores, run.truth().to_numpy(), strict=True):
             # The reading as printed knows the factors, the others know nothing.
-            known = factors if name.endswith("eq4") else np.zeros(3)
+            known = factors if name.endswith("_eq4") else np.zeros(3)
             write_vectors(store, name, np.tile(known.astype(np.float32), (len(SlideStore(store)), 1)), weights="w")
 
     monkeypatch.setattr(readings, "pretrain_region", train)
@@ -73,19 +74,28 @@ def test_readings_share_start_and_epochs_and_are_kept(run: Any, monkeypatch: pyt
     table = readings.probe_readings(run, epochs=3, progress=False)
     assert table is not None
     start = "mae_region_reg.safetensors"
-    assert asked == [(reading, 3, False, start, 20) for reading in ("q_enc_kv_patch", "eq4", "prose")]
-    assert list(table.columns) == list(readings.FACTORS)
-    assert (table.loc["eq4"] > 0.9).all()
-    assert (table.loc["prose"] < 0.1).all()
+    rows = [
+        ("q_enc_kv_patch", False), ("eq4", False), ("prose", False), ("q_enc_kv_patch", True), ("none", False)
+    ]  # fmt: skip
+    assert asked == [(reading, 3, residual, start, 20) for reading, residual in rows]
+    r2 = r2_table(table)
+    assert list(r2.index) == list(readings.ROWS)
+    assert list(r2.columns) == list(FACTORS)
+    assert (r2.loc["eq4"] > 0.9).all()
+    assert (r2.loc["prose"] < 0.1).all()
+    # All are compared with the residual, each with an interval.
+    compared = table[table["description"] != readings.RESIDUAL]
+    assert compared[["less", "less_low", "less_high"]].notna().all(axis=None)
     again = readings.probe_readings(run, epochs=3, progress=False)
     pd.testing.assert_frame_equal(table, again)
-    assert len(asked) == 3
-    # Other epochs and other patch vectors are other work.
+    assert len(asked) == 5
+    # One row is enough for the rest. Other epochs and other patch vectors are other work.
+    monkeypatch.setattr(readings, "ROWS", {readings.RESIDUAL: readings.ROWS[readings.RESIDUAL]})
     readings.probe_readings(run, epochs=4, progress=False)
     store = run.store_dir / f"{PATIENTS[3]}.h5"
     write_vectors(store, "patch_vectors", np.zeros((len(SlideStore(store)), 16, 4), np.float16), weights="w")
     readings.probe_readings(run, epochs=4, progress=False)
-    assert len(asked) == 9
+    assert len(asked) == 7
 
 
 def test_without_known_truth_there_is_nothing_to_probe() -> None:

@@ -12,15 +12,17 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from hcmae.config import Profile
+from hcmae.config import ConfigError, Profile
 from hcmae.pipeline import Run
+from hcmae.slides import batch
 from hcmae.slides.store import SlideStore
 from hcmae.survival.methods import METHODS, Method, Sizes, register
-from tests.support.local_cohort import OVERRIDES, local_run, write_cohort, write_slide, write_tables
+from tests.support.local_cohort import OVERRIDES, local_run, write_cohort, write_manifest, write_slide, write_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -313,6 +315,18 @@ def test_a_backup_beside_the_cohorts_is_nobodys(project: Path) -> None:
     assert [other.cancer for other in run.pool()] == [CANCER]
 
 
+def test_a_named_pool_is_joined_by_nobody_else(project: Path) -> None:
+    write_manifest(project / "manifests", "HCC3")
+    alone, named = local_run(project, CANCER), local_run(project, CANCER, pool=[CANCER])
+    shutil.copytree(alone.dir, alone.dir.with_name("HCC3"))
+    assert [other.cancer for other in alone.pool()] == [CANCER, "HCC3"]
+    assert [other.cancer for other in named.pool()] == [CANCER]
+    states = {run: run.status().set_index("step").loc["mae_patch", "state"] for run in (alone, named)}
+    assert (states[alone], states[named]) == ("stale", "done")
+    with pytest.raises(FileNotFoundError, match="pool names HCC4, which has no slides"):
+        local_run(project, CANCER, pool=[CANCER, "HCC4"]).pool()
+
+
 def test_a_lost_table_of_exclusions_is_made_again(project: Path) -> None:
     (local_run(project, CANCER).dir / "exclusions.parquet").unlink()
     assert again(project) == {"curate"}
@@ -354,7 +368,20 @@ def test_slides_that_were_away_are_cut_when_they_are_back(tmp_path: Path) -> Non
     assert set(outcomes["status"]) == {"ok"}
 
 
-def test_a_slide_that_is_no_slide_is_not_tried_for_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slides_that_are_named_are_cut_alone_and_the_others_later(tmp_path: Path) -> None:
+    write_cohort(tmp_path, CANCER, patients=2)
+    run = local_run(tmp_path, CANCER)
+    run.curate()
+    assert run.make_slides(workers=1, progress=False, only=["P001.svs", "P001"])["slide"].tolist() == ["P001"]
+    assert run.status().set_index("step").loc["slides", "why"] == "slide P000 is not done (not cut yet)"
+    with pytest.raises(ConfigError, match="slide P009 is none of the cohort's 2"):
+        run.make_slides(workers=1, progress=False, only=["P009"])
+    assert run.make_slides(workers=1, progress=False)["slide"].tolist() == ["P000", "P001"]
+
+
+def test_a_slide_that_is_no_slide_is_not_tried_for_ever(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = write_cohort(tmp_path, CANCER, patients=2)
     (root / "slides" / "P001.svs").write_text("this is not a slide")
     run = local_run(tmp_path, CANCER)
@@ -363,6 +390,20 @@ def test_a_slide_that_is_no_slide_is_not_tried_for_ever(tmp_path: Path, capsys: 
     capsys.readouterr()
     local_run(tmp_path, CANCER).make_slides(workers=1, progress=False)
     assert "up to date" in capsys.readouterr().out
+    # Unless somebody asks for it, and then it alone.
+    first = run.slide_outcomes().set_index("slide")["status"]
+    looked_at: list[str] = []
+    work = batch.process_slides
+
+    def noted(jobs: Any, *given: Any, **options: Any) -> Any:
+        jobs = list(jobs)
+        looked_at.extend(name for _, _, name in jobs)
+        return work(jobs, *given, **options)
+
+    monkeypatch.setattr(batch, "process_slides", noted)
+    outcomes = local_run(tmp_path, CANCER).make_slides(workers=1, progress=False, force=True)
+    assert looked_at == ["P001"]
+    assert outcomes.set_index("slide")["status"].tolist() == first.tolist()
 
 
 # --- a cancer of one's own ---------------------------------------------------------------------------------------

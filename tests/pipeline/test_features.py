@@ -112,12 +112,14 @@ def test_the_lines_of_the_page_run(
 def test_bags_in_the_stores_give_what_bags_in_memory_give(
     run: Run, data: SurvivalData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Standardised store by store, a group in parts: the same risks, whatever fits into memory."""
+    """Standardised in parts, a group in parts: the same risks, whatever fits into memory."""
     stored = load_inputs(run.cohort().table, run.store_dir, run.omics(), usable=set(run.stores()), memory_bytes=0)
     assert isinstance(stored.bags["patch"], StoredBags)
     assert list(stored.sizes("patch")) == list(data.sizes("patch"))
-    monkeypatch.setattr(fit, "PART_BYTES", 3 * 25 * WIDTH * 4)
+    monkeypatch.setattr(fit, "PART_BYTES", 3 * 25 * WIDTH * 2)
     monkeypatch.setattr(fit, "PADDED_ITEMS", 50)
+    survival = run.profile.survival.model_copy(update={"micro_batch": 3})
+    monkeypatch.setattr(run, "profile", run.profile.model_copy(update={"survival": survival}))
     reads: list[int] = []
     plain = StoredBags.packed
 

@@ -59,6 +59,7 @@ EXPECTED: dict[str, set[str]] = {
     "omics": {"predictions"},
     "survival": {"predictions"},
     "survival.folds": {"folds", "predictions"},
+    "survival.fold_kind": {"folds", "predictions"},
     # Folds of another number of repeats lie beside the others.
     "survival.repeats": {"predictions"},
     "fidelity": {"predictions"},
@@ -84,8 +85,10 @@ EXPECTED: dict[str, set[str]] = {
     "compute.workers": set(),
     "compute.compile": set(),
     "compute.decoders": set(),
+    "compute.memory_gib": set(),
     "survival.micro_batch": set(),
     "name": set(),
+    "pool": set(),
 }
 
 
@@ -239,6 +242,7 @@ def rule_graph() -> dict[str, set[str]]:
         before = grown
 
 
+@pytest.mark.slow
 def test_the_run_graph_keeps_every_edge_of_the_road() -> None:
     rules, before = snakefile_rules(), rule_graph()
     done = {name: steps for name, steps in rules.items() if name in before and steps}

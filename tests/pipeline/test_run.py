@@ -22,11 +22,13 @@ from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
 from hcmae.config import ConfigError, Profile
+from hcmae.pipeline.newcomers import from_folder, one_patient
 from hcmae.pipeline.run import Run, all_runs
 from hcmae.pretraining.checkpoint import CheckpointError
 from hcmae.pretraining.embed import embed_resnet
 from hcmae.slides.process import REASONS
 from hcmae.slides.store import SlideStore
+from hcmae.survival.bundle import read_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -308,3 +310,23 @@ def test_a_stage_that_cannot_be_shared_is_refused_to_several_processes(
     result = CliRunner().invoke(typer_app, ["run", "dino"])
     assert result.exit_code == 2
     assert "torchrun has started 2" in result.output
+
+
+def test_a_model_that_left_the_house_rates_patients_from_raw_files(run: Run, tmp_path: Path) -> None:
+    """The bundle's networks give the same vectors from the same slides, so the same patients have the same risks."""
+    bundle = read_bundle(run.train("hcmae", tmp_path / "bundle"))
+    before = (bundle.path / "bundle.json").stat().st_mtime_ns
+    assert run.train("hcmae", tmp_path / "bundle") == bundle.path
+    assert (bundle.path / "bundle.json").stat().st_mtime_ns == before
+    at_home = bundle.trained.predict(run.survival_data).set_index("patient")
+    found = from_folder(bundle, run.root, "synthetic", tmp_path / "work", with_outcomes=False, progress=False)
+    away = bundle.trained.predict(found.data).set_index("patient").loc[at_home.index]
+    pd.testing.assert_frame_equal(away, at_home, rtol=1e-5)
+    row = run.cohort().table.iloc[0]
+    omics = {name: row[f"{name}_path"] for name in run.modalities}
+    own = one_patient(bundle, tmp_path / "one", slide=row["slide_path"], omics=omics, progress=False)
+    assert own.data.patients == [row.name]
+    one = bundle.trained.predict(own.data).set_index("patient")
+    pd.testing.assert_frame_equal(one, at_home.loc[[row.name]], rtol=1e-5)
+    with pytest.raises(ValueError, match="different patients"):
+        one_patient(bundle, tmp_path / "one", patient="TCGA-XX-0000", slide=row["slide_path"], omics=omics)

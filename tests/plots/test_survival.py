@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from hcmae.evaluation import compare, metrics, tables
 from hcmae.evaluation.kaplan_meier import compare_groups, risk_groups
@@ -14,6 +15,7 @@ from hcmae.interpretation import interpret
 from tests.support.predictions import outcome, predictions
 
 
+@pytest.mark.slow
 def test_every_survival_figure_can_be_drawn() -> None:
     from matplotlib.figure import Figure
 

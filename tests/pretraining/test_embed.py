@@ -115,6 +115,22 @@ def test_an_interrupted_slide_goes_on_at_its_next_region(
     assert not part.exists()
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"key": "k", "shape": [0], "dtype": "<f4"}', '{"key": "k", "shape": [-1, -3], "dtype": "<f4"}', '["key"]', "7",
+        '{"key": "k", "shape": [1e400], "dtype": "<f4"}', '{"key": "k", "shape": [2], "dtype": "O"}', "[" * 9000,
+        '{"key": "k", "shape": 3, "dtype": "<f4"}', '{"key": "other", "shape": [2], "dtype": "<f4"}',
+    ],
+)  # fmt: skip
+def test_what_an_interrupted_slide_cannot_have_left_is_dropped(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.part"
+    path.write_bytes(header.encode() + b"\n" + bytes(64))
+    assert embed._Part(path, "k", 2).done == 0
+    path.write_bytes(b'{"key": "k", "shape": [2], "dtype": "<f4"}\n' + bytes(64))
+    assert embed._Part(path, "k", 2).done == 8
+
+
 @pytest.mark.parametrize("switch", [{"extract_depth": 1}, {"extract_norm": "after_mean"}, {"extract_augment": True}])
 def test_each_release_switch_alone(switch: dict[str, Any], store: Path, weights: Path) -> None:
     plain = _run(Path(shutil.copy(store, store.with_name("plain.h5"))), weights).astype(np.float32)

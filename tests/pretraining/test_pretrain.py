@@ -119,6 +119,7 @@ def same_weights(a: Path, b: Path) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["patch", "region"])
 def test_stop_anywhere_and_resume_is_bit_identical(kind: str, tmp_path: Path) -> None:
     whole = train(kind, tmp_path, tmp_path / "whole")

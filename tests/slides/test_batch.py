@@ -404,6 +404,7 @@ def test_fixed_resolution(slide: Path, tmp_path: Path) -> None:
 # --- many slides ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batch_reports_every_slide_and_strict_stops(slide: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.svs"
     bad.write_text("no slide")

@@ -86,6 +86,26 @@ def test_tags_that_claim_what_no_slide_has_are_refused_before_a_decoder_sees_the
     assert caught.value.code == "unreadable"
 
 
+def test_one_tag_that_cannot_be_read_does_not_switch_the_checks_off(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSlide would open the file and ask for the three gigabytes that a tile is said to have."""
+    data = bytearray(files["jpeg.svs"])
+    entries = {struct.unpack_from("<H", data, place)[0]: place for place in tag_places(files["jpeg.svs"])}
+    struct.pack_into("<I", data, struct.unpack_from("<I", data, entries[325] + 8)[0], 3 << 30)  # length of a tile
+    path = tmp_path / "a.svs"
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match="a packed tile of 3221225472 bytes"):
+        open_slide(path)
+    struct.pack_into("<I", data, entries[282] + 8, len(data) + 100)  # the resolution lies beyond the end
+    path.write_bytes(data)
+    monkeypatch.setattr("hcmae.slides.handles.OpenSlideHandle.read", lambda *_: pytest.fail("OpenSlide read a tile"))
+    monkeypatch.setattr("hcmae.slides.reader.dies_of", lambda _: "")
+    with pytest.raises(SlideError, match="ends inside its directories") as caught:
+        open_slide(path)
+    assert caught.value.code == "truncated"
+
+
 def test_no_more_is_read_than_the_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = struct.pack("<HHII", 324, 4, 0x3FFFFFFF, 8)  # four gigabytes of offsets
     path = tmp_path / "a.tif"
@@ -181,6 +201,44 @@ def test_stores_that_lead_out_of_themselves_are_refused(kind: str, files: dict[s
         file.move("thumbnails", "coords")
     with pytest.raises(ValueError, match=r"a\.h5"):
         import_coords(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("key_parts", 1.5), ("key_parts", "[1]"), ("key_parts", "[" * 10_000), ("slide_path", 3.0), ("slide_id", 7),
+        ("slide_relative", np.zeros(2)), ("geometry", "{"), ("geometry", "[]"), ("side", "x"), ("side", 0),
+        ("side", -4), ("width", np.zeros(3)), ("mpp", float("nan")), ("mpp", h5py.Empty("f4")), ("bad_regions", -1),
+        ("side", None), ("slide_path", None), ("geometry", None),
+    ],
+)  # fmt: skip
+def test_an_attribute_of_another_kind_or_none_is_a_fault_that_names_the_store(
+    name: str, value: Any, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(files["store.h5"])
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+    store = SlideStore(path)
+    with pytest.raises(ValueError, match=rf"a\.h5: .*'{name}'|a\.h5: not a slide store"):
+        _ = store.key_parts, store.slide_path, store.slide_id, store.geometry, store.side, store.attrs["mpp"]
+    if name not in ("key_parts", "slide_path"):  # which nobody needs to read the regions
+        assert verify_store(path) != []
+
+
+def test_attributes_travel_with_the_store_to_another_process(files: dict[str, bytes], tmp_path: Path) -> None:
+    import pickle
+
+    path = tmp_path / "a.h5"
+    path.write_bytes(files["store.h5"])
+    store = SlideStore(path)
+    attributes = store.attrs
+    again = pickle.loads(pickle.dumps(store))
+    assert again.attrs == attributes
+    with pytest.raises(ValueError, match="has no attribute 'nothing'"):
+        _ = again.attrs["nothing"]
 
 
 def test_a_sound_store_has_its_one_link(files: dict[str, bytes], tmp_path: Path) -> None:
@@ -306,7 +364,8 @@ def try_store(path: Path) -> None:
         import_coords(path)
         store = SlideStore(path)
         _ = store.coords, store.thumbnails, store.tissue_fraction, store.content, store.vector_content
-    except (ValueError, KeyError, OSError, TypeError):
+        _ = store.key_parts, store.slide_path, store.geometry, store.side
+    except ValueError:
         pass
 
 

@@ -443,6 +443,7 @@ def test_pending_is_quick_for_many_finished_slides(tmp_path: Path, slides: list[
     assert warm < 5
 
 
+@pytest.mark.slow
 def test_workers_add_to_the_memory_of_the_caller(
     slides: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

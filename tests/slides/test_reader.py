@@ -16,9 +16,11 @@ import tifffile
 from numpy.typing import NDArray
 
 from hcmae.slides import reader as reader_module
+from hcmae.slides import tiff
 from hcmae.slides import tiles as tiles_module
 from hcmae.slides.mpp import load_mpp_table
 from hcmae.slides.reader import SlideError, TileError, open_slide
+from tests.support.hostile_slides import write_ndpi
 from tests.support.twin_slides import paint, write_twin
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not say (its|their) resolution")
@@ -155,6 +157,7 @@ def test_jpeg2000_ycbcr(picture: NDArray[np.uint8], tmp_path: Path) -> None:
         assert np.abs(slide.read(300, 300, (400, 400)).astype(int) - picture[300:700, 300:700]).mean() < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cmu-1-small-region.svs", "tcga-cr-7395-01a-01-ts1.svs"])
 def test_real_slides_equal_openslide(name: str, shared_data: Path) -> None:
     path = shared_data / "slides" / name
@@ -242,16 +245,24 @@ def test_without_openslide_a_scanner_dialect_is_refused(
     assert caught.value.code == "unsupported"
 
 
-def test_odd_tags_are_left_to_openslide(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directories that seem to lie beyond the end: truncated only where OpenSlide cannot open the file either."""
+@pytest.mark.parametrize(("error", "code"), [("TiffEndsEarlyError", "truncated"), ("TiffError", "unreadable")])
+def test_odd_tags_are_left_to_openslide_in_ndpi_alone(
+    error: str, code: str, twin: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """NDPI of more than 4 GiB has directories of its own; of others OpenSlide would believe what nobody checked."""
 
     def fail(_: Path) -> Any:
-        raise reader_module.TiffEndsEarlyError("the file ends inside its directories")
+        raise getattr(tiff, error)("directories that make no sense")
 
     monkeypatch.setattr(reader_module, "read_pages", fail)
-    with open_slide(twin) as slide:
+    monkeypatch.setattr(reader_module, "dies_of", lambda _: "")
+    ndpi = write_ndpi(tmp_path / "a.ndpi", paint(128, 128))
+    with open_slide(ndpi) as slide:
         assert slide.reader == "openslide"
-        np.testing.assert_array_equal(slide.read(0, 0, slide.size), by_openslide(twin))
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), by_openslide(ndpi))
+    with pytest.raises(SlideError, match="directories that make no sense") as caught:
+        open_slide(twin)
+    assert caught.value.code == code
 
 
 # --- resolution -----------------------------------------------------------------------------------------------------

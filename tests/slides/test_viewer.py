@@ -82,6 +82,7 @@ def test_missing_viewer_is_named(tmp_path: Path) -> None:
         deep_zoom_page(slide, script=tmp_path / "none.js")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framed", [False, True])
 def test_a_browser_draws_it_from_a_disk(framed: bool, page: str, tmp_path: Path) -> None:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -91,6 +91,7 @@ BOOK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOOK)
 def test_every_method_learns_a_strong_signal(
     name: str, data: SurvivalData, folds: pd.DataFrame, profile: Profile
@@ -232,6 +233,41 @@ def test_micro_batches_give_the_gradient_of_the_group(data: SurvivalData, profil
         gradients.append([p.grad for p in model.parameters()])
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_bags_that_fit_nowhere_at_once_give_the_same_numbers(
+    data: SurvivalData, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some kinds on the device, vectors in parts, patients predicted one by one: what is fed stays the same."""
+    method, rows = METHODS["hcmae"], np.arange(40)
+    inputs = survival.fold_inputs(method, data, rows, np.arange(40, 60), profile, LAST, 0)
+    usual = fitting.Feeder(method, inputs)
+    assert set(usual.resident) == set(usual.kinds.values())
+    small = min(usual.bytes_of.values()) * int(data.sizes("region").max()) * len(data.patients)
+    batches, vectors = [], []
+    for resident, part in ((fitting.RESIDENT_BYTES, fitting.PART_BYTES), (small, 2000), (0, 2000)):
+        monkeypatch.setattr(fitting, "RESIDENT_BYTES", resident)
+        monkeypatch.setattr(fitting, "PART_BYTES", part)
+        feeder = fitting.Feeder(method, inputs)
+        batches.append(feeder(rows[5:11]))
+        vectors.append(list(feeder.vectors(rows)))
+    assert [len(found) > 1 for found in vectors] == [False, True, True]
+    for batch, found in zip(batches, vectors, strict=True):
+        assert all(torch.equal(batch[name], value) for name, value in batches[0].items())
+        assert torch.equal(torch.cat(found), vectors[0][0])
+    places = list(fitting._alike(usual, rows, 256))
+    assert len(places) == 1
+    monkeypatch.setattr(fitting, "PADDED_BYTES", usual.item_bytes * int(data.sizes("region").max()) * 2)
+    places = list(fitting._alike(usual, rows, 256))
+    assert sorted(np.concatenate(places)) == list(rows)
+    assert all(
+        len(some) * data.sizes("region")[rows[some]].max() * usual.item_bytes <= fitting.PADDED_BYTES for some in places
+    )
+    torch.manual_seed(0)
+    model = method.build(fitting.sizes_for(method, inputs), profile)
+    in_parts = fitting.predict(method, model, usual, rows)
+    monkeypatch.setattr(fitting, "PADDED_BYTES", 512 << 20)
+    assert np.allclose(in_parts, fitting.predict(method, model, usual, rows), atol=1e-6)
 
 
 def test_nobody_is_dropped_unless_asked() -> None:

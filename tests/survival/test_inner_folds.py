@@ -113,6 +113,7 @@ def held_out_risk(name: str, data: SurvivalData, profile: Profile, patient: int,
     return float(output.train_risk[patient])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METHODS))
 def test_an_inner_fold_chooses_nothing_for_the_model_that_leaves_it_out(
     name: str, profile: Profile, monkeypatch: pytest.MonkeyPatch

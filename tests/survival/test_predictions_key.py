@@ -183,6 +183,7 @@ def fit(name: str, data: SurvivalData, profile: Profile) -> np.ndarray:
     return survival.fit_fold(METHODS[name], inputs).risk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_key_holds_the_settings_that_a_fit_reads(name: str, profile: Profile, spy: Any) -> None:
     """Declared settings are read; what is read and not in the key (a builder's common argument) changes no risk."""
@@ -201,7 +202,7 @@ def test_the_key_holds_the_settings_that_a_fit_reads(name: str, profile: Profile
                 continue
             found = fit(name, data, other)
         except ValueError as refused:
-            assert "dropout is set" in str(refused) or "micro_batch is 2" in str(refused)  # noqa: PT017
+            assert "dropout is set" in str(refused)  # noqa: PT017
             continue
         # Parts of a group add up in another order; Adam makes rounding a little larger.
         close = 5e-3 if dotted == "survival.micro_batch" else 1e-6
