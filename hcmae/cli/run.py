@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _CANCER = typer.Option(help="Cancer, or NULL for the cohort without signal.")
 _PROFILE = typer.Option(help="smoke, workstation, paper, or the path of a YAML file.")
-_SOURCE = typer.Option(help="synthetic, gdc or local.")
+_SOURCE = typer.Option(help="synthetic, gdc, local or features.")
 _SEED = typer.Option(help="One seed for everything.")
 _DATA = typer.Option(help="Raw data.")
 _RUNS = typer.Option(help="What is computed.")
@@ -41,6 +41,7 @@ class Asked:
     protocol: str
     workers: int
     weights: Path | None
+    encoder: str
     strict: bool
     shards: int | None
     force: bool
@@ -72,8 +73,14 @@ def run_command(
     protocol: Annotated[str, typer.Option(help="honest or paper, for stage survival.")] = "honest",
     workers: Annotated[int, typer.Option(help="Parallel workers.", min=1)] = 2,
     weights: Annotated[
-        Path | None, typer.Option(help="ImageNet ResNet-50 as safetensors, for stage resnet (MCAT and CLAM).")
+        Path | None,
+        typer.Option(
+            help="Weights on disk: an ImageNet ResNet-50 for stage resnet, those of --encoder for stage encoder."
+        ),
     ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="Patch encoder, for stage encoder: uni2_h ..., or timm:MODEL?argument=value@weights.")
+    ] = "",
     strict: Annotated[
         bool,
         typer.Option(
@@ -130,7 +137,7 @@ def run_command(
     }
     run = Run(cancer, profile, source, seed, data_dir, run_dir, **chosen)
     for stage in stages:
-        _WORK[stage](run, Asked(method, protocol, workers, weights, strict, shards, force, slide_list))
+        _WORK[stage](run, Asked(method, protocol, workers, weights, encoder, strict, shards, force, slide_list))
 
 
 def status_command(
@@ -164,6 +171,8 @@ def _slides(run: Run, asked: Asked) -> None:
     from hcmae.slides.batch import summary
     from hcmae.slides.errors import SlideError
 
+    if not run.has_pixels:
+        return _features(run, asked)
     try:
         only = None
         if asked.slide_list is not None:
@@ -175,6 +184,17 @@ def _slides(run: Run, asked: Asked) -> None:
         print(f"hcmae: {describe(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(summary(outcomes).to_string(index=False))
+    return None
+
+
+def _features(run: Run, asked: Asked) -> None:
+    outcomes = run.bring_features()
+    counts = outcomes.groupby(["status", "reason"], dropna=False).agg(
+        slides=("slide", "size"), regions=("regions", "sum")
+    )
+    print(counts.reset_index().to_string(index=False))
+    for row in outcomes[outcomes["status"] != "ok"].to_dict("records"):
+        print(f"{row['slide']}: {row['detail']}")
 
 
 def _pretrain(run: Run, asked: Asked) -> None:
@@ -192,6 +212,14 @@ def _resnet(run: Run, asked: Asked) -> None:
             "without this stage MCAT and CLAM read the vectors of MAE-Patch"
         )
     run.embed_resnet(asked.weights)
+
+
+def _encoder(run: Run, asked: Asked) -> None:
+    from hcmae.encoders.registry import ENCODERS
+
+    if not asked.encoder:
+        raise ConfigError(f"stage encoder needs --encoder: one of {', '.join(ENCODERS)}, or timm:MODEL@weights")
+    run.embed_encoder(asked.encoder, asked.weights)
 
 
 def _survival(run: Run, asked: Asked) -> None:
@@ -241,7 +269,11 @@ _WORK: dict[str, Callable[[Run, Asked], object]] = {
     "mae_patreg": lambda run, asked: run.pretrain_region("patreg", shards=asked.shards),
     "embed": lambda run, asked: run.embed(),
     "dino": lambda run, asked: run.pretrain_dino(),
+    "features": _features,
+    "feature_region": lambda run, asked: run.pretrain_feature_region(),
+    "feature_hipt": lambda run, asked: run.pretrain_dino(),
     "resnet": _resnet,
+    "encoder": _encoder,
     "nuclei": lambda run, asked: run.measure_nuclei(workers=asked.workers),
     "survival": _survival,
 }

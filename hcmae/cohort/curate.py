@@ -29,7 +29,7 @@ from hcmae.config import MODALITIES
 from hcmae.manifest import Inclusion, Manifest
 
 ANALYTE = {"rna": "RNA", "mirna": "RNA", "methylation": "DNA"}
-SOURCES = ("synthetic", "gdc", "local")
+SOURCES = ("synthetic", "gdc", "local", "features")
 CHOICE_COLUMNS = ("patient", "modality", "sample", "path", "kept", "how")
 SLIDE_NOT_FLAGGED = "slide not flagged"
 # A rule that leaves out a larger share is worth a second look at the tables.
@@ -91,8 +91,9 @@ def curate(
     """Apply the inclusion rules (section III-A) to the raw data at ``root``.
 
     ``source``: 'gdc' and 'synthetic' read the lock ``files.tsv``, ``clinical.json`` and the files of the lock; 'local'
-    reads the tables and slides that a user brings. ``modalities`` and ``slides`` say what a patient must have. The
-    synthetic slides are small, so their least size is not asked.
+    reads the tables and slides that a user brings, 'features' tables and files of features. ``modalities`` and
+    ``slides`` say what a patient must have. The synthetic slides and files of features are small, so their least size
+    is not asked.
 
     Raises CurationError (or ClinicalError) for missing or contradictory raw data, where no patient is left, and where
     two patients would share a slide, by its name or by its bytes, or the name of its store. Warns where a slide bears
@@ -102,8 +103,8 @@ def curate(
     modalities = tuple(m for m in MODALITIES if m in modalities) if check_modalities(modalities) else ()
     if source not in SOURCES:
         raise CurationError(f"unknown source '{source}': choose one of {', '.join(SOURCES)}")
-    if source == "local":
-        evidence = local_evidence(root, modalities, slides)
+    if source in ("local", "features"):
+        evidence = local_evidence(root, modalities, slides, of_features=source == "features")
     else:
         evidence = lock_evidence(manifest, root, modalities, slides)
     if evidence.faults:
@@ -125,7 +126,7 @@ def judged(
 ) -> Cohort:
     """The cohort of evidence that has been read from ``root``; see :func:`curate`. Evidence with faults is let pass."""
     inclusion = manifest.inclusion
-    if source == "synthetic":
+    if source in ("synthetic", "features"):
         inclusion = inclusion.model_copy(update={"min_slide_bytes": 0})
     if source == "gdc" and inclusion.ffpe_aliquots == "exclude":
         _warn_of_unknown_preservation(evidence, modalities, str(root))

@@ -22,6 +22,9 @@ from hcmae.packed import open_packed
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".svslide", ".dcm")
 
+# Of features that others have made of slides.
+FEATURE_SUFFIXES = (".h5", ".pt")
+
 
 class CurationError(ValueError):
     """Raw data from which no cohort can be made; the message names the file or folder and what to do."""

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from hcmae.cohort.annotations import NOTICES
 from hcmae.cohort.evidence import CurationError
-from hcmae.cohort.local import broken_links, local_file, local_mapping, local_slides, remark_file, unread_files
+from hcmae.cohort.local import (
+    broken_links,
+    local_features,
+    local_file,
+    local_mapping,
+    local_slides,
+    remark_file,
+    unread_files,
+)
 from hcmae.cohort.lock import from_xena, is_there, read_lock, xena_header, xena_matrix
 from hcmae.config import MODALITIES
 from hcmae.content import Contents, content_id, same_slides, slide_bytes
@@ -34,12 +42,14 @@ def curate_inputs(
     """
     root = Path(root)
     chosen = [m for m in MODALITIES if m in modalities]
-    if source == "local":
-        return _local_inputs(root, chosen, slides, contents)
+    if source in ("local", "features"):
+        return _local_inputs(root, chosen, slides, contents, source == "features")
     return _lock_inputs(root, chosen, slides, manifest, contents)
 
 
-def _local_inputs(root: Path, modalities: Sequence[str], slides: bool, contents: Contents) -> dict[str, str]:
+def _local_inputs(
+    root: Path, modalities: Sequence[str], slides: bool, contents: Contents, features: bool
+) -> dict[str, str]:
     found = {}
     if (root / "columns.json").exists():
         found["columns.json"] = _tried(lambda: contents.file(root / "columns.json"))
@@ -48,7 +58,14 @@ def _local_inputs(root: Path, modalities: Sequence[str], slides: bool, contents:
     for what in ("samples", "annotations"):
         if (path := _remarks(root, what)) is not None:
             found[what] = _tried(lambda path=path: contents.file(path))  # type: ignore[misc]
-    if slides:
+    if slides and features:
+        folder = root / "features"
+        found["features"] = _tried(
+            lambda: content_id(
+                {path.relative_to(folder).as_posix(): slide_bytes(path) for path in local_features(folder)}
+            )
+        )
+    elif slides:
         found["slides"] = _tried(
             lambda: content_id(
                 {path.relative_to(root).as_posix(): slide_bytes(path) for path in local_slides(root / "slides")}

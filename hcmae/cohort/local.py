@@ -14,6 +14,7 @@ from hcmae.cohort.barcodes import Barcode, composed, dashed, patient_id
 from hcmae.cohort.columns import read_columns
 from hcmae.cohort.copies import table_given_twice
 from hcmae.cohort.evidence import (
+    FEATURE_SUFFIXES,
     SLIDE_SUFFIXES,
     Candidate,
     CurationError,
@@ -221,11 +222,13 @@ def local_evidence(
     mapping: Mapping[str, Any] | None = None,
     notes: SampleNotes | None = None,
     people: tuple[dict[str, clinical.Outcome], dict[str, list[str]]] | None = None,
+    of_features: bool = False,
 ) -> Evidence:
     """What a user's tables and slides say. Raises CurationError, ClinicalError.
 
     ``mapping``, ``notes`` and ``people`` (outcomes and named slides) stand for ``columns.json``, the tables of remarks
-    and the clinical table, where a caller has read them.
+    and the clinical table, where a caller has read them. ``of_features``: the slides are files of features, below
+    ``features/`` instead of ``slides/``.
     """
     mapping = local_mapping(root) if mapping is None else mapping
     notes = sample_notes(root, mapping) if notes is None else notes
@@ -264,7 +267,7 @@ def local_evidence(
     evidence = Evidence(outcomes, candidates)
     _look_at_names(evidence, tables | {what: path for what, (path, _) in features.items()})
     if slides:
-        _add_slides(evidence, root / "slides", named, notes, str(table))
+        _add_slides(evidence, root / ("features" if of_features else "slides"), named, notes, str(table), of_features)
     _say_unmatched(notes, evidence)
     normal = [path.name for path in normal_files(root)]
     if normal:
@@ -346,6 +349,35 @@ def local_slides(folder: Path) -> list[Path]:
     return files
 
 
+def local_features(folder: Path) -> list[Path]:
+    """The files of features below a folder, sorted: one per slide, of one encoder.
+
+    Coordinates alone (``patches/``) and features of whole slides (``slide_features_...``) are not among them; a ``.pt``
+    counts where no ``.h5`` of its name holds the same. Raises CurationError where there is no folder or file, or where
+    there are folders of two encoders.
+    """
+    if not folder.is_dir():
+        raise CurationError(f"{folder} is missing: put the files of features there, or curate with slides=False")
+
+    def is_one(path: Path) -> bool:
+        above = path.relative_to(folder).parts[:-1]
+        other = any(part == "patches" or part.startswith("slide_features") for part in above)
+        return path.suffix.lower() in FEATURE_SUFFIXES and not other
+
+    files = [path for path in _shown(folder) if is_one(path)]
+    if not files:
+        raise CurationError(
+            f"{folder}: no file of features ({', '.join(FEATURE_SUFFIXES)}); put them there, one a slide"
+        )
+    encoders = {part for path in files for part in path.relative_to(folder).parts[:-1] if part.startswith("features_")}
+    if len(encoders) > 1:
+        raise CurationError(
+            f"{folder}: folders of {len(encoders)} encoders ({listed(sorted(encoders))}); leave one of them"
+        )
+    whole = {path.stem for path in files if path.suffix.lower() == ".h5"}
+    return [path for path in files if path.suffix.lower() == ".h5" or path.stem not in whole]
+
+
 def _shown(folder: Path) -> list[Path]:
     """Files below a folder, sorted, without what is hidden."""
     return sorted(
@@ -371,11 +403,18 @@ def broken_links(folder: Path) -> list[str]:
 
 
 def _add_slides(
-    evidence: Evidence, folder: Path, named: Mapping[str, Sequence[str]], notes: SampleNotes, table: str
+    evidence: Evidence,
+    folder: Path,
+    named: Mapping[str, Sequence[str]],
+    notes: SampleNotes,
+    table: str,
+    features: bool = False,
 ) -> None:
     """Slides by patient, as :mod:`hcmae.cohort.slide_names` finds them, and what has to be said of them."""
-    files = slide_files(folder, local_slides(folder), evidence.outcomes)
-    claims = claim_slides(files, evidence.outcomes, named, table, broken_links(folder), unread_files(folder))
+    found_there = local_features(folder) if features else local_slides(folder)
+    files = slide_files(folder, found_there, evidence.outcomes)
+    beside = ([], []) if features else (broken_links(folder), unread_files(folder))
+    claims = claim_slides(files, evidence.outcomes, named, table, *beside)
     stores = dict(zip(files, store_names([file.relative for file in files]), strict=True))
 
     def candidate(file: SlideFile, how: str, patient: str = "") -> Candidate:

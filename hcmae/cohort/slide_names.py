@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
 from hcmae.cohort.barcodes import BarcodeError, composed, parse_slide_name, patient_id
-from hcmae.cohort.evidence import SLIDE_SUFFIXES
+from hcmae.cohort.evidence import FEATURE_SUFFIXES, SLIDE_SUFFIXES
 from hcmae.content import same_slides
 from hcmae.tables import is_missing
 
@@ -73,9 +73,9 @@ class Claims:
 
 
 def without_suffix(name: str) -> str:
-    """A name without the suffix of a slide, in either case; other dots belong to the name."""
+    """A name without the suffix of a slide or of its features, in either case; other dots belong to the name."""
     stem, dot, suffix = name.rpartition(".")
-    return stem if stem and dot and f".{suffix.lower()}" in SLIDE_SUFFIXES else name
+    return stem if stem and dot and f".{suffix.lower()}" in (*SLIDE_SUFFIXES, *FEATURE_SUFFIXES) else name
 
 
 def boundaries(name: str) -> Iterator[int]:

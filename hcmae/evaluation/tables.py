@@ -97,6 +97,19 @@ TABLE3_ROWS: tuple[tuple[str, str, str], ...] = (
     ("HC-MAE", "hcmae", "Multimodal"),
     ("HC-MAE, paper's reading", "hcmae_paper", "Multimodal"),
 )
+# The same for features without pixels; "{}" is the encoder's name.
+FEATURE_ROWS: tuple[tuple[str, str, str], ...] = (
+    ("MAE-PatReg on {}, region token", "mae_patreg", "Image"),
+    ("ABMIL on {}", "abmil_patch", "Image"),
+    ("CLAM-SB on {}", "clam_sb", "Image"),
+    ("HIPT on {}, its second and third stage", "hipt", "Image"),
+    ("MCAT on {}", "mcat", "Multimodal"),
+    ("HIPT (Integration) on {}", "hipt_integration", "Multimodal"),
+    ("HC-MAE on {}, keys from region tokens", "hcmae_regions", "Multimodal"),
+    ("Trans-MO", "trans_mo", "No image"),
+    ("Elastic net on omics", "coxnet_omics", "No image"),
+    ("Cox on age, sex, stage", "cox_clinical", "No image"),
+)
 
 
 @dataclass
@@ -355,6 +368,35 @@ def table3(
         + "".join(f" {text}" for text in (variant, _PAPERS_ROW if variant else "", _BOLD) if text)
     )
     return ResultTable("Table III, ablation", ["paper", "ours"], rows, cells, caption, _best(values))
+
+
+def features_table(
+    ours: Mapping[str, Mapping[str, Score]],
+    encoder: str,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    interval: bool = False,
+) -> ResultTable:
+    """Methods on features without pixels by cancers, each row that rests on the encoder under its name.
+
+    ``ours`` maps method name -> cancer -> Score; a method without a score is no row. The caption says in what the rows
+    differ from those of Table II, whose names they bear; there is no value of the paper to stand beside them.
+    """
+    kept = [(label.format(encoder), key, group) for label, key, group in FEATURE_ROWS if ours.get(key)]
+    cancers = list(dict.fromkeys(cancer for _, key, _ in kept for cancer in ours[key]))
+    cells, values = [], []
+    for _, key, _ in kept:
+        own = [ours[key].get(cancer) for cancer in cancers]
+        cells.append([item.text(interval=interval, between="\n") if item else NOT_RUN for item in own])
+        values.append([item.mean if item else None for item in own])
+    caption = (
+        f"C-index, mean ± sd over folds. Patch vectors are features of {encoder}, and there are no pixels: a region's "
+        "vector is a token that attends over its patch vectors and their places, trained by hiding patch vectors; "
+        "HC-MAE's keys are these vectors instead of thumbnails; regions are squares of patches, of which some may not "
+        f"be there. {provenance_text(provenance)}."
+    )
+    rows = [(group, label) for label, _, group in kept]
+    return ResultTable(f"Methods on features of {encoder}", cancers, rows, cells, caption, _best(values))
 
 
 def _variant_label(key: str, label: str, variant: str) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hcmae.cohort.curate import Cohort
 
-Source = Literal["synthetic", "gdc", "local"]
+Source = Literal["synthetic", "gdc", "local", "features"]
 Variant = Literal["patreg", "reg"]
 NULL_COHORT = "NULL"
 REGION_VARIANTS: tuple[Variant, ...] = ("reg", "patreg")
@@ -80,7 +80,7 @@ class Place:
         weights_from: str | Path | None = None,
     ) -> None:
         if source not in get_args(Source):
-            raise ConfigError(f"unknown source '{source}': choose 'synthetic', 'gdc' or 'local'")
+            raise ConfigError(f"unknown source '{source}': choose 'synthetic', 'gdc', 'local' or 'features'")
         self._given: dict[str, Any] = {
             "profile": profile,
             "source": source,
@@ -115,6 +115,16 @@ class Place:
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}({self.cancer}, profile={self.profile.name}, source={self.source}, seed={self.seed})"
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether there are slides to look at, and not features alone."""
+        return self.source != "features"
+
+    @property
+    def tables(self) -> str:
+        """How the molecular tables lie: those beside features as those of a folder of one's own."""
+        return "local" if self.source == "features" else self.source
 
     @property
     def is_null(self) -> bool:
@@ -243,6 +253,11 @@ class Place:
     def region_weights(self, variant: Variant = "patreg") -> Path:
         """Weights of MAE-Region: 'patreg' with, 'reg' without patch vectors."""
         return self.pretrain_dir / f"mae_region_{variant}.safetensors"
+
+    @property
+    def feature_region_weights(self) -> Path:
+        """Weights of the region token, the stand-in for MAE-Region where there are no pixels."""
+        return self.pretrain_dir / "feature_region.safetensors"
 
     def dino_weights(self, stage: Literal["patch", "region"]) -> Path:
         """Weights of one of HIPT's two stages."""

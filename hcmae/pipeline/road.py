@@ -8,92 +8,17 @@ all come from here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from hcmae.config import ConfigError, Profile
+from hcmae.config import ConfigError
 from hcmae.files import read_json
-from hcmae.keys import Key, Reads
-from hcmae.pipeline import cutting, stages, work
+from hcmae.pipeline import cutting, feature_work, stages, work
 from hcmae.pipeline.place import Place
-from hcmae.pipeline.stages import Stage
+from hcmae.pipeline.step import FEATURES, PIXELS, Step, fixed
 from hcmae.pipeline.work import Options, Vectors
-
-Scope = Literal["cancer", "pool"]
-
-
-def _nothing(run: Place, options: Options) -> dict[str, Any]:
-    return {}
-
-
-def _no_suffix(run: Place, options: Options) -> str:
-    return ""
-
-
-def _none_left(run: Place, key: Key, options: Options) -> Sequence[str]:
-    return ()
-
-
-@dataclass(frozen=True)
-class Step:
-    """One row of the road.
-
-    Args:
-        name, title: of the step; the title is one line for people.
-        after: steps whose results it reads.
-        reads: settings and source that are part of its key, by the profile's choices.
-        work: (run, key, options) -> None. It leaves alone what is done already under this key. None: a verb of ``Run``
-            does it piece by piece and keeps account of the pieces itself (predictions, fold by fold).
-        outputs: files that must be there when it is done.
-        inputs: what it reads from disk or from the steps before -> hash of its content.
-        facts: what it depends on beside the profile: seed, manifest, options.
-        pending: a sentence for each unit (slide, store) that is not done under a key.
-        scope: once per cancer, or once for the pool of all cancers.
-        on_request: no step of the ordinary road; done only when asked for.
-        options: options of the work, with their defaults.
-        suffix: added to the name of the record, where one step is done in several ways side by side.
-        made_key: makes the key where it depends on more than the row says (on the method, for predictions).
-    """
-
-    name: str
-    title: str
-    after: tuple[str, ...]
-    reads: Callable[[Profile], Reads]
-    work: Callable[[Place, Key, Options], None] | None
-    outputs: Callable[[Place, Options], Sequence[Path]]
-    inputs: Callable[[Place, Options], Mapping[str, str]] = _nothing
-    facts: Callable[[Place, Options], Mapping[str, Any]] = _nothing
-    pending: Callable[[Place, Key, Options], Sequence[str]] = _none_left
-    scope: Scope = "cancer"
-    on_request: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    suffix: Callable[[Place, Options], str] = _no_suffix
-    made_key: Callable[[Place, Options], Key] | None = None
-    note: Callable[[Place], str] = lambda run: ""
-
-    def key(self, run: Place, options: Options) -> Key:
-        """The key of this step for a run. Raises what reading its inputs raises (FileNotFoundError: not made yet)."""
-        if self.made_key is not None:
-            return self.made_key(run, options)
-        reads = self.reads(run.profile)
-        name = self.name + self.suffix(run, options)
-        return reads.key(name, run.profile, self.inputs(run, options), **self.facts(run, options))
-
-    def folder(self, run: Place) -> Path:
-        """Where the step's record lies."""
-        if self.scope == "pool":
-            return run.pretrain_dir
-        # Raw data are shared by all runs that read them.
-        return run.root if self.name == "synthesise" else run.dir
-
-    def stage(self, run: Place, options: Options | None = None) -> Stage:
-        """The step's stage of a run: its key, its outputs and its units."""
-        chosen = {**self.options, **(options or {})}
-        key = self.key(run, chosen)
-        return Stage(self.folder(run), key, self.outputs(run, chosen), lambda: self.pending(run, key, chosen))
 
 
 def do(run: Place, name: str, *, say: Callable[[str], None] = print, force: bool = False, **options: Any) -> bool:
@@ -103,10 +28,6 @@ def do(run: Place, name: str, *, say: Callable[[str], None] = print, force: bool
         raise ValueError(f"step {name} is not one piece of work: call the verb of Run that does it")
     stage, act = step.stage(run, options), step.work
     return stage.run(lambda: act(run, stage.key, {**step.options, **options}), say=say, force=force)
-
-
-def _fixed(*settings: str, code: tuple[str, ...]) -> Callable[[Profile], Reads]:
-    return lambda profile: Reads(settings, code)
 
 
 def _embed_step(
@@ -122,7 +43,7 @@ def _embed_step(
         name,
         title,
         after,
-        _fixed("compute.precision", *settings, code=(*work.EMBEDDING, *code)),
+        fixed("compute.precision", *settings, code=(*work.EMBEDDING, *code)),
         vectors.work,
         lambda run, _: [],
         vectors.inputs,
@@ -175,7 +96,7 @@ STEPS = (
         "synthesise",
         "write the synthetic twin of a cancer",
         (),
-        _fixed("geometry", "synthetic", code=("hcmae.synthetic.*",)),
+        fixed("geometry", "synthetic", code=("hcmae.synthetic.*",)),
         work.write_twin,
         lambda run, _: [run.root / "files.tsv", run.root / "truth.parquet"],
         facts=work.twin_of,
@@ -186,7 +107,7 @@ STEPS = (
         "curate",
         "decide who is in the cohort",
         ("synthesise",),
-        _fixed(code=_COHORT_CODE),
+        fixed(code=_COHORT_CODE),
         work.curate_cohort,
         lambda run, _: [run.dir / name for name in work.COHORT_FILES],
         work.raw_files,
@@ -202,17 +123,74 @@ STEPS = (
         cutting.slide_list,
         pending=cutting.unfinished_slides,
         note=cutting.slide_notes,
+        sources=PIXELS,
         options={**_WORKERS, "strict": False, "again": False, "only": None, **_PROGRESS},
     ),
     Step(
         "omics",
         "read the omics tables of the cohort",
         ("curate",),
-        _fixed(code=_OMICS_CODE),
+        fixed(code=_OMICS_CODE),
         work.read_omics_tables,
         lambda run, _: [run.dir / "omics.h5mu"],
         work.omics_files,
         lambda run, _: {"source": run.source, "modalities": list(run.modalities)},
+    ),
+    Step(
+        "features",
+        "bring features that others have made into stores",
+        ("curate",),
+        feature_work.features_reads,
+        feature_work.bring_features,
+        lambda run, _: [run.dir / "slides.parquet"],
+        cutting.slide_list,
+        pending=feature_work.not_brought,
+        options=_PROGRESS,
+        sources=FEATURES,
+    ),
+    Step(
+        "feature_region",
+        "pre-train the region token on the pool's features",
+        ("features",),
+        feature_work.region_reads,
+        feature_work.train_feature_region,
+        lambda run, _: [run.feature_region_weights],
+        work.pool_patches,
+        work.seed_of,
+        scope="pool",
+        options=_PROGRESS,
+        sources=FEATURES,
+    ),
+    _embed_step(
+        "feature_region_vectors",
+        "write the region token's vectors",
+        ("features", "feature_region"),
+        feature_work.REGION_VECTORS,
+        (),
+        feature_work.REGION_CODE,
+        sources=FEATURES,
+    ),
+    Step(
+        "feature_hipt",
+        "pre-train HIPT's second stage on the pool's features",
+        ("features",),
+        feature_work.hipt_reads,
+        feature_work.train_feature_hipt,
+        lambda run, _: [run.dino_weights("region")],
+        work.pool_patches,
+        work.seed_of,
+        scope="pool",
+        options=_PROGRESS,
+        sources=FEATURES,
+    ),
+    _embed_step(
+        "feature_hipt_vectors",
+        "write the vectors of HIPT's second stage on features",
+        ("features", "feature_hipt"),
+        feature_work.HIPT_VECTORS,
+        (),
+        _HIPT_CODE,
+        sources=FEATURES,
     ),
     Step(
         "mae_patch",
@@ -324,10 +302,23 @@ STEPS = (
         on_request=True,
     ),
     Step(
+        "encoder_vectors",
+        "write the vectors of a registered patch encoder",
+        ("slides",),
+        fixed("compute.precision", *_GRID, code=(*work.EMBEDDING, *feature_work.ENCODER_CODE)),
+        feature_work.embed_with_encoder,
+        lambda run, _: [],
+        feature_work.encoder_inputs,
+        feature_work.encoder_facts,
+        pending=feature_work.not_encoded,
+        options={**_PROGRESS, "encoder": "", "weights": None, "any_scale": False},
+        on_request=True,
+    ),
+    Step(
         "nuclei",
         "measure nuclei by hand-crafted features",
         ("slides",),
-        _fixed(
+        fixed(
             "handcrafted",
             "geometry.patch",
             code=("hcmae.slides.handcrafted", "hcmae.slides.regions"),
@@ -356,7 +347,7 @@ STEPS = (
         "predict survival out of fold, method by method",
         (*dict.fromkeys(work.MADE_BY.values()), "folds"),
         # All that some method reads; the key of a method's predictions holds what that one reads.
-        _fixed(
+        fixed(
             "survival",
             "-survival.micro_batch",
             "omics",
@@ -393,7 +384,11 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "mae_patreg": ("mae_region_patreg", "region_vectors"),
     "embed": ("patch_vectors", "region_vectors_reg", "region_vectors", "hipt_patch_vectors", "region_vectors_hipt"),
     "dino": ("dino_patch", "hipt_patch_vectors", "dino_region", "region_vectors_hipt"),
+    "features": ("features",),
+    "feature_region": ("feature_region", "feature_region_vectors"),
+    "feature_hipt": ("feature_hipt", "feature_hipt_vectors"),
     "resnet": ("resnet_vectors",),
+    "encoder": ("encoder_vectors",),
     "nuclei": ("nuclei",),
     "survival": ("folds", "predictions"),
 }
@@ -413,6 +408,11 @@ NOTEBOOKS: Mapping[str, tuple[str, ...]] = {
 def steps_for(run: Place) -> list[Step]:
     """The steps of a run in order: those of its source and its kinds of data, none that waits to be asked for."""
     skipped = {"synthesise"} if run.source != "synthetic" else set()
+    skipped |= {step.name for step in STEPS if run.source not in step.sources}
+    # Whatever comes after a slide is for slides.
+    skipped |= {
+        step.name for step in STEPS if not run.has_pixels and step.name != "predictions" and _needs(step, "slides")
+    }
     if not run.modalities:
         skipped.add("omics")
     if run.weights_from is not None:
@@ -420,8 +420,9 @@ def steps_for(run: Place) -> list[Step]:
         skipped |= {step.name for step in STEPS if step.scope == "pool"}
     if not run.slides:
         # Whatever comes after a slide, but for predictions, which also need none.
-        skipped.add("slides")
-        skipped |= {step.name for step in STEPS if step.name != "predictions" and _needs(step, "slides")}
+        skipped |= {"slides", "features"}
+        rest = [step for step in STEPS if step.name != "predictions"]
+        skipped |= {step.name for step in rest if _needs(step, "slides") or _needs(step, "features")}
     return [step for step in STEPS if step.name not in skipped and not step.on_request]
 
 
@@ -432,11 +433,13 @@ def _needs(step: Step, name: str) -> bool:
 def check_source(run: Place) -> None:
     """Raise ConfigError where there are no raw data, with the command that brings them."""
     if not run.root.is_dir():
-        parts = [*(["slides/"] if run.slides else []), *(f"{name}.tsv" for name in run.modalities)]
+        images = "slides/" if run.has_pixels else "features/"
+        parts = [*([images] if run.slides else []), *(f"{name}.tsv" for name in run.modalities)]
         hint = {
             "synthetic": "call synthesise() first",
             "gdc": f"run 'hcmae fetch {run.cancer}' first",
             "local": f"put {', '.join(parts)} and clinical.tsv there",
+            "features": f"put {', '.join(parts)} and clinical.tsv there",
         }
         raise ConfigError(f"no raw data at {run.root}: {hint[run.source]}")
 
@@ -519,7 +522,7 @@ def _predictions_state(run: Place, step: Step, undone: set[str]) -> tuple[str, s
         state, why = _state(run, step, options)
         if state != "done":
             reasons.append(f"{options['method']} ({options['protocol']}): {why}")
-        waits |= undone & {work.MADE_BY[kind] for kind in METHODS[options["method"]].kinds}
+        waits |= undone & {work.made_by(run)[kind] for kind in METHODS[options["method"]].kinds}
     if reasons:
         more = f"; and {len(reasons) - 3} more methods" if len(reasons) > 3 else ""
         return "stale", "; ".join(reasons[:3]) + more

@@ -80,6 +80,8 @@ class Run(Place):
         """
         from hcmae.slides.batch import refused_by_strict
 
+        if not self.has_pixels:
+            return self.bring_features(progress=progress)
         options: dict[str, Any] = {"workers": workers, "strict": strict, "progress": progress, "only": only}
         road.do(self, "slides", force=force, again=force, **options)
         self._note_places(self.cohort())
@@ -87,6 +89,31 @@ class Run(Place):
         if strict and (refused := refused_by_strict(outcomes)) is not None:
             raise refused
         return outcomes
+
+    def bring_features(self, *, progress: bool = True) -> pd.DataFrame:
+        """Bring the cohort's files of features into stores (source ``features``); returns one outcome per slide.
+
+        Raises ConfigError for another source, MixedFeaturesError for features of two encoders, widths or scales.
+        """
+        if self.has_pixels:
+            raise ConfigError(f"source is '{self.source}': files of features are brought with source 'features'")
+        road.do(self, "features", progress=progress)
+        self._note_places(self.cohort())
+        return self.slide_outcomes()
+
+    def pretrain_feature_region(self, *, progress: bool = True) -> Path:
+        """Train the region token on the pool's features and write the pool's region vectors (source ``features``)."""
+        if self.has_pixels:
+            raise ConfigError(f"source is '{self.source}': slides have pixels, call pretrain_region()")
+        self._train("feature_region", progress=progress)
+        self._write_pool("feature_region_vectors", progress)
+        return self.feature_region_weights
+
+    def encoder(self) -> str:
+        """Printed name of the encoder whose patch vectors the stores hold; 'MAE-Patch' where they are our own."""
+        from hcmae.encoders.importing import encoder_of
+
+        return "MAE-Patch" if self.has_pixels else encoder_of(self.stores()) or "an encoder without a name"
 
     def load_omics(self, *, force: bool = False) -> mudata.MuData:
         """Read the omics tables of the cohort into one MuData, kept as omics.h5mu (force: although it is done)."""
@@ -98,6 +125,8 @@ class Run(Place):
 
         shards: parts that regions are read in (see ``pretraining.pretrain_patch``), where the run begins anew.
         """
+        if not self.has_pixels:
+            raise ConfigError("source is 'features': its patch vectors are there, and there are no pixels to train on")
         self._train("mae_patch", progress=progress, shards=shards)
         self._write_pool("patch_vectors", progress)
         return self.patch_weights
@@ -105,8 +134,10 @@ class Run(Place):
     def pretrain_region(self, variant: Variant = "patreg", *, progress: bool = True, shards: int | None = None) -> Path:
         """Pre-train MAE-Region ('patreg' with, 'reg' without patch vectors) and write the pool's region vectors.
 
-        shards: as for ``pretrain_patch``.
+        shards: as for ``pretrain_patch``. Of features alone (no pixels) the region token is trained instead.
         """
+        if not self.has_pixels:
+            return self.pretrain_feature_region(progress=progress)
         if work.starts_warm(self.profile, variant):
             self.pretrain_region("reg", progress=progress, shards=shards)
         self._train(f"mae_region_{variant}", progress=progress, shards=shards)
@@ -114,7 +145,14 @@ class Run(Place):
         return self.region_weights(variant)
 
     def pretrain_dino(self, *, progress: bool = True) -> Path:
-        """Pre-train both DINO stages of HIPT on the same pool and write HIPT's vectors (lesson 09)."""
+        """Pre-train both DINO stages of HIPT on the same pool and write HIPT's vectors (lesson 09).
+
+        Of features alone (no pixels) the second stage alone, on their patch vectors.
+        """
+        if not self.has_pixels:
+            self._train("feature_hipt", progress=progress)
+            self._write_pool("feature_hipt_vectors", progress)
+            return self.pretrain_dir / "dino"
         self._train("dino_patch", progress=progress)
         self._write_pool("hipt_patch_vectors", progress)
         self._train("dino_region", progress=progress)
@@ -155,6 +193,19 @@ class Run(Place):
 
         load_resnet(weights)  # names a missing or wrong file before the step asks for its hash
         road.do(self, "resnet_vectors", weights=weights, progress=progress)
+
+    def embed_encoder(
+        self, encoder: str, weights: str | Path | None = None, *, any_scale: bool = False, progress: bool = True
+    ) -> None:
+        """Write the patch vectors of a registered encoder, for the methods that read patch vectors of any network.
+
+        encoder: a name of ``hcmae.encoders.registry`` or ``timm:MODEL@weights``; weights: their path (None: as the name
+        or ``$HCMAE_ENCODERS`` says); any_scale: patches of another scale than the encoder knows. Raises EncoderError.
+        """
+        from hcmae.encoders.registry import find_weights, get_encoder
+
+        found = find_weights(get_encoder(encoder), weights)  # said before the step asks for their hash
+        road.do(self, "encoder_vectors", encoder=encoder, weights=found, any_scale=any_scale, progress=progress)
 
     def measure_nuclei(self, *, workers: int = 2, progress: bool = True) -> None:
         """Write the hand-crafted nuclear features that GPDBN and CAMR read (lesson 09)."""

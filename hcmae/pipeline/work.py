@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ def rules_of(run: Place, options: Options) -> Mapping[str, Any]:
 def read_omics_tables(run: Place, key: Key, options: Options) -> None:
     from hcmae.omics.readers import read_omics
 
-    data = read_omics(run.cohort(), run.source, run.root)
+    data = read_omics(run.cohort(), run.tables, run.root)
     with atomic_path(run.dir / "omics.h5mu") as temporary:
         data.write(temporary)
 
@@ -95,7 +95,7 @@ def read_omics_tables(run: Place, key: Key, options: Options) -> None:
 def omics_files(run: Place, options: Options) -> Mapping[str, str]:
     from hcmae.omics.readers import omics_inputs
 
-    return omics_inputs(run.cohort(), run.source, run.root, run.contents)
+    return omics_inputs(run.cohort(), run.tables, run.root, run.contents)
 
 
 # --- networks on images ---------------------------------------------------------------------------------------------
@@ -303,12 +303,16 @@ def hipt_patches(run: Place, options: Options) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors that one network writes into the stores of a cancer: dataset, weights, and the function that does it."""
+    """Vectors that one network writes into the stores of a cancer: dataset, weights, and the function that does it.
+
+    ``reads``: other vectors of the store that they are made from; ``options``: further arguments of the function.
+    """
 
     dataset: str
     weights: Callable[[Place, Options], Path]
     embed: str  # module.function below hcmae.pretraining
     reads: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self, run: Place, options: Options) -> Mapping[str, str]:
         """The weights; the stores are units."""
@@ -330,7 +334,7 @@ class Vectors:
         """Write the vectors into every store that lacks them."""
         module, _, function = self.embed.partition(".")
         embed = getattr(importlib.import_module(f"hcmae.pretraining.{module}"), function)
-        chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"]}
+        chosen: dict[str, Any] = {"key": key.digest, "progress": options["progress"], **self.options}
         if function == "embed_regions":
             chosen["name"] = self.dataset
         embed(stores_asked(run, options), self.weights(run, options), run.profile, **chosen)
@@ -455,6 +459,20 @@ MADE_BY = {
     "omics": "omics",
     "clinical": "curate",
 }
+# The same for source ``features``.
+MADE_BY_FEATURES = {
+    **MADE_BY,
+    "region": "feature_region_vectors",
+    "region_hipt": "feature_hipt_vectors",
+    "patch": "features",
+    "patch_features": "features",
+    "positions": "features",
+}
+
+
+def made_by(run: Place) -> Mapping[str, str]:
+    """Which step makes each kind of input in a run."""
+    return MADE_BY if run.has_pixels else MADE_BY_FEATURES
 
 
 def inputs_on_disk(run: Place) -> str:
@@ -483,7 +501,7 @@ def kept_predictions(run: Place) -> list[Options]:
 
 def prediction_key(run: Place, options: Options) -> Key:
     """The key of a method's predictions, from the content that lies on disk; nothing large is read."""
-    from hcmae.survival.bags import STORE_FIELDS
+    from hcmae.survival.bags import STORE_CHOICES, STORE_FIELDS
     from hcmae.survival.cross_validate import method_key
     from hcmae.survival.methods import get_method
 
@@ -498,9 +516,12 @@ def prediction_key(run: Place, options: Options) -> Key:
             for name, path in normal_tables(run.root, run.modalities).items():
                 inputs[f"normal {name}"] = run.contents.file(path)
     fields = [STORE_FIELDS[kind] for kind in method.kinds if kind in STORE_FIELDS]
+    # Of several that a store may have the first is taken; where it has none of them, none is an input.
+    better = [name for kind in method.kinds for name in STORE_CHOICES.get(kind, ())[:-1]]
     if fields or {"thumbnail", "positions"} & set(method.kinds):
         for path, store in _stores(run):
             held = [store.vector_content.get(name) for name in fields]
+            held += [[name, store.vector_content[name]] for name in better if name in store.vector_content]
             inputs[path.stem] = content_id([store.content, *held])
     protocol = Protocol.preset(options["protocol"])
     key = method_key(method, inputs, run.profile, protocol, run.seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hcmae.content import tensors_hash
+from hcmae.content import Contents, tensors_hash
 from hcmae.files import atomic_path
 
 FORMAT = "hcmae-1"
@@ -303,6 +304,36 @@ def load_foreign(model: nn.Module, path: Path, layout: str) -> list[str]:
     kept = sorted(set(own) - set(loaded))
     load_state(model, {**{name: own[name] for name in kept}, **loaded}, path)
     return kept
+
+
+def foreign_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name of another program's weights: safetensors, or a ``.bin`` or ``.pt`` that holds tensors alone.
+
+    The latter are read with torch's ``weights_only``, so that nothing in them is run. Raises CheckpointError for a file
+    that is missing, damaged, or holds anything else.
+    """
+    path = Path(path)
+    if path.suffix not in (".bin", ".pt", ".pth"):
+        return _open(path, tensors=True)[0]
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors, or is damaged ({str(error).splitlines()[0]}); nothing in it was run: "
+            "save its state_dict as safetensors"
+        ) from error
+    if not isinstance(found, Mapping) or not all(isinstance(item, Tensor) for item in found.values()):
+        raise CheckpointError(f"{path}: holds no tensors by name; save the network's state_dict as safetensors")
+    return dict(found)
+
+
+def foreign_id(path: str | Path) -> str:
+    """Short hash of another program's weight file: of its tensors where it is safetensors, else of all its bytes."""
+    if Path(path).suffix == ".safetensors":
+        return weights_hash(Path(path))
+    return Contents().file(path).rpartition(":")[2][:16]
 
 
 def load_resnet(path: str | Path) -> nn.Module:

@@ -48,18 +48,25 @@ StageName = Literal["patch", "region"]
 FILE_RATIO = 4.0
 PATCH_VECTORS = "hipt_patch_vectors"
 REGION_VECTORS = "region_vectors_hipt"
+# Patch vectors of a pool up to this size are read once.
+HELD_BYTES = 1 << 30
 _MEAN = torch.tensor(IMAGENET_MEAN)
 _STD = torch.tensor(IMAGENET_STD)
 
 
-def build_backbone(profile: Profile, stage: StageName, *, drop_path: float = 0.0) -> VisionTransformer:
-    """Network of one stage in the profile's sizes, freshly initialised from torch's global generator."""
+def build_backbone(
+    profile: Profile, stage: StageName, *, drop_path: float = 0.0, in_dim: int | None = None
+) -> VisionTransformer:
+    """Network of one stage in the profile's sizes, freshly initialised from torch's global generator.
+
+    in_dim: width of the patch vectors that stage ``region`` reads (None: that of HIPT's own first stage).
+    """
     settings: DinoStage = getattr(profile.dino, stage)
     network = settings.network
     size = Size(network.dim, network.depth, network.heads, network.mlp_ratio)
     if stage == "patch":
         return vit_patch(settings.global_cells, profile.geometry.cell, size, drop_path)
-    return vit_region(settings.global_cells, profile.dino.patch.network.dim, size, drop_path)
+    return vit_region(settings.global_cells, in_dim or profile.dino.patch.network.dim, size, drop_path)
 
 
 def budget(profile: Profile, stage: StageName, available: int) -> tuple[int, int]:
@@ -77,14 +84,21 @@ class GridStream:
     """
 
     def __init__(
-        self, stores: Sequence[Path], batch_size: int, seed: int, samples_per_epoch: int, window: int = 4096
+        self,
+        stores: Sequence[Path],
+        batch_size: int,
+        seed: int,
+        samples_per_epoch: int,
+        window: int = 4096,
+        vectors: str = PATCH_VECTORS,
     ) -> None:
         from hcmae.slides.store import SlideStore
 
         self.stores = [SlideStore(path) for path in stores]
         for store in self.stores:
-            if PATCH_VECTORS not in store.vector_weights:
-                raise ValueError(f"{store.path}: has no {PATCH_VECTORS}: embed stage 1 of HIPT first")
+            if vectors not in store.vector_weights:
+                raise ValueError(f"{store.path}: has no {vectors}: embed stage 1 of HIPT first")
+        self.name = vectors
         self.batch_size, self.seed, self.samples, self.window = batch_size, seed, samples_per_epoch, window
         self._held: dict[int, np.ndarray] = {}
 
@@ -119,8 +133,8 @@ class GridStream:
     def _vectors(self, index: int) -> np.ndarray:
         # A small pool is read once; a large one is read again in every pass.
         if index not in self._held:
-            vectors = self.stores[index].vectors(PATCH_VECTORS)
-            if sum(part.nbytes for part in self._held.values()) + vectors.nbytes > 1 << 30:
+            vectors = self.stores[index].vectors(self.name)
+            if sum(part.nbytes for part in self._held.values()) + vectors.nbytes > HELD_BYTES:
                 return vectors
             self._held[index] = vectors
         return self._held[index]
@@ -143,15 +157,18 @@ def pretrain_dino(
     progress: bool = True,
     device: str | None = None,
     checkpoint_minutes: float = 10.0,
+    vectors: str = PATCH_VECTORS,
+    window: int = 4096,
 ) -> Path:
     """Train one stage; returns ``out_dir/hipt_<stage>.safetensors`` (the teacher's backbone).
 
     Finished work of the same settings, seed and slides is kept. A checkpoint is written after each epoch and every
     ``checkpoint_minutes`` within one; an interrupted run goes on there and gives the same weights on the same machine.
     The log (JSON lines) holds loss, rates and the signs of collapse of ``models.dino.health``.
+    vectors: what stage ``region`` reads, of any width; window: regions that are shuffled together.
     Raises NonFiniteLossError, ValueError for stores without regions or a crop that does not fit, CheckpointError.
     """
-    from hcmae.slides.store import total_regions
+    from hcmae.slides.store import SlideStore, total_regions
 
     settings: DinoStage = getattr(profile.dino, stage)
     out_dir = Path(out_dir)
@@ -164,9 +181,12 @@ def pretrain_dino(
         "budget": [samples, epochs],
         "seed": seed,
         "slides": sorted(Path(store).stem for store in stores),
-        "inputs": _input_weights(stores) if stage == "region" else None,
+        "inputs": _input_weights(stores, vectors) if stage == "region" else None,
     }
-    fingerprint = key or _whole_key(f"hipt_{stage}", profile, stores, described).digest
+    fingerprint = key or _whole_key(f"hipt_{stage}", profile, stores, described, vectors).digest
+    in_dim = None
+    if stage == "region" and vectors != PATCH_VECTORS:
+        in_dim = int(SlideStore(stores[0]).vectors(vectors, np.s_[:1]).shape[-1])
     if resume and final.exists() and read_metadata(final).get("fingerprint") == fingerprint:
         tqdm.write(f"hipt_{stage}: {final.name} is up to date, nothing to do", file=sys.stderr)
         return final
@@ -176,19 +196,23 @@ def pretrain_dino(
     samples = per_epoch * batch_size
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = build_dino(profile, stage).to(where)
+        model = build_dino(profile, stage, in_dim).to(where)
         log = _Training(stage, model, settings, profile, where, seed, per_epoch, epochs, out_dir, fingerprint)
-        log.run(_source(stage, stores, batch_size, seed, samples, profile), resume, progress, checkpoint_minutes)
-    save_backbone(final, model, profile, stage, {"fingerprint": fingerprint, "training": described})
+        if stage == "region":
+            source: Any = GridStream(stores, batch_size, seed, samples, window, vectors)
+        else:
+            source = _patch_source(stores, batch_size, seed, samples, profile)
+        log.run(source, resume, progress, checkpoint_minutes)
+    save_backbone(final, model, profile, stage, {"fingerprint": fingerprint, "training": described}, in_dim)
     log.checkpoints.clear()
     return final
 
 
-def build_dino(profile: Profile, stage: StageName) -> DINO:
+def build_dino(profile: Profile, stage: StageName, in_dim: int | None = None) -> DINO:
     """Student, teacher and centre of one stage in the profile's sizes."""
     settings: DinoStage = getattr(profile.dino, stage)
     return DINO(
-        build_backbone(profile, stage, drop_path=settings.drop_path),
+        build_backbone(profile, stage, drop_path=settings.drop_path, in_dim=in_dim),
         settings.network.dim,
         prototypes=settings.prototypes,
         hidden=settings.hidden,
@@ -214,11 +238,7 @@ def make_crops(profile: Profile, stage: StageName) -> PixelCrops | GridCrops:
     )
 
 
-def _source(
-    stage: StageName, stores: Sequence[Path], batch_size: int, seed: int, samples: int, profile: Profile
-) -> Any:
-    if stage == "region":
-        return GridStream(stores, batch_size, seed, samples)
+def _patch_source(stores: Sequence[Path], batch_size: int, seed: int, samples: int, profile: Profile) -> Any:
     from hcmae.slides.stream import PatchStream
 
     return PatchStream(list(stores), batch_size, seed, workers=profile.compute.workers, samples_per_epoch=samples)
@@ -328,23 +348,27 @@ class _Training:
         return {"step": self.step, "epoch": self.step / self.per_epoch, **record}
 
 
-def _whole_key(name: str, profile: Profile, stores: Sequence[Path], facts: dict[str, Any]) -> Key:
+def _whole_key(
+    name: str, profile: Profile, stores: Sequence[Path], facts: dict[str, Any], vectors: str = PATCH_VECTORS
+) -> Key:
     """For callers outside the road, who name no key: every setting, every store, the whole library."""
     from hcmae.slides.store import SlideStore
 
-    held = PATCH_VECTORS if name == "hipt_region" else None
+    held = vectors if name == "hipt_region" else None
     found = {Path(path).stem: SlideStore(path) for path in stores}
     inputs = {stem: derived(store.content, held, store.vector_content) for stem, store in found.items()}
     return whole_library(name, profile, inputs, **facts)
 
 
-def _input_weights(stores: Sequence[Path]) -> list[str]:
+def _input_weights(stores: Sequence[Path], vectors: str) -> list[str]:
     from hcmae.slides.store import SlideStore
 
-    return sorted({SlideStore(path).vector_weights.get(PATCH_VECTORS, "none") for path in stores})
+    return sorted({SlideStore(path).vector_weights.get(vectors, "none") for path in stores})
 
 
-def save_backbone(path: Path, model: DINO, profile: Profile, stage: StageName, extra: dict[str, Any]) -> Path:
+def save_backbone(
+    path: Path, model: DINO, profile: Profile, stage: StageName, extra: dict[str, Any], in_dim: int | None = None
+) -> Path:
     """Write the teacher's backbone with what is needed to rebuild it."""
     settings: DinoStage = getattr(profile.dino, stage)
     network = settings.network
@@ -355,7 +379,7 @@ def save_backbone(path: Path, model: DINO, profile: Profile, stage: StageName, e
     if stage == "patch":
         sizes.update(cells=settings.global_cells, cell=profile.geometry.cell)
     else:
-        sizes.update(grid=settings.global_cells, in_dim=profile.dino.patch.network.dim)
+        sizes.update(grid=settings.global_cells, in_dim=in_dim or profile.dino.patch.network.dim)
     metadata = {"kind": f"hipt_{stage}", "model": sizes, **extra}
     return write_tensors(path, model.teacher["backbone"].state_dict(), metadata)
 
@@ -411,10 +435,11 @@ def embed_hipt_regions(
     key: str | None = None,
     progress: bool = True,
     device: str | None = None,
+    vectors: str = PATCH_VECTORS,
 ) -> int:
     """Write ``region_vectors_hipt`` [M, D] float32 into each store; returns how many slides were computed.
 
-    Their key holds the content of the vectors of stage 1. Raises ValueError for a store without ``hipt_patch_vectors``.
+    Their key holds the content of the patch vectors that the stage reads. Raises ValueError for a store without them.
     """
     from hcmae.slides.store import SlideStore, write_vectors
 
@@ -426,18 +451,20 @@ def embed_hipt_regions(
     count = 0
     for path in tqdm(stores, desc="HIPT region vectors", unit="slide", disable=not progress, mininterval=1.0):
         store = SlideStore(path)
-        if PATCH_VECTORS not in store.vector_weights:
-            raise ValueError(f"{path}: has no {PATCH_VECTORS}: embed stage 1 of HIPT first")
-        mine = derived(key, PATCH_VECTORS, store.vector_content)
+        if vectors not in store.vector_weights:
+            raise ValueError(f"{path}: has no {vectors}: embed stage 1 of HIPT first")
+        mine = derived(key, vectors, store.vector_content)
         if store.has_vectors(REGION_VECTORS, mine):
             continue
         pieces = []
         with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=low):
             for start in range(0, len(store), 256):
-                rows = torch.from_numpy(store.vectors(PATCH_VECTORS, np.s_[start : start + 256]))
+                rows = torch.from_numpy(store.vectors(vectors, np.s_[start : start + 256]))
                 grids = _to_grid(rows).permute(0, 3, 1, 2).float().to(where)
                 pieces.append(network(grids).float().cpu().numpy())
-        network_label = f"{own}-{store.vector_weights[PATCH_VECTORS]}"
+        network_label = f"{own}-{store.vector_weights[vectors]}"
+        if vectors != PATCH_VECTORS:  # whose patch vectors they rest on comes first: tables name it
+            network_label = f"{store.vector_weights[vectors].rpartition(':')[0]}:{own}"
         write_vectors(path, REGION_VECTORS, np.concatenate(pieces), weights=network_label, key=mine)
         count += 1
     return count

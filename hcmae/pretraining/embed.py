@@ -76,7 +76,7 @@ def embed_patches(
     """
     model = load_mae_patch(weights)
     fidelity = profile.fidelity
-    where = _device(device)
+    where = usual_device(device)
     model.to(where)
     per_region = profile.geometry.patches_per_region
     group = max(1, _PATCHES[where.type] // per_region)
@@ -129,7 +129,7 @@ def embed_resnet(
     weights: an ImageNet ResNet-50 on disk. MCAT and CLAM read these vectors where every slide has them. Resumable and
     keyed as patch vectors. Raises CheckpointError for unusable weights.
     """
-    where = _device(device)
+    where = usual_device(device)
     network = load_resnet(weights).to(where)
     per_region = profile.geometry.patches_per_region
     part = {"cpu": 64, "cuda": 1024}[where.type]
@@ -164,7 +164,7 @@ def embed_regions(
     model = load_mae_region(weights)
     if model.needs_patch_vectors:
         _check_patch_vectors(stores, weights)
-    where = _device(device)
+    where = usual_device(device)
     model.to(where)
     dataset = name or ("region_vectors" if variant == "patreg" else f"region_vectors_{variant}")
     cached: dict[Path, np.ndarray] = {}
@@ -189,7 +189,8 @@ def embed_regions(
     return embed_stores(stores, job, profile, where, key=key, progress=progress)
 
 
-def _device(device: str | None) -> torch.device:
+def usual_device(device: str | None) -> torch.device:
+    """The device that is named, else a GPU where there is one (of several processes each its own), else the CPU."""
     if device is None and torch.cuda.is_available():
         return torch.device("cuda", world().local_rank % torch.cuda.device_count())
     return torch.device(device or "cpu")

@@ -2,7 +2,8 @@
 
 Layout: ``coords`` [M, 2] int32 (level-0 x, y), ``thumbnails`` [M, T, T, 3] uint8, ``tissue_fraction`` [M] float32, then
 ``patch_vectors`` [M, P, D] float16 and ``region_vectors*`` [M, D] float32, each with the hash of the weights that made
-it. The file is written whole under another name and renamed; nothing in it depends on the time of day, so equal input
+it. A store of features without pixels has thumbnails of side 0 and ``patch_mask`` [M, P], true where a patch is there.
+The file is written whole under another name and renamed; nothing in it depends on the time of day, so equal input
 gives equal bytes. ``coords`` carries the attributes CLAM and TRIDENT look for, and ``features`` points to the region
 vectors, so that their users can open a store as it is.
 
@@ -41,6 +42,7 @@ __all__ = [
     "SlideStore",
     "export_features",
     "import_coords",
+    "level0_side",
     "opened_stores",
     "verify_store",
     "write_store",
@@ -50,6 +52,10 @@ __all__ = [
 FORMAT = 1
 HEADS_NAME = ".heads.json"
 _BASE = ("coords", "thumbnails", "tissue_fraction")
+# What a store has in place of pixels: which patches of its regions are there.
+_MASK = "patch_mask"
+# The reader of a store whose vectors others have made.
+FEATURES = "features"
 _AGAIN = "delete it and cut the slide again"
 # What a read of a damaged or hostile file ends in, whichever layer of h5py notices.
 _UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError)
@@ -147,7 +153,7 @@ class SlideStore:
         """
         if self._content is not None:
             return self._content
-        return _store_content(self.attrs, self.coords, [self.thumbnails])
+        return _store_content(self.attrs, self.coords, [self.thumbnails], self.patch_mask)
 
     @functools.cached_property
     def vector_content(self) -> dict[str, str]:
@@ -183,6 +189,16 @@ class SlideStore:
         """[M] float32."""
         return self._read("tissue_fraction")
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether there is a slide behind the regions, and not features alone."""
+        return self.attrs.get("reader") != FEATURES
+
+    @functools.cached_property
+    def patch_mask(self) -> NDArray[np.bool_] | None:
+        """[M, P] bool: which patches of each region are there; None where all are, as in regions cut from pixels."""
+        return None if self.has_pixels else self._read(_MASK).astype(bool)
+
     def vectors(self, name: str, indices: Any = slice(None)) -> NDArray[Any]:
         """A vector dataset, or some rows of it. Raises KeyError saying which ones the store has."""
         if name not in self.vector_weights:
@@ -196,6 +212,8 @@ class SlideStore:
     def open_slide(self) -> Slide:
         """The slide this store was cut from. Not self-checked again. Raises SlideError where it is gone or changed."""
         path = self.slide_path
+        if not self.has_pixels:
+            raise SlideError("unsupported", path, "holds features and no pixels: what looks at pixels needs the slide")
         slide = open_slide(path, check=False, reader="auto" if self.attrs["reader"] == "direct" else "openslide",
                            mpp_table={path.name: float(self.attrs["mpp"])})  # fmt: skip
         if slide.file_bytes != int(self.attrs["slide_bytes"]):
@@ -275,7 +293,7 @@ def _vectors(path: Path) -> dict[str, dict[str, str]]:
     found = {}
     with _opened(path) as file:
         for name in file:
-            item = file[name] if name not in (*_BASE, "features") else None
+            item = file[name] if name not in (*_BASE, _MASK, "features") else None
             if isinstance(item, h5py.Dataset) and "weights" in item.attrs:
                 found[name] = {key: str(value) for key, value in item.attrs.items()}
     return found
@@ -342,12 +360,13 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 @dataclass(frozen=True)
 class StoreContents:
-    """What goes into a new store; ``thumbnails`` may be a memory map."""
+    """What goes into a new store; ``thumbnails`` may be a memory map, ``patch_mask`` belongs to features alone."""
 
     coords: NDArray[np.int32]
     thumbnails: Any
     tissue_fraction: NDArray[np.float32]
     attrs: Mapping[str, Any]
+    patch_mask: NDArray[np.bool_] | None = None
 
 
 def write_store(path: str | Path, contents: StoreContents) -> None:
@@ -367,7 +386,9 @@ def write_store(path: str | Path, contents: StoreContents) -> None:
                 dataset[start : start + 64] = block
                 yield block
 
-        attrs["content"] = _store_content(attrs, coords, blocks())
+        attrs["content"] = _store_content(attrs, coords, blocks(), contents.patch_mask)
+        if contents.patch_mask is not None:
+            _create(file, _MASK, np.asarray(contents.patch_mask, np.uint8), {})
         _create(file, "tissue_fraction", np.asarray(contents.tissue_fraction, np.float32), {})
         _keep_vectors(Path(path), file, attrs["content"])
         for key in sorted(attrs):
@@ -383,7 +404,7 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
     The file is copied and renamed: a crash leaves the store as it was. Raises ValueError for a wrong number of rows.
     """
     path = Path(path)
-    if name in (*_BASE, "features"):
+    if name in (*_BASE, _MASK, "features"):
         raise ValueError(f"'{name}' is part of the store and cannot be replaced by vectors")
     if len(array) != len(SlideStore(path)):
         raise ValueError(f"{path}: {len(array)} rows of '{name}' for {len(SlideStore(path))} regions")
@@ -396,7 +417,8 @@ def write_vectors(path: str | Path, name: str, array: NDArray[Any], weights: str
             with h5py.File(path, "r") as source:
                 for attribute in sorted(source.attrs):
                     target.attrs[attribute] = source.attrs[attribute]
-                for item in [*_BASE, *sorted(set(store.vector_weights) - {name, "features"})]:
+                base = [*_BASE, *([] if store.has_pixels else [_MASK])]
+                for item in [*base, *sorted(set(store.vector_weights) - {name, "features"})]:
                     source.copy(source[item], target, item)
             _create(target, name, array, made)
             _link_features(target)
@@ -422,7 +444,7 @@ def verify_store(path: str | Path) -> list[str]:
     except _UNREADABLE as error:
         return [f"{path}: {str(error).removeprefix(f'{path}: ')}"]
     problems = []
-    side = geometry.thumbnail
+    side = geometry.thumbnail if store.has_pixels else 0
     if coords.shape != (len(store), 2) or fraction.shape != (len(store),):
         problems.append(f"{path}: coords {coords.shape} and tissue_fraction {fraction.shape} disagree")
     if thumbs.shape != (len(store), side, side, 3):
@@ -440,7 +462,7 @@ def verify_store(path: str | Path) -> list[str]:
 def export_features(store_path: str | Path, path: str | Path, name: str = "region_vectors") -> None:
     """Write ``features`` [N, D] float32 and ``coords`` [N, 2] as CLAM's and TRIDENT's readers expect them.
 
-    Patch vectors [M, P, D] become one row per patch with the patch's own level-0 corner.
+    Patch vectors [M, P, D] become one row per patch that is there, with the patch's own level-0 corner.
     """
     store = SlideStore(store_path)
     features, coords, geometry = store.vectors(name), store.coords, store.geometry
@@ -450,10 +472,14 @@ def export_features(store_path: str | Path, path: str | Path, name: str = "regio
         offsets = np.array([(c * step, r * step) for r in range(n) for c in range(n)])
         coords = np.rint(coords[:, None] + offsets[None]).astype(np.int32).reshape(-1, 2)
         features = features.reshape(-1, features.shape[-1])
+        if store.patch_mask is not None:
+            there = store.patch_mask.reshape(-1)
+            coords, features = coords[there], features[there]
         attrs["side"] = round(step)
         attrs["region_pixels"] = geometry.patch
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        _create(file, "features", features.astype(np.float32), {"name": store.slide_id, "encoder": name})
+        made = {"name": store.slide_id, "encoder": name, "made_by": store.vector_weights[name]}
+        _create(file, "features", features.astype(np.float32), made)
         _create(file, "coords", coords.astype(np.int32), _coords_attrs(attrs))
 
 
@@ -475,7 +501,7 @@ def import_coords(path: str | Path, *, side: int | None = None) -> NDArray[np.in
     if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > np.iinfo(np.int32).max).any():
         raise ValueError(f"{path}: coords holds places that no slide has")
     try:
-        found = _side_of(attrs)
+        found = level0_side(attrs)
     except (TypeError, ValueError, OverflowError, IndexError) as error:
         raise ValueError(f"{path}: the attributes of coords do not say the side of a square ({error})") from error
     if side is not None and found is not None and found != side:
@@ -483,11 +509,17 @@ def import_coords(path: str | Path, *, side: int | None = None) -> NDArray[np.in
     return coords.astype(np.int32)
 
 
-def _side_of(attrs: Mapping[str, Any]) -> int | None:
-    """Level-0 side of the squares of a coordinate file, None where it does not say."""
+def level0_side(attrs: Mapping[str, Any]) -> int | None:
+    """Level-0 side of the squares of a coordinate file by the attributes of ``coords``; None where they do not say.
+
+    Raises ValueError where they give a side at a level and not how much that level is reduced.
+    """
     found = attrs.get("patch_size_level0")
     if found is None and "patch_size" in attrs:
-        scale = float(np.ravel(attrs.get("downsample", 1))[0]) if int(attrs.get("patch_level", 0)) else 1.0
+        level = int(attrs.get("patch_level", 0))
+        if level and "downsample" not in attrs:
+            raise ValueError(f"patch_size is at level {level}, whose downsample is not said")
+        scale = float(np.ravel(attrs["downsample"])[0]) if level else 1.0
         found = round(float(attrs["patch_size"]) * scale)
     return None if found is None else int(found)
 
@@ -524,7 +556,12 @@ def array_content(array: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _store_content(attrs: Mapping[str, Any], coords: NDArray[np.int32], thumbnails: Iterable[NDArray[np.uint8]]) -> str:
+def _store_content(
+    attrs: Mapping[str, Any],
+    coords: NDArray[np.int32],
+    thumbnails: Iterable[NDArray[np.uint8]],
+    mask: NDArray[np.bool_] | None = None,
+) -> str:
     # Stores written before kept the size of their slide and no hash of it.
     slide = str(attrs.get("slide_content") or f"{int(attrs['slide_bytes'])} bytes")
     # How a region is split into patches and cells is not the store's business.
@@ -532,7 +569,10 @@ def _store_content(attrs: Mapping[str, Any], coords: NDArray[np.int32], thumbnai
     digest = hashlib.blake2b(head.encode(), digest_size=16)
     digest.update(np.ascontiguousarray(coords, dtype="<i4").data)
     for block in thumbnails:
-        digest.update(np.ascontiguousarray(block).data)
+        if block.size:
+            digest.update(np.ascontiguousarray(block).data)
+    if mask is not None:
+        digest.update(np.packbits(mask).data)
     return digest.hexdigest()
 
 

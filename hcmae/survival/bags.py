@@ -27,9 +27,16 @@ STORE_FIELDS = {
     # One row per slide: hand-crafted features of its nuclei.
     "handcrafted": "handcrafted",
 }
+# Kinds that several networks can give: what a store calls each of them, the first that every store has is taken.
+STORE_CHOICES = {"patch_features": ("encoder_vectors", "resnet_vectors")}
 VARIANTS = tuple(STORE_FIELDS)
 # Kinds with a vector for every patch of a region; the others have one per region (hand-crafted: per slide).
 OF_PATCHES = ("patch", "patch_features")
+
+
+def stored_names(kind: str) -> tuple[str, ...]:
+    """What a store may call a kind of vectors, in order of preference; none for what is no vector."""
+    return STORE_CHOICES.get(kind) or ((STORE_FIELDS[kind],) if kind in STORE_FIELDS else ())
 
 
 class Bags(Interface):
@@ -139,7 +146,7 @@ def stored_content(path: Path, field: str) -> str:
 def read_store(path: Path, field: str, flatten: bool = False, rows: NDArray[np.int64] | None = None) -> NDArray:
     """One field of a slide store, of all regions or of those in ``rows``.
 
-    Patch vectors [M, P, D] become one bag [M * P, D] when ``flatten`` is set.
+    Patch vectors [M, P, D] become one bag [M * P, D] when ``flatten`` is set, without the patches that are not there.
     """
     from hcmae.slides.store import SlideStore
 
@@ -148,6 +155,9 @@ def read_store(path: Path, field: str, flatten: bool = False, rows: NDArray[np.i
     # Features of a whole slide may be stored once instead of once a region.
     if rows is not None and len(values) == len(store):
         values = values[rows]
+    mask = getattr(store, "patch_mask", None) if flatten else None
+    if mask is not None:
+        return values[mask if rows is None else mask[rows]]
     return values.reshape(-1, values.shape[-1]) if flatten else values
 
 

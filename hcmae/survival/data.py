@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from hcmae.config import MODALITIES
 from hcmae.content import content_id
+from hcmae.encoders.registry import encoder_label
 from hcmae.manifest import Manifest
 from hcmae.omics.cache import omics_content
 from hcmae.outcome import check_outcome
-from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags
+from hcmae.survival.bags import OF_PATCHES, STORE_FIELDS, VARIANTS, Bags, PackedBags, StoredBags, stored_names
 
 if TYPE_CHECKING:
     from hcmae.slides.store import SlideStore
@@ -97,7 +98,8 @@ class SurvivalData:
     def patch_source(self) -> str:
         """Whose patch vectors MCAT and CLAM read."""
         own = self.bags.get("patch_features") is self.bags.get("patch")
-        return "the frozen MAE-Patch" if own else "a ResNet-50 trained on ImageNet"
+        named = encoder_label(self.weights.get("patch" if own else "patch_features", ""))
+        return named or ("the frozen MAE-Patch" if own else "a ResNet-50 trained on ImageNet")
 
     def sizes(self, kind: str) -> NDArray[np.int64]:
         """Items per patient of one kind of bag."""
@@ -186,7 +188,9 @@ def load_inputs(
     store_dir = Path(store_dir)
     kept, gone, stores, sizes, positions = [], [], [], [], []
     chosen: list[NDArray[np.int64] | None] = []
+    patches: list[int | None] = []
     fields: set[str] | None = None
+    pixels = True
     wants_images = bool(kinds) and "slide" in table.columns
     for patient, row in table.iterrows():
         if not wants_images:
@@ -213,11 +217,14 @@ def load_inputs(
         rows = darkest_regions(store, max_regions)
         chosen.append(rows)
         sizes.append(count if rows is None else len(rows))
+        pixels = pixels and getattr(store, "has_pixels", True)
+        mask = getattr(store, "patch_mask", None)
+        patches.append(None if mask is None else int((mask if rows is None else mask[rows]).sum()))
         corner = np.asarray(store.coords, dtype=np.float64)
         step = float(getattr(store, "side", 0) or _grid_step(corner))
         places = ((corner - corner.min(0)) / step).astype(np.float32)
         positions.append(places if rows is None else places[rows])
-        held = {kind for kind, name in STORE_FIELDS.items() if name in store.vector_weights}
+        held = set(store.vector_weights)
         fields = held if fields is None else fields & held
     if not kept:
         raise ValueError(f"no patient of {len(table)} has regions in {store_dir}: run the slide stage first")
@@ -227,9 +234,9 @@ def load_inputs(
     bags: dict[str, Bags] = {}
     weights: dict[str, str] = {}
     if stores:
-        there = [kind for kind in kinds if kind == "thumbnail" or kind in (fields or set())]
+        there = _stored_kinds(kinds, fields or set(), pixels)
         weights = _networks(there, stores)
-        bags = _gathered(there, stores, sizes, chosen, memory_bytes)
+        bags = _gathered(there, stores, sizes, patches, chosen, memory_bytes)
         bags["positions"] = PackedBags.from_list(positions)
     omics = mdata
     if mdata is not None and gone:
@@ -247,29 +254,37 @@ def load_inputs(
     )
 
 
+def _stored_kinds(kinds: Sequence[str], held: set[str], pixels: bool) -> dict[str, str]:
+    """The kinds that all stores have -> what they call them; of several names of a kind the first that all have."""
+    found = {kind: next((name for name in stored_names(kind) if name in held), "") for kind in kinds}
+    if "thumbnail" in found:
+        found["thumbnail"] = "thumbnails" if pixels else ""
+    return {kind: name for kind, name in found.items() if name}
+
+
 def _gathered(
-    kinds: list[str],
+    kinds: Mapping[str, str],
     stores: list[Path],
     sizes: list[int],
+    patches: list[int | None],
     chosen: list[NDArray[np.int64] | None],
     memory_bytes: int,
 ) -> dict[str, Bags]:
-    """Bags of each kind: in memory as far as all of them fit, else in their stores."""
-    on_disk = {
-        kind: StoredBags(stores, STORE_FIELDS.get(kind, "thumbnails"), sizes, kind in OF_PATCHES, chosen)
-        for kind in kinds
-    }
-    held = _in_memory(on_disk, memory_bytes)
+    """Bags of each kind: in memory as far as all of them fit, else in their stores.
+
+    ``patches``: per store how many patches are there (None: all that its regions have).
+    """
+    on_disk = {kind: StoredBags(stores, name, sizes, kind in OF_PATCHES, chosen) for kind, name in kinds.items()}
+    held = _in_memory(on_disk, patches, memory_bytes)
     return {kind: _read(stored) if kind in held else stored for kind, stored in on_disk.items()}
 
 
-def _networks(kinds: list[str], stores: list[Path]) -> dict[str, str]:
+def _networks(kinds: Mapping[str, str], stores: list[Path]) -> dict[str, str]:
     """Kind -> hash of the network that wrote it. Raises ValueError where stores hold vectors of several."""
     weights = {}
-    for kind in kinds:
+    for kind, name in kinds.items():
         if kind not in STORE_FIELDS:
             continue
-        name = STORE_FIELDS[kind]
         hashes = {str(_weights(path, name)) for path in stores}
         if len(hashes) > 1:
             raise ValueError(f"{stores[0].parent}: '{name}' come from {len(hashes)} different networks; embed again")
@@ -285,6 +300,11 @@ def darkest_regions(store: SlideStore, limit: int | None) -> NDArray[np.int64] |
     """
     if limit is None or len(store) <= limit:
         return None
+    if not getattr(store, "has_pixels", True):
+        raise ValueError(
+            f"{store.path}: features have no pixels by which its darkest regions could be found: set "
+            "fidelity.max_regions to null"
+        )
     sums = np.array([int(thumbnail.sum(dtype=np.int64)) for thumbnail in np.asarray(store.thumbnails)])
     return np.sort(np.argsort(sums, kind="stable")[:limit])
 
@@ -322,7 +342,7 @@ def _weights(path: Path, name: str) -> str | None:
     return SlideStore(path).vector_weights.get(name)
 
 
-def _in_memory(kinds: dict[str, StoredBags], memory_bytes: int) -> set[str]:
+def _in_memory(kinds: dict[str, StoredBags], patches: list[int | None], memory_bytes: int) -> set[str]:
     """The kinds that fit into memory together, the smallest first; sizes are set right for several items per region."""
     needed = {}
     for kind, bags in kinds.items():
@@ -332,6 +352,9 @@ def _in_memory(kinds: dict[str, StoredBags], memory_bytes: int) -> set[str]:
             continue
         per_region = max(len(first) // max(int(bags.sizes[0]), 1), 1)
         bags.sizes = bags.sizes * per_region
+        if bags.flatten:
+            # Regions of features are not all full.
+            bags.sizes = np.array([n if own is None else own for n, own in zip(bags.sizes, patches, strict=True)])
         needed[kind] = first[0].numel() * first.element_size() * int(bags.sizes.sum())
     held, left = set(kinds) - set(needed), memory_bytes
     for kind in sorted(needed, key=lambda kind: (needed[kind], kind)):

@@ -24,6 +24,7 @@ from hcmae.config import Profile, Settings
 from hcmae.keys import NEUTRAL, pick, source_of
 from hcmae.pipeline import Run
 from hcmae.pipeline.road import ROAD
+from tests.support.feature_cohort import features_run, write_features
 from tests.support.local_cohort import local_run, write_cohort
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -143,11 +144,25 @@ VARIANTS = {
         "slides.keep_rule": "four_point",
         "slides.target_mpp": 0.5,
     },
+    # Features that others have made, no pixels.
+    "features": {},
 }
+PIXELS_ROAD = (
+    "curate", "slides", "omics", "mae_patch", "patch_vectors", "mae_region_reg", "region_vectors_reg",
+    "mae_region_patreg", "region_vectors", "dino_patch", "hipt_patch_vectors", "dino_region", "region_vectors_hipt",
+    "nuclei", "folds",
+)  # fmt: skip
+FEATURES_ROAD = (
+    "curate", "features", "omics", "feature_region", "feature_region_vectors", "feature_hipt", "feature_hipt_vectors",
+    "folds",
+)  # fmt: skip
 
 
 @pytest.fixture(params=list(VARIANTS))
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    if request.param == "features":
+        write_features(tmp_path, patients=3, width=8, cells=5)
+        return features_run(tmp_path, "HCC2")
     write_cohort(tmp_path, patients=3)
     return local_run(tmp_path, "HCC2", **VARIANTS[request.param])
 
@@ -162,9 +177,7 @@ UNDER_A_CHOICE = {
 def test_steps_read_what_they_declare(project: Run, recorder: Recorder) -> None:
     run = project
     problems = []
-    for name in ("curate", "slides", "omics", "mae_patch", "patch_vectors", "mae_region_reg", "region_vectors_reg",
-                 "mae_region_patreg", "region_vectors", "dino_patch", "hipt_patch_vectors", "dino_region",
-                 "region_vectors_hipt", "nuclei", "folds"):  # fmt: skip
+    for name in PIXELS_ROAD if run.has_pixels else FEATURES_ROAD:
         step = ROAD[name]
         assert step.work is not None
         options = {**step.options, **({"workers": 1} if "workers" in step.options else {})}

@@ -25,18 +25,34 @@ ROOT = Path(__file__).resolve().parents[2]
 CUT = {"slides"}
 MAE_PATCH, MAE_REGION = {"mae_patch"}, {"mae_region_reg", "mae_region_patreg"}
 DINO = {"dino_patch", "dino_region"}
-OF_PATCHES = {"patch_vectors", "hipt_patch_vectors", "resnet_vectors"}
+FEATURES, REGION_TOKEN, FEATURE_HIPT = {"features"}, {"feature_region"}, {"feature_hipt"}
+OF_PATCHES = {"patch_vectors", "hipt_patch_vectors", "resnet_vectors", "encoder_vectors"}
 OF_REGIONS = {"region_vectors_reg", "region_vectors"}
-VECTORS = {"region_vectors_hipt"} | OF_PATCHES | OF_REGIONS
+VECTORS = {"region_vectors_hipt", "feature_region_vectors", "feature_hipt_vectors"} | OF_PATCHES | OF_REGIONS
 EXPECTED: dict[str, set[str]] = {
-    "geometry.region": {"synthesise", "dino_patch"} | CUT | MAE_REGION | OF_PATCHES | OF_REGIONS,
-    "geometry.patch": {"synthesise", "nuclei", "dino_patch"} | CUT | MAE_PATCH | MAE_REGION | OF_PATCHES,
+    "geometry.region": {"synthesise", "dino_patch"}
+    | CUT
+    | MAE_REGION
+    | OF_PATCHES
+    | OF_REGIONS
+    | FEATURES
+    | REGION_TOKEN,
+    "geometry.patch": {"synthesise", "nuclei", "dino_patch", "features", "feature_region"}
+    | CUT
+    | MAE_PATCH
+    | MAE_REGION
+    | OF_PATCHES,
     "geometry.cell": {"synthesise", "dino_patch"} | CUT | MAE_PATCH,
     "geometry.thumbnail": {"synthesise"} | CUT,
-    "network": MAE_PATCH | MAE_REGION,
+    "network": MAE_PATCH | MAE_REGION | REGION_TOKEN,
     "mae_patch": MAE_PATCH,
     "mae_patch.optimisation.epochs": MAE_PATCH,
     "mae_region": MAE_REGION,
+    # The region token is masked, decoded and trained as MAE-Region is.
+    **{
+        f"mae_region.{name}": MAE_REGION | REGION_TOKEN
+        for name in ("mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads", "optimisation")
+    },
     "mae_region.warm_epochs": {"mae_region_patreg"},
     "mae_region.reduce": MAE_REGION | {"region_vectors_reg", "region_vectors"},
     "slides": CUT,
@@ -48,7 +64,7 @@ EXPECTED: dict[str, set[str]] = {
     "survival.repeats": {"predictions"},
     "fidelity": {"predictions"},
     # Read where the optimiser is called Adam (below).
-    "fidelity.adam_decay": MAE_PATCH | MAE_REGION,
+    "fidelity.adam_decay": MAE_PATCH | MAE_REGION | REGION_TOKEN,
     "fidelity.region_attention": {"mae_region_patreg"},
     "fidelity.region_residual": {"mae_region_patreg"},
     "fidelity.region_warm_start": {"mae_region_patreg"},
@@ -58,14 +74,14 @@ EXPECTED: dict[str, set[str]] = {
     "fidelity.augment": MAE_PATCH | MAE_REGION,
     "dino.patch": {"dino_patch"},
     "dino.patch.network.dim": DINO,
-    "dino.region": {"dino_region"},
+    "dino.region": {"dino_region"} | FEATURE_HIPT,
     # Its crops are of vectors: there is nothing to interpolate and no colour.
     "dino.region.interpolation": set(),
     "dino.region.jitter": set(),
     "handcrafted": {"nuclei"},
     "comparisons": {"predictions"},
     "synthetic": {"synthesise"},
-    "compute.precision": MAE_PATCH | MAE_REGION | DINO | VECTORS | {"predictions"},
+    "compute.precision": MAE_PATCH | MAE_REGION | DINO | REGION_TOKEN | FEATURE_HIPT | VECTORS | {"predictions"},
     "compute.workers": set(),
     "compute.compile": set(),
     "compute.decoders": set(),
@@ -144,7 +160,7 @@ def test_every_setting_makes_stale_the_steps_that_read_it_and_no_other(base: str
             own = getattr(profile.dino, level)
             for name in ("epochs", "samples_per_epoch"):
                 if dotted == f"mae_{level}.optimisation.{name}" and getattr(own, name) is None:
-                    wanted.add(f"dino_{level}")
+                    wanted |= {"dino_patch"} if level == "patch" else {"dino_region", "feature_hipt"}
         assert stale == wanted, dotted
 
 
@@ -230,7 +246,9 @@ def rule_graph() -> dict[str, set[str]]:
 def test_the_run_graph_keeps_every_edge_of_the_road() -> None:
     rules, before = snakefile_rules(), rule_graph()
     done = {name: steps for name, steps in rules.items() if name in before and steps}
-    assert {step for steps in done.values() for step in steps} >= set(ROAD) - {"resnet_vectors"}
+    assert {step for steps in done.values() for step in steps} >= {
+        step.name for step in STEPS if not step.on_request and "synthetic" in step.sources
+    }
     for name, steps in done.items():
         earlier = set(steps).union(*(rules[other] for other in before[name]))
         for step in steps:
