@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,18 @@ def slide_identity(path: str | Path) -> list[tuple[str, int, int, int]]:
     return found
 
 
+def seen_properties(handle: Any) -> dict[str, str]:
+    """The properties of a slide that OpenSlide has opened, without those it names and has no value or text for."""
+    found = {}
+    for name in handle.properties:
+        with suppress(KeyError, UnicodeDecodeError):
+            found[name] = handle.properties[name]
+    return found
+
+
 def seen_levels(handle: Any) -> tuple[Level, ...]:
     """The levels of a slide that OpenSlide has opened, as it sees them."""
-    properties = handle.properties
+    properties = seen_properties(handle)
 
     def side(level: int, name: str) -> int:
         text = properties.get(f"openslide.level[{level}].tile-{name}", "")

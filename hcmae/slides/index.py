@@ -22,7 +22,7 @@ _FILE = re.compile(
 # How many images there are across and down, in MIRAX and in VMS, and how many files and levels.
 _TOGETHER = (("IMAGENUMBER_X", "IMAGENUMBER_Y"), ("NoJpegColumns", "NoJpegRows"), ("FILE_COUNT", "HIER_0_COUNT"))
 _COUNTS = {
-    name: re.compile(rf"^[ \t]*{name}[ \t]*=[ \t]*(-?\d+)", re.MULTILINE | re.IGNORECASE)
+    name: re.compile(rf"^[ \t]*{name}[ \t]*=[ \t]*(-?\d{{1,30}})", re.MULTILINE | re.IGNORECASE)
     for pair in _TOGETHER
     for name in pair
 }
@@ -50,11 +50,7 @@ def implausible_index(path: str | Path) -> str:
         if name in (".", "..") or "/" in name or "\\" in name:
             return f"its index names '{name[:80]}', which is not in its own folder"
     counts = {name: max(map(int, found), default=1) for name, key in _COUNTS.items() if (found := key.findall(text))}
-    for across, down in (
-        ("IMAGENUMBER_X", "IMAGENUMBER_Y"),
-        ("NoJpegColumns", "NoJpegRows"),
-        ("FILE_COUNT", "HIER_0_COUNT"),
-    ):
+    for across, down in _TOGETHER:
         columns, rows = counts.get(across, 1), counts.get(down, 1)
         if max(columns, 1) * max(rows, 1) > MAX_TILES:
             return f"its index says {across} = {columns}, {down} = {rows}"

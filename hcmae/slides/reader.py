@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hcmae.slides.errors import SlideError, TileError
-from hcmae.slides.handles import OpenSlideHandle, PositionalFile, seen_levels, slide_identity
+from hcmae.slides.handles import OpenSlideHandle, PositionalFile, seen_levels, seen_properties, slide_identity
 from hcmae.slides.index import implausible_index
 from hcmae.slides.mpp import ASSUMED_MPP, resolve_mpp
 from hcmae.slides.overview import FAILED_READS, Box, Overview, overview_of, read_parts
@@ -431,7 +431,7 @@ def _open_with_openslide(slide: Slide, why: str, check: bool) -> None:
             "unreadable", slide.path, f"not a slide that can be read ({why}; OpenSlide: {error})"
         ) from None
     slide.reader, slide.note = "openslide", why
-    properties = dict(handle.properties)
+    properties = seen_properties(handle)
     slide.properties.update(properties)
     slide.levels = seen_levels(handle)
     _refuse(slide, implausible_levels(slide.levels))
@@ -528,7 +528,7 @@ def _self_check(slide: Slide) -> tuple[bool, str]:
         if not any(_decodes(slide, tables[0], index) for index in telling_tiles(tables[0])):
             raise SlideError("unreadable", slide.path, f"no tile can be decoded (OpenSlide: {error})") from None
         return True, f"OpenSlide cannot open it ({error}): not checked"
-    properties = dict(handle.properties)
+    properties = seen_properties(handle)
     slide.properties.update(properties)
     vendor = properties.get("openslide.vendor", "unknown")
     if vendor not in _PLAIN_VENDORS:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -353,3 +354,41 @@ def test_every_rule_of_the_road_stands_in_the_table_of_checks(root: Path, tmp_pa
     names = {rule.name for rule in RULES}
     for rule in flow["rule"]:
         assert any(rule.startswith(name) or rule.endswith(name) for name in names), rule
+
+
+def test_normal_tissue_guessed_units_and_slides_of_one_name_are_all_said_at_once(tmp_path: Path) -> None:
+    """Each is known to have gone wrong in silence: a profile of other tissue taken for the tumour's, logarithms logged
+    again, expected counts without size factors, one slide for two patients.
+    """
+    root = tmp_path / "LIHC"
+    patients = [f"TCGA-ZZ-A{number:03d}" for number in range(12)]
+    write_tables(root, patients)
+    kinds = {patients[3]: "11A", patients[5]: "06A"}
+    aliquots = [f"{patient}-{kinds.get(patient, '01A')}-11R-A123-07" for patient in patients]
+    rng = np.random.default_rng(1)
+    rna, mirna = (pd.read_csv(root / f"{name}.tsv", sep="\t", index_col=0) for name in ("rna", "mirna"))
+    np.log2(rna.set_axis(pd.Index(aliquots, name="sample")) + 1).round(4).to_csv(root / "rna.tsv", sep="\t")
+    (mirna + rng.uniform(0, 1, mirna.shape)).round(2).to_csv(root / "mirna.tsv", sep="\t")
+    both = ("north/1.svs", "north/2.svs", "south/1.svs", "south/2.svs")
+    write_files(root, *both, *(f"{patient}.svs" for patient in patients[4:]))
+    name_slides(root, {patients[0]: "1.svs", patients[1]: "2.svs", patients[2]: "1.svs", patients[3]: "2.svs"})
+    status, report = check(root, *own_rules(tmp_path))
+    assert status == 1
+    # Who: both patients, with the reason of each.
+    (left,) = [found for found in report["findings"] if (found["kind"], found["rule"]) == ("left out", "rna data")]
+    assert left["patients"] == {patients[3]: "rna of sample type 11 only", patients[5]: "rna of sample type 06 only"}
+    # In which unit, and why; what is not plain is asked for.
+    assert any(what.startswith("log2_counts (log2(counts + 1)), because") for what in of_rule(report, "rna", "note"))
+    (unit,) = [found for found in report["findings"] if (found["kind"], found["rule"]) == ("fault", "mirna")]
+    assert unit["file"] == str(root / "mirna.tsv")
+    assert "expected counts look like this" in unit["what"]
+    assert "say in columns.json what the table holds" in unit["do"]
+    # Whose slide, which files, and what to do.
+    owners = [found for found in report["findings"] if found["rule"] == "owner of a slide"]
+    assert [(found["kind"], found["subject"]) for found in owners] == [
+        ("fault", f"patient {patient}") for patient in patients[:4]
+    ]
+    for number, found in enumerate(owners):
+        name = number % 2 + 1
+        assert f"slide '{name}.svs' could be north/{name}.svs or south/{name}.svs" in found["what"]
+        assert found["do"] == "write the path below slides/ in that column"

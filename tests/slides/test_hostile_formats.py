@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.fuzz import together, workshop
 from benchmarks.fuzz_targets import Target, read_slide
 from hcmae.slides import probe
+from hcmae.slides.handles import seen_levels, seen_properties
 from hcmae.slides.index import implausible_index
 from hcmae.slides.reader import SlideError, open_slide
 from hcmae.slides.tiles import Level, implausible_levels
@@ -99,6 +100,23 @@ def test_levels_without_a_size_are_refused(overlap: str, picture: NDArray[np.uin
     with pytest.raises(SlideError, match=r"levels of .* pixels; damaged or hostile") as caught:
         open_slide(path)
     assert caught.value.code == "unreadable"
+
+
+def test_properties_that_have_a_name_and_no_value_are_left_out() -> None:
+    """An index of VMS with an empty key gives OpenSlide such a one."""
+
+    class Properties(dict[str, str]):
+        def __getitem__(self, name: str) -> str:
+            if not name:
+                raise KeyError(name)
+            return super().__getitem__(name)
+
+    class Handle:
+        properties = Properties({"": "", "openslide.level[0].tile-width": "64", "openslide.level[0].tile-height": "x"})
+        level_dimensions, level_downsamples = ((9, 8),), (1.0,)
+
+    assert set(seen_properties(Handle())) == {"openslide.level[0].tile-width", "openslide.level[0].tile-height"}
+    assert seen_levels(Handle()) == (Level(9, 8, 1.0, 64, 0),)
 
 
 def test_levels_that_can_be_true_are_not() -> None:
