@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import fuzz
 from benchmarks.fuzz import Outcome, attempt, damaged, together, workshop
-from benchmarks.fuzz_targets import Target, targets
+from benchmarks.fuzz_targets import Target, read_slide, targets
+from tests.support.hostile_slides import HIER_ROOT, write_mrxs, write_ndpi
+from tests.support.twin_slides import paint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="every input is read by a forked process")
 
@@ -89,3 +92,44 @@ def test_sound_files_are_read_and_damaged_ones_end_as_documented(every: list[Tar
             sound, other = together(one, inputs, base, watch)
             assert sound.kind == "value", (one.name, sound)
             assert other.kind in ("value", "documented"), (one.name, other)
+
+
+MOST = (1 << 31) - 1
+# Fields of Index.dat: its page of tiles begins behind both roots, the pointer and the head of the level.
+PAGE = HIER_ROOT + 20
+LIES: list[tuple[str, dict[str, Any]]] = [
+    *(("mrxs", {"records": {0: entry}}) for entry in (
+        (0, MOST, 100, 0), (0, 0, MOST, 0), (0, -5, 100, 0), (0, 0, -1, 0), (0, 0, 100, MOST), (0, 0, 100, -1),
+        (MOST, 0, 100, 0), (-1, 0, 100, 0),
+    )),
+    *(("mrxs", {"index": change}) for change in (
+        {HIER_ROOT: MOST}, {HIER_ROOT: -1}, {HIER_ROOT + 8: 0}, {HIER_ROOT + 12: 1}, {PAGE: MOST}, {PAGE: -1},
+        {PAGE + 4: PAGE},
+    )),
+    *(("ndpi", {"tags": tags}) for tags in (
+        {256: (4, MOST)}, {257: (4, MOST)}, {256: (4, 0)}, {278: (4, 0)}, {279: (4, MOST)}, {273: (4, MOST)},
+        {65420: (4, 0)}, {65421: (11, float("nan"))}, {65424: (9, -MOST)}, {65432: (4, [MOST] * 64)},
+    )),
+    *(("ndpi", {"counts": counts}) for counts in ({65426: MOST}, {65426: 1 << 28}, {65426: 1}, {256: 0})),
+    *(("ndpi", {"mcu_starts": change}) for change in (
+        lambda starts: [MOST] * len(starts), lambda starts: [0] * len(starts), lambda starts: starts[::-1],
+        lambda starts: [at + 1 for at in starts], lambda starts: starts + [MOST] * 100_000,
+    )),
+    *(("ndpi", {"high": high}) for high in ({273: 1}, {65426: MOST}, {256: MOST})),
+]  # fmt: skip
+
+
+def test_wild_offsets_counts_and_tables_neither_end_the_program_nor_fill_the_memory(tmp_path: Path) -> None:
+    """Opened, surveyed and read by a forked process, without another one that opens the file first."""
+    picture = paint(256, 256, seed=2)
+    inputs: dict[str, list[dict[str, bytes]]] = {"mrxs": [], "ndpi": []}
+    for kind, lie in LIES:
+        path = {"mrxs": write_mrxs, "ndpi": write_ndpi}[kind](tmp_path / f"a.{kind}", picture, **lie)
+        parts = [path, *(tmp_path / "a").glob("*")] if kind == "mrxs" else [path]
+        inputs[kind].append({part.relative_to(tmp_path).as_posix(): part.read_bytes() for part in parts})
+    with workshop() as (base, watch):
+        for kind, files in inputs.items():
+            target = Target(kind, files[0], f"a.{kind}", {}, read_slide, memory=1 << 30)
+            outcomes = together(target, files, base, watch)
+            lies = [lie for other, lie in LIES if other == kind]
+            assert [(lie, o) for lie, o in zip(lies, outcomes, strict=True) if o.kind != "value"] == []
