@@ -200,7 +200,7 @@ pd.Series(sizes, name="parameters").map("{:,}".format).to_frame()
 # hold the network; the last cell holds this one to it.
 #
 # **Eq. 6 and 7.** Omics become three tokens and ask; thumbnails are the keys, region vectors the values. The small profile first puts the
-# region vectors into units of the training patients' spread ({setting}`survival.scale_vectors`), which the paper does not mention: without it
+# region vectors into units of the training patients' spread (`survival.scale_vectors`), which the paper does not mention: without it
 # the directions in which an encoder's output varies most would drown the others.
 
 # %% tags=["by-hand"]

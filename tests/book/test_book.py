@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from book._ext import quiz, reference, results, settings
+from hcmae.config import PROFILES, load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -69,6 +70,22 @@ def test_every_switch_that_a_page_names_exists():
     for page, text in named:
         section, _, field = text.partition(".")
         assert field in settings.model_of(section).model_fields, f"{page}: {text}"
+
+
+def test_every_setting_that_a_page_or_lesson_names_is_a_profiles():
+    named = [
+        (path.name, match)
+        for path in [*PAGES, *sorted((ROOT / "notebooks").glob("*.py"))]
+        for match in re.findall(r"\{setting\}`([^`]+)`", path.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 10
+    for page, text in named:
+        profile, _, dotted = text.partition(":")
+        assert profile in PROFILES, f"{page}: {text} names no profile before the colon"
+        value = load_profile(profile)
+        for part in dotted.split("."):
+            assert hasattr(value, part), f"{page}: {text}"
+            value = getattr(value, part)
 
 
 def test_every_fidelity_switch_is_explained():
