@@ -107,7 +107,7 @@ def _sites_of(run: Place, table: pd.DataFrame) -> pd.Series | None:
     from hcmae.cohort.sites import sites_of
 
     try:
-        return sites_of(list(table.index), run.source, run.root)
+        return sites_of(list(table.index), run.tables, run.root)
     except CurationError:
         return None
 

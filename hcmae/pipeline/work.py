@@ -409,7 +409,7 @@ def deal_folds(run: Place, key: Key, options: Options) -> None:
     outcome = list(table.index), table["time"].to_numpy(), table["event"].to_numpy()
     size = settings.folds, options["repeats"] or settings.repeats, run.seed
     if settings.fold_kind == "site_preserved":
-        frame = make_site_folds(*outcome, list(sites_of(list(table.index), run.source, run.root)), *size)
+        frame = make_site_folds(*outcome, list(sites_of(list(table.index), run.tables, run.root)), *size)
     else:
         frame = make_folds(*outcome, *size)
     write_parquet(fold_path(run, options["repeats"]), frame)
@@ -427,7 +427,7 @@ def fold_inputs_of(run: Place, options: Options) -> Mapping[str, str]:
     if run.profile.survival.fold_kind == "site_preserved":
         from hcmae.cohort.sites import sites_of
 
-        sites = sites_of(list(run.cohort().table.index), run.source, run.root)
+        sites = sites_of(list(run.cohort().table.index), run.tables, run.root)
         found["sites of the cohort"] = content_id(sites.to_dict())
     return found
 
