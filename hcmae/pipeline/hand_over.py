@@ -39,6 +39,12 @@ def hand_over(run: Place, method: str, data: SurvivalData, out: str | Path | Non
     """
     chosen, protocol = get_method(method), Protocol.preset("honest")
     check_hand_over(chosen, data)
+    brought = [kind for kind in chosen.kinds if kind in IMAGES and not run.has_pixels]
+    if brought:
+        raise ConfigError(
+            f"the vectors of {brought[0]} of this run were brought along, and the encoder that made them is no part "
+            "of a bundle: a later patient's slide could not be read; hand over a method on omics or clinical data"
+        )
     stale = road.stale_steps(run)
     if stale:
         name, why = stale[0]

@@ -71,7 +71,7 @@ def _kept(run: Place) -> dict[tuple[str, str], pd.DataFrame]:
     """(method, protocol) -> predictions that were made and still hold."""
     found = {}
     for options in work.kept_predictions(run):
-        paths = road.kept_predictions(run, options["method"], options["protocol"])
+        paths = road.kept_predictions(run, options["method"], options["protocol"], options["repeats"])
         if paths:
             found[options["method"], options["protocol"]] = read_parquet(paths[0])
     return found

@@ -450,9 +450,12 @@ def record_predictions(run: Place, method: str, protocol: str, repeats: int | No
     ROAD["predictions"].stage(run, options).write(seconds)
 
 
-def kept_predictions(run: Place, method: str, protocol: str) -> Sequence[Path]:
-    """Files of predictions that are done under today's key; none where they are missing or stale."""
-    options = {"method": method, "protocol": protocol, "repeats": None}
+def kept_predictions(run: Place, method: str, protocol: str, repeats: int | None = None) -> Sequence[Path]:
+    """Files of predictions that are done under today's key; none where they are missing or stale.
+
+    repeats: those that were asked for (None: the profile's).
+    """
+    options = {"method": method, "protocol": protocol, "repeats": repeats}
     state, _ = _state(run, ROAD["predictions"], options)
     return ROAD["predictions"].outputs(run, options) if state == "done" else ()
 

@@ -184,7 +184,7 @@ def check_hand_over(method: Method, data: SurvivalData | None = None) -> None:
         raise HandOverError("omics that were chosen beforehand have no names: give the tables they were chosen from")
     if "patch_features" in method.kinds and data.bags["patch_features"] is not data.bags.get("patch"):
         raise HandOverError(
-            f"{method.label} was given vectors of an ImageNet network, whose weights are no part of a run: embed "
+            f"{method.label} was given vectors of another encoder, whose weights are no part of a run: embed "
             "without them, or hand over another method"
         )
 

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from hcmae.cli import typer_app
 from hcmae.cohort.curate import CurationError
-from hcmae.config import Profile
+from hcmae.config import ConfigError, Profile
 from hcmae.manifest import load_manifest
 from hcmae.omics.readers import OmicsFormatError
 from hcmae.omics.rules import OtherFeaturesError
+from hcmae.pipeline import Run
+from hcmae.pipeline.hand_over import hand_over
 from hcmae.pipeline.newcomers import from_folder, one_patient
 from hcmae.slides.errors import SlideError
 from hcmae.survival.bags import PackedBags
@@ -137,6 +139,14 @@ def test_a_slide_without_tissue_is_refused(profile: Profile, tmp_path: Path) -> 
         one_patient(bundle, tmp_path / "work", slide=empty, progress=False)
     with pytest.raises(ValueError, match="no slide is given"):
         one_patient(bundle, tmp_path / "work", progress=False)
+
+
+def test_vectors_of_an_encoder_that_was_not_trained_here_are_not_handed_over(tmp_path: Path) -> None:
+    bags = {"patch": PackedBags(np.zeros((24, 8), np.float32), [1] * 24)}
+    data = SurvivalData(NAMES, np.arange(24) + 1.0, np.ones(24, dtype=np.int64), bags)
+    run = Run("LIHC", "smoke", "features", 0, tmp_path / "data", tmp_path / "runs")
+    with pytest.raises(ConfigError, match="vectors of patch of this run were brought along"):
+        hand_over(run, "mae_pat", data)
 
 
 def test_commands_write_tables_and_name_what_they_lack(bundle: Bundle, later: Path, tmp_path: Path) -> None:
