@@ -158,12 +158,12 @@ def _child_of_many(target: Target, count: int, base: Path, send: int) -> None:
         _confine(base / "work", os.open(base / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         outside: list[str] = []
         _without_precaution(lambda: None, base / "work", outside)
-        most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + target.memory
+        most = _most_memory() + target.memory
         before = _cpu()
         for number in range(count):
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # which ends the process
             told = _told(target, base / "work" / str(number) / target.main)
-            size, now = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, _cpu()
+            size, now = _most_memory(), _cpu()
             if outside or size > most or _stray(base / "work" / str(number), target.files):
                 break
             facts = {"where": "", "seconds": now - before, "bytes": size}
@@ -245,8 +245,8 @@ def _once(
         found = Outcome(
             "signal", f"the program ended with status {os.waitstatus_to_exitcode(status)}", text[-300:], **facts
         )
-    elif told["kind"] == "memory" or size > _grown() + target.memory:
-        found = Outcome("memory", told["what"] or f"{size >> 20} MiB", told["where"], **facts)
+    elif told["kind"] == "memory" or told["grown"] > target.memory:
+        found = Outcome("memory", told["what"] or f"{told['grown'] >> 20} MiB more", told["where"], **facts)
     else:
         found = Outcome(told["kind"], told["what"], told["where"], **facts)
     return found, asked
@@ -255,9 +255,8 @@ def _once(
 _OWN = ("work", "alone", "outside", "stderr")
 
 
-def _grown() -> int:
-    """What a forked child has from the start at most: what its parent has now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def _most_memory() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _listen(receive: int) -> tuple[bytes, bool]:
@@ -287,8 +286,10 @@ def _child(target: Target, work: Path, send: int, errors: int, precaution: bool)
         if not precaution:
             # A process for each of a hundred thousand inputs takes the time: first without.
             _without_precaution(lambda: os.write(send, b"asked\n"), work, outside)
+        before = _most_memory()
         told = _told(target, work / target.main)
-        os.write(send, json.dumps({**told, "outside": outside[:5]}).encode() + b"\n")
+        facts = {"outside": outside[:5], "grown": _most_memory() - before}
+        os.write(send, json.dumps({**told, **facts}).encode() + b"\n")
     finally:
         os._exit(0)
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="every input is 
 
 def target(read: Callable[[Path], object]) -> Target:
     return Target(
-        "t", {"a": b"0123456789"}, "a", {"a": lambda rng, data: rng.randbytes(4)}, read, (KeyError,), memory=1 << 28
+        "t", {"a": b"0123456789"}, "a", {"a": lambda rng, data: rng.randbytes(4)}, read, (KeyError,), memory=1 << 26
     )
 
 
