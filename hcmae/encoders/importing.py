@@ -28,6 +28,7 @@ from hcmae.slides.store import FEATURES, SlideStore, StoreContents, store_key, w
 
 CODE = (
     *(f"hcmae.encoders.{name}" for name in ("feature_files", "grid", "importing", "registry")),
+    "hcmae.slides.coords_files",
     "hcmae.slides.hdf5",
     "hcmae.slides.store",
 )
