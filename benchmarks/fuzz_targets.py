@@ -32,12 +32,13 @@ from hcmae.omics.gdc_files import OmicsFormatError, read_mirna_counts, read_sesa
 from hcmae.omics.readers import read_units, read_xena_matrix
 from hcmae.pipeline.check import check_data
 from hcmae.slides import reader, tissue
+from hcmae.slides.coords_files import import_coords
 from hcmae.slides.errors import SlideError, TileError
 from hcmae.slides.journal import Journal
 from hcmae.slides.locations import located_slide
 from hcmae.slides.mpp import load_mpp_table
 from hcmae.slides.process import process_slide
-from hcmae.slides.store import SlideStore, import_coords, opened_stores, verify_store, write_vectors
+from hcmae.slides.store import SlideStore, opened_stores, verify_store, write_vectors
 from tests.support.hostile_slides import write_mrxs, write_ndpi
 from tests.support.twin_slides import paint, write_twin
 

@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 from hcmae.encoders.registry import encoder_label, known_encoder
+from hcmae.slides.coords_files import UNREADABLE, level0_side, plain
 from hcmae.slides.hdf5 import numbers
-from hcmae.slides.store import level0_side
 
 # Reasons for which a file of features is not used.
 FEATURE_REASONS = {
@@ -38,7 +38,6 @@ FEATURE_REASONS = {
     "overlap": "the patches lie on each other",
     "not_finite": "features that are not finite, or too large for float16",
 }
-_UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError)
 
 
 class FeatureError(ValueError):
@@ -105,7 +104,7 @@ def _read(path: Path, slide_id: str | None, *, whole: bool) -> tuple[FeatureHead
         return _parts(path, slide_id or path.stem, whole)
     except FeatureError:
         raise
-    except (*_UNREADABLE, pickle.UnpicklingError, EOFError) as error:
+    except (*UNREADABLE, pickle.UnpicklingError, EOFError) as error:
         message = str(error).removeprefix(f"{path}: ").splitlines()
         raise FeatureError("unreadable", path, message[0] if message else type(error).__name__) from error
 
@@ -114,14 +113,14 @@ def _parts(path: Path, slide_id: str, whole: bool) -> tuple[FeatureHead, Any, An
     place = path if path.suffix.lower() == ".h5" else _coords_beside(path)
     with h5py.File(place, "r") as file:
         dataset = numbers(file, "coords")
-        attrs = {key: _plain(value) for key, value in dataset.attrs.items()}
+        attrs = {key: plain(value) for key, value in dataset.attrs.items()}
         shape, inside = dataset.shape, ""
         made: dict[str, Any] = {}
         coords = np.asarray(dataset)
         features: Any = None
         if place == path:
             stored, inside = _features_in(file)
-            made = {key: _plain(value) for key, value in stored.attrs.items()}
+            made = {key: plain(value) for key, value in stored.attrs.items()}
             features = np.asarray(stored) if whole else None
             shape = stored.shape
     if place != path:
@@ -221,9 +220,3 @@ def _encoder(path: Path, made: Mapping[str, Any], inside: str) -> str:
     named = inside or next((part.name[9:] for part in path.parents if part.name.startswith("features_")), "")
     known = known_encoder(named) if named else None
     return known.label if known is not None else named
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, np.generic) else value

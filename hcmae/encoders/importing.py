@@ -28,6 +28,7 @@ from hcmae.slides.store import FEATURES, SlideStore, StoreContents, store_key, w
 
 CODE = (
     *(f"hcmae.encoders.{name}" for name in ("feature_files", "grid", "importing", "registry")),
+    "hcmae.slides.coords_files",
     "hcmae.slides.hdf5",
     "hcmae.slides.store",
 )
@@ -199,6 +200,8 @@ def _attributes(
     key: Key,
     coords: np.ndarray,
 ) -> Mapping[str, Any]:
+    # Features have neither cells nor thumbnails, whatever the profile says of those.
+    squares = Geometry(region=geometry.region, patch=geometry.patch, cell=geometry.patch, thumbnail=geometry.region)
     width, height = head.size or (int(v) for v in coords.max(0) + head.side)
     place, folder = path.absolute(), store_path.absolute().parent
     return {
@@ -212,7 +215,7 @@ def _attributes(
         "mpp": head.mpp,
         "mpp_source": "attributes of coords" if math.isfinite(head.mpp) else "",
         "objective_power": 10 / head.mpp if math.isfinite(head.mpp) else 0.0,
-        "geometry": json.dumps(geometry.model_dump(mode="json"), sort_keys=True),
+        "geometry": json.dumps(squares.model_dump(mode="json"), sort_keys=True),
         "key": key.digest,
         "key_parts": json.dumps(key.record(), sort_keys=True),
         "side": head.side * geometry.patches_per_side,

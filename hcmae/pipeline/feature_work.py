@@ -95,10 +95,13 @@ def not_brought(run: Place, key: Key, options: Options) -> Sequence[str]:
 
 REGION_CODE = (
     "hcmae.optimiser",
+    "hcmae.pretraining.devices",
+    "hcmae.pretraining.embed",
     "hcmae.pretraining.feature_regions",
     "hcmae.pretraining.loop",
     "hcmae_core.attention",
     "hcmae_core.feature_region",
+    "hcmae_core.mae",
     "hcmae_core.transformer",
 )
 

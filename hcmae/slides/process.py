@@ -19,6 +19,7 @@ from hcmae import __version__
 from hcmae.config import Geometry, SlideSettings
 from hcmae.content import Contents
 from hcmae.keys import Key, source_of
+from hcmae.slides.coords_files import import_coords
 from hcmae.slides.errors import SlideError, TileError
 from hcmae.slides.journal import Journal, StopError, journal_path, slide_lock
 from hcmae.slides.mpp import is_assumed, load_mpp_table, table_entry
@@ -32,7 +33,7 @@ from hcmae.slides.regions import (
     regions_geojson,
     thumbnail,
 )
-from hcmae.slides.store import SlideStore, StoreContents, import_coords, write_store
+from hcmae.slides.store import SlideStore, StoreContents, write_store
 from hcmae.slides.store_reading import ordered
 from hcmae.slides.tissue import Tissue, is_edited, read_geojson, segment, write_geojson
 
@@ -41,6 +42,7 @@ from hcmae.slides.tissue import Tissue, is_edited, read_geojson, segment, write_
 CODE = tuple(
     f"hcmae.slides.{name}"
     for name in (
+        "coords_files",
         "errors",
         "handles",
         "hdf5",

@@ -33,6 +33,7 @@ from hcmae.config import Geometry
 from hcmae.content import RACY_NS
 from hcmae.files import atomic_path, one_writer
 from hcmae.packed import parse_json
+from hcmae.slides.coords_files import UNREADABLE, plain
 from hcmae.slides.errors import SlideError
 from hcmae.slides.hdf5 import numbers, refuse_links
 from hcmae.slides.locations import located_slide
@@ -41,8 +42,6 @@ from hcmae.slides.reader import Slide, open_slide
 __all__ = [
     "SlideStore",
     "export_features",
-    "import_coords",
-    "level0_side",
     "opened_stores",
     "verify_store",
     "write_store",
@@ -57,8 +56,6 @@ _MASK = "patch_mask"
 # The reader of a store whose vectors others have made.
 FEATURES = "features"
 _AGAIN = "delete it and cut the slide again"
-# What a read of a damaged or hostile file ends in, whichever layer of h5py notices.
-_UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError)
 # The one link of the format: what CLAM and TRIDENT call features.
 _LINKS = {"features": "/region_vectors"}
 # What kind an attribute has, where there is one of that name.
@@ -269,8 +266,8 @@ def _head(path: Path) -> tuple[int, str | None]:
     """Number of regions and content of a sound store. Raises ValueError for a file that is none."""
     with _opened(path) as file:
         refuse_links(file, _LINKS)
-        regions, found = int(numbers(file, "coords").shape[0]), _plain(file.attrs.get("hcmae_format"))
-        content = _plain(file.attrs.get("content"))
+        regions, found = int(numbers(file, "coords").shape[0]), plain(file.attrs.get("hcmae_format"))
+        content = plain(file.attrs.get("content"))
     if found != FORMAT:
         raise ValueError(f"{path}: format {found} is not {FORMAT}; cut the slide again")
     return regions, None if content is None else str(content)
@@ -278,7 +275,7 @@ def _head(path: Path) -> tuple[int, str | None]:
 
 def _attributes(path: Path) -> dict[str, Any]:
     with _opened(path) as file:
-        found = {key: _plain(value) for key, value in file.attrs.items()}
+        found = {key: plain(value) for key, value in file.attrs.items()}
     for name, value in found.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if (name in _TEXT and not isinstance(value, str)) or (name in _NUMBERS and not number):
@@ -354,7 +351,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: not a slide store ({error}); {_AGAIN}") from error
 
 
@@ -429,7 +426,7 @@ def store_key(path: str | Path) -> str | None:
     try:
         with h5py.File(path, "r") as file:
             return str(file.attrs["key"]) if int(file.attrs.get("hcmae_format", 0)) == FORMAT else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -441,7 +438,7 @@ def verify_store(path: str | Path) -> list[str]:
         thumbs, fraction = store.thumbnails, store.tissue_fraction
         places, _ = [int(store.attrs["width"]), int(store.attrs["height"])], store.side
         vectors = {name: store.vectors(name) for name in store.vector_weights}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return [f"{path}: {str(error).removeprefix(f'{path}: ')}"]
     problems = []
     side = geometry.thumbnail if store.has_pixels else 0
@@ -481,47 +478,6 @@ def export_features(store_path: str | Path, path: str | Path, name: str = "regio
         made = {"name": store.slide_id, "encoder": name, "made_by": store.vector_weights[name]}
         _create(file, "features", features.astype(np.float32), made)
         _create(file, "coords", coords.astype(np.int32), _coords_attrs(attrs))
-
-
-def import_coords(path: str | Path, *, side: int | None = None) -> NDArray[np.int32]:
-    """Region corners [N, 2] int32 (level 0) from a coordinate file of CLAM, HIPT or TRIDENT.
-
-    ``side``: the expected level-0 side; a file cut at another one is refused. Raises ValueError naming the file.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            dataset = numbers(file, "coords")
-            coords = np.asarray(dataset)
-            attrs = {key: _plain(value) for key, value in dataset.attrs.items()}
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: not a coordinate file with a dataset 'coords' ({error})") from error
-    coords = coords[0] if coords.ndim == 3 and len(coords) == 1 else coords
-    if coords.ndim != 2 or coords.shape[1] != 2:
-        raise ValueError(f"{path}: coords has shape {coords.shape}, expected [N, 2]")
-    if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > np.iinfo(np.int32).max).any():
-        raise ValueError(f"{path}: coords holds places that no slide has")
-    try:
-        found = level0_side(attrs)
-    except (TypeError, ValueError, OverflowError, IndexError) as error:
-        raise ValueError(f"{path}: the attributes of coords do not say the side of a square ({error})") from error
-    if side is not None and found is not None and found != side:
-        raise ValueError(f"{path}: squares of {found} level-0 pixels, but the geometry wants {side}")
-    return coords.astype(np.int32)
-
-
-def level0_side(attrs: Mapping[str, Any]) -> int | None:
-    """Level-0 side of the squares of a coordinate file by the attributes of ``coords``; None where they do not say.
-
-    Raises ValueError where they give a side at a level and not how much that level is reduced.
-    """
-    found = attrs.get("patch_size_level0")
-    if found is None and "patch_size" in attrs:
-        level = int(attrs.get("patch_level", 0))
-        if level and "downsample" not in attrs:
-            raise ValueError(f"patch_size is at level {level}, whose downsample is not said")
-        scale = float(np.ravel(attrs["downsample"])[0]) if level else 1.0
-        found = round(float(attrs["patch_size"]) * scale)
-    return None if found is None else int(found)
 
 
 def _coords_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -598,14 +554,6 @@ def _create(file: h5py.File, name: str, array: NDArray[Any], attrs: Mapping[str,
     dataset = file.create_dataset(name, data=array, track_times=False)
     for key, value in attrs.items():
         dataset.attrs[key] = value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
 
 
 def total_regions(paths: Iterable[str | Path]) -> int:

@@ -118,6 +118,7 @@ def test_bags_in_the_stores_give_what_bags_in_memory_give(
     assert list(stored.sizes("patch")) == list(data.sizes("patch"))
     monkeypatch.setattr(fit, "PART_BYTES", 3 * 25 * WIDTH * 2)
     monkeypatch.setattr(fit, "PADDED_ITEMS", 50)
+    monkeypatch.setattr(fit, "RESIDENT_BYTES", 0)
     survival = run.profile.survival.model_copy(update={"micro_batch": 3})
     monkeypatch.setattr(run, "profile", run.profile.model_copy(update={"survival": survival}))
     reads: list[int] = []

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from hcmae.config import Geometry, SlideSettings
 from hcmae.slides import batch, journal, process, reader
 from hcmae.slides.batch import process_slides, summary
+from hcmae.slides.coords_files import import_coords
 from hcmae.slides.process import REASONS, process_slide
 from hcmae.slides.reader import SlideError
 from hcmae.slides.regions import split_patches, thumbnail
-from hcmae.slides.store import SlideStore, export_features, import_coords, verify_store, write_vectors
+from hcmae.slides.store import SlideStore, export_features, verify_store, write_vectors
 from hcmae.slides.store_reading import iter_regions
 from hcmae.slides.stream import PatchStream, RegionCache, RegionSource, RegionStream
 from tests.support.twin_slides import paint, write_twin

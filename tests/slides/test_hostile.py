@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from hcmae.config import Geometry, SlideSettings
 from hcmae.slides import probe, tiff, tissue
+from hcmae.slides.coords_files import import_coords
 from hcmae.slides.process import process_slide
 from hcmae.slides.reader import SlideError, TileError, open_slide
-from hcmae.slides.store import SlideStore, import_coords, verify_store, write_vectors
+from hcmae.slides.store import SlideStore, verify_store, write_vectors
 from hcmae.slides.tiff import TiffError, read_pages
 from hcmae.slides.tiles import jpeg2000_size, unpack_tile
 from tests.support.twin_slides import paint, write_twin
