@@ -45,6 +45,7 @@ def test_folds_of_a_run_keep_its_hospitals_whole(run: Run) -> None:
     assert "site" not in plain.folds(repeats=1)
 
 
+@pytest.mark.slow
 def test_report_says_what_there_is_and_what_is_missing(run: Run, tmp_path: Path) -> None:
     run.evaluate("cox_clinical", repeats=1)
     path = run.report(tmp_path / "page.html")
