@@ -69,8 +69,10 @@ from hcmae.slides.store_reading import iter_regions
 for variant in pipeline.REGION_VARIANTS:
     run.pretrain_region(variant, progress=False)
 network = load_mae_region(run.region_weights("patreg")).eval()
+side = run.profile.geometry.patch // run.profile.mae_region.reduce
 display(
     Markdown(
+        f"A patch enters MAE-Region as {side} x {side} pixels. "
         f"Reading `{run.profile.fidelity.region_attention}`, residual "
         f"{'on' if run.profile.fidelity.region_residual else 'off'}; MAE-Reg is the same network without patch vectors"
         f"{', and MAE-PatReg starts from its weights' if run.profile.fidelity.region_warm_start else ''}."
@@ -125,8 +127,8 @@ if probes is not None:
 # The table over several cohorts and trainings stands in lesson 5.
 #
 # **What to see.** Compare *architecture*: nests in the middle of a region or at its rim. The mean patch vector cannot know it, because every
-# region has the same patches in another order. *Cell* is painted inside patches; as it darkens nuclei, a region at an eighth of the
-# resolution shows some of it as a shade. Where MAE-PatReg knows more of it than MAE-Reg, it was told by the patch
+# region has the same patches in another order. *Cell* is painted inside patches and moves nothing from one quarter of a patch to another, so
+# whoever is shown four pixels of a patch is blind to it. Where MAE-PatReg knows more of it than MAE-Reg, it was told by the patch
 # vectors; where the sentences above do not tell the two apart, it was not, and what MAE-PatReg then gains elsewhere is not planted in patches.
 #
 # ## The three readings, side by side

@@ -1,13 +1,14 @@
 """Painted H&E: two stain maps per region, filled by compiled loops, turned into colour through a table.
 
 Three things are painted on purpose. The *cell* factor is polarity: where the nuclei of a nest lie. In low-risk tumours
-they line the rim of their nest, in high-risk ones they have lost their place and crowd in its middle. Their number, size,
-form and shades stay the same, none touches another or a border, so nothing that can be told from colours or from single
-nuclei changes: it takes somebody who sees where in its patch each nucleus lies. The *architecture* factor arranges
-patches of three kinds (nest, stroma, mucin), whose numbers are the same in every tumour region: nests in the middle
-behind a rim of stroma (pushing growth), or stroma in the middle and nests at the rim (infiltrating growth). Nothing that
-is painted inside a patch depends on its place or its neighbours, so only somebody who looks at a whole region can see it.
-*Burden* is the number of tumour regions among normal ones: the one factor that colour gives away.
+they line the rim of their nest, in high-risk ones they have lost their place and crowd in its middle. Their number,
+size, form and shades stay the same and none touches another or a border, so nothing changes that can be told from
+colours or from single nuclei: it takes somebody who sees where in its patch each nucleus lies. The *architecture*
+factor arranges patches of three kinds (nest, stroma, mucin), whose numbers are the same in every tumour region: nests
+in the middle behind a rim of stroma (pushing growth), or stroma in the middle and nests at the rim (infiltrating
+growth). Nothing that is painted inside a patch depends on its place or its neighbours, so only somebody who looks at a
+whole region can see it. *Burden* is the number of tumour regions among normal ones: the one factor that colour gives
+away.
 """
 
 from __future__ import annotations
