@@ -127,9 +127,9 @@ if probes is not None:
 # The table over several cohorts and trainings stands in lesson 5.
 #
 # **What to see.** Compare *architecture*: nests in the middle of a region or at its rim. The mean patch vector cannot know it, because every
-# region has the same patches in another order. *Cell* is painted inside patches and moves nothing from one quarter of a patch to another, so
-# whoever is shown four pixels of a patch is blind to it. Where MAE-PatReg knows more of it than MAE-Reg, it was told by the patch
-# vectors; where the sentences above do not tell the two apart, it was not, and what MAE-PatReg then gains elsewhere is not planted in patches.
+# region has the same patches in another order. *Cell* is painted inside patches: single nuclei are gone at the resolution of MAE-Region, but
+# whether a patch is dark in its middle or at its rim is not, so MAE-Reg is no blind control. Where MAE-PatReg knows more of it than MAE-Reg, it
+# was told by the patch vectors; where the sentences above do not tell the two apart, it was not, and what MAE-PatReg then gains elsewhere is not planted in patches.
 #
 # ## The three readings, side by side
 #

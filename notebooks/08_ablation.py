@@ -213,9 +213,9 @@ lines = [
 display(Markdown("Counting retraining:\n\n" + "\n".join(lines))) if lines else None
 
 # %% [markdown]
-# On the synthetic twins of the small profile MAE-Reg is shown four pixels of a patch, and the probe of lesson 6 says what it knows of
-# *cell*. Thumbnails show sixteen, and in them whether a patch is dark in its middle or at its rim: rows with thumbnails have a second way
-# to *cell*, past MAE-Patch. A cohort with known truth does not make an ablation come out; it lets one see why not.
+# On the synthetic twins MAE-Reg was meant to be blind to what is inside a patch. It is not: reduced regions and thumbnails still show
+# whether a patch is dark in its middle or at its rim (lesson 6 has the probe: *cell* in MAE-Reg's vectors). So rows without patch vectors
+# have a second way to *cell*, past MAE-Patch, and a gain of patch vectors is no proof that they alone hold it. A cohort with known truth does not make an ablation come out; it lets one see why not.
 #
 # **What to see.** An interval that crosses zero means that this cohort cannot tell the two apart; it does not mean that they are equal.
 #

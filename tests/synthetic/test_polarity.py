@@ -76,7 +76,7 @@ def test_colour_is_at_chance_where_places_tell_the_cell_factor() -> None:
     """After JPEG with chroma at half resolution, each patient with a stain of their own."""
     rng = np.random.default_rng(0)
     cell = pd.DataFrame({"cell": np.clip(rng.normal(size=80), -2.2, 2.2)})
-    colour, quarters, rings = [], [], []
+    colour, quarters, sixteenths = [], [], []
     for number, value in enumerate(cell["cell"]):
         h, e = stains(value, number + 1)
         image = np.empty((*h.shape, 3), np.uint8)
@@ -85,12 +85,12 @@ def test_colour_is_at_chance_where_places_tell_the_cell_factor() -> None:
         patches = split_patches(np.asarray(simplejpeg.decode_jpeg(code)), PATCH)
         colour.append(colour_statistics(patches).mean(axis=0))
         mean = patches.astype(np.float64).mean(axis=0)
-        # What MAE-Region of the small profile is shown of a patch: the mean colours of its quarters.
+        # Mean colours of the quarters of a patch, and of its sixteenths, as in a thumbnail of the small profile.
         quarters.append(mean.reshape(2, PATCH // 2, 2, PATCH // 2, 3).mean(axis=(1, 3)).ravel())
-        rings.append(mean.reshape(4, PATCH // 4, 4, PATCH // 4, 3).mean(axis=(1, 3)).ravel())
+        sixteenths.append(mean.reshape(4, PATCH // 4, 4, PATCH // 4, 3).mean(axis=(1, 3)).ravel())
     found = {
         name: linear_probe(pd.DataFrame(features), cell, names=("cell",))["cell"].mean()
-        for name, features in (("colour", colour), ("quarters", quarters), ("sixteenths", rings))
+        for name, features in (("colour", colour), ("quarters", quarters), ("sixteenths", sixteenths))
     }
     assert found["colour"] < 0.1, found
     assert found["quarters"] < 0.1, found
