@@ -171,8 +171,9 @@ display(
 # held-out patients, says what is in the vector. R2 is 1 for all of it and about 0 for nothing.
 #
 # A number without a control says little: a factor that shows in the mean colour of a slide can be read from anything. In the synthetic world
-# *cell* changes the size of nuclei, how unequal they are, and their darkness, so colour tells something of it; so it does of *burden*,
-# because normal tissue has another colour. Two controls are asked the same question:
+# *cell* is polarity: the nuclei of a nest line its rim, or have lost their place and crowd in its middle. Their number, size and shades stay
+# the same, and a token shows some of them only, so it takes somebody who puts the tokens of a patch together. *Burden* is the
+# factor that colour gives away, because normal tissue has another colour. Two controls are asked the same question:
 #
 # - **colour statistics**: mean, deviation, 10th, 50th and 90th percentile of red, green and blue of each patch, and nothing else;
 # - **untrained encoder**: MAE-Patch as it was before its first step.

@@ -64,8 +64,10 @@ from hcmae_core import textbook
 for variant in pipeline.REGION_VARIANTS:
     run.pretrain_region(variant, progress=False)
 network = load_mae_region(run.region_weights("patreg")).eval().requires_grad_(False)
+side = run.profile.geometry.patch // run.profile.mae_region.reduce
 display(
     Markdown(
+        f"A patch enters MAE-Region as {side} x {side} pixels. "
         f"Reading `{run.profile.fidelity.region_attention}`, residual "
         f"{'on' if run.profile.fidelity.region_residual else 'off'}; MAE-Reg is the same network without patch vectors"
         f"{', and MAE-PatReg starts from its weights' if run.profile.fidelity.region_warm_start else ''}."
@@ -120,9 +122,9 @@ if probes is not None:
 # The table over several cohorts and trainings stands in lesson 5.
 #
 # **What to see.** Compare *architecture*: nests in the middle of a region or at its rim. The mean patch vector cannot know it, because every
-# region has the same patches in another order. *Cell* is painted inside patches; as it darkens nuclei, a region at an eighth of the
-# resolution shows some of it as a shade. Where MAE-PatReg knows more of it than MAE-Reg, it was told by the patch
-# vectors; where the sentences above do not tell the two apart, it was not, and what MAE-PatReg then gains elsewhere is not planted in patches.
+# region has the same patches in another order. *Cell* is painted inside patches: single nuclei are gone at the resolution of MAE-Region, but
+# whether a patch is dark in its middle or at its rim is not, so MAE-Reg is no blind control. Where MAE-PatReg knows more of it than MAE-Reg, it
+# was told by the patch vectors; where the sentences above do not tell the two apart, it was not, and what MAE-PatReg then gains elsewhere is not planted in patches.
 #
 # ## Three readings of one equation, by hand
 #

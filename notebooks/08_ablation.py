@@ -65,7 +65,7 @@ page_tables.inputs_of_rows(rows3)
 # %% [markdown]
 # ## What was planted
 #
-# Cell atypia is visible inside a patch, architecture only over distances longer than a patch, burden only as the share of tumour
+# Where nuclei lie (*cell*) is visible inside a patch, architecture only over distances longer than a patch, burden only as the share of tumour
 # regions on the slide. One omics programme is shared with the images, one is their own. The order of Table III that this predicts:
 # patch and region vectors together beat either alone, and the full model beats both its streams. Whether it comes out is printed below.
 
@@ -160,9 +160,9 @@ lines = [
 display(Markdown("Counting retraining:\n\n" + "\n".join(lines))) if lines else None
 
 # %% [markdown]
-# On the synthetic twins MAE-Reg was meant to be blind to what is inside a patch. It is not quite: atypia also darkens nuclei, and a
-# region at an eighth of its resolution still shows a shade (lesson 6 has the probe: *cell* in MAE-Reg's vectors). So expect patch vectors
-# to add less to MAE-PatReg than was planned. A cohort with known truth does not make an ablation come out; it lets one see why not.
+# On the synthetic twins MAE-Reg was meant to be blind to what is inside a patch. It is not: reduced regions and thumbnails still show
+# whether a patch is dark in its middle or at its rim (lesson 6 has the probe: *cell* in MAE-Reg's vectors). So rows without patch vectors
+# have a second way to *cell*, past MAE-Patch, and a gain of patch vectors is no proof that they alone hold it. A cohort with known truth does not make an ablation come out; it lets one see why not.
 #
 # **What to see.** An interval that crosses zero means that this cohort cannot tell the two apart; it does not mean that they are equal.
 #
@@ -181,7 +181,7 @@ display(Markdown("Counting retraining:\n\n" + "\n".join(lines))) if lines else N
 # :class: dropdown
 #
 # The programme that images and omics share is in both, and the omics have one of their own with the largest weight. What
-# only images have (architecture, burden, the part of cell atypia that no gene follows) is what HC-MAE can add.
+# only images have (architecture, burden, the part of *cell* that no gene follows) is what HC-MAE can add.
 # ````
 
 # %% [markdown]

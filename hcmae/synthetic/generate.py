@@ -31,7 +31,7 @@ from hcmae.synthetic.latent import (
 from hcmae.synthetic.slide_writer import plan_slide, write_slide
 
 # Raise it when the generator writes something else: stored cohorts of an older version are then made anew.
-VERSION = 2
+VERSION = 3
 LOCK_COLUMNS = ("id", "filename", "md5", "size", "state", "sample", "case", "modality", "release")
 RELEASE = "synthetic"
 SUFFIX = {

@@ -1,16 +1,20 @@
 """Painted H&E: two stain maps per region, filled by compiled loops, turned into colour through a table.
 
-Three things are painted on purpose. The *cell* factor changes nuclei inside the nests of a tumour region (size,
-variation of size, darkness; the area they cover stays the same). The *architecture* factor arranges patches of three
-kinds (nest, stroma, mucin), whose numbers are the same in every tumour region: nests in the middle behind a rim of
-stroma (pushing growth), or stroma in the middle and nests at the rim (infiltrating growth). Nothing that is painted
-inside a patch depends on its place or its neighbours, so only somebody who looks at a whole region can see it. *Burden*
-is the number of tumour regions among normal ones.
+Three things are painted on purpose. The *cell* factor is polarity: where the nuclei of a nest lie. In low-risk tumours
+they line the rim of their nest, in high-risk ones they have lost their place and crowd in its middle. Their number,
+size, form and shades stay the same and none touches another or a border, so nothing changes that can be told from
+colours or from single nuclei: it takes somebody who sees where in its patch each nucleus lies. The *architecture*
+factor arranges patches of three kinds (nest, stroma, mucin), whose numbers are the same in every tumour region: nests
+in the middle behind a rim of stroma (pushing growth), or stroma in the middle and nests at the rim (infiltrating
+growth). Nothing that is painted inside a patch depends on its place or its neighbours, so only somebody who looks at a
+whole region can see it. *Burden* is the number of tumour regions among normal ones: the one factor that colour gives
+away.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -24,6 +28,10 @@ SHARES = (0.40, 0.35, 0.25)
 STAIN_LEVELS = 128
 BACKGROUND = (244, 243, 244)
 _TEXTURE = 512
+# Nuclei of a nest: mean radius and the gap between any two (pixels), the share of the nest that they cover, and how
+# strongly the cell factor at its limit of 2.2 draws them to the rim or to the middle (rate of an exponential density).
+_NUCLEUS, _GAP, _COVERED, _PULL = 3.6, 1.5, 0.16, 8.0
+_TRIES = 600
 
 
 # ---------------------------------------------------------------- arrangement of the patches
@@ -208,6 +216,27 @@ def _roundness(dy: float, dx: float) -> float:
     return 0.5 * (math.sqrt(a + b) + math.sqrt(math.sqrt(a * a + b * b)))
 
 
+class _Nest(NamedTuple):
+    """The outline of one nest: centre, radius, squash, phases and heights of its waves, radius of its lumen (or 0)."""
+
+    y: float
+    x: float
+    radius: float
+    squash: float
+    phase3: float
+    phase5: float
+    wave3: float
+    wave5: float
+    lumen: float
+
+
+@njit(cache=True)
+def _edge(nest: _Nest, turn: float) -> float:
+    """How far the outline lies from the centre in the direction ``turn``, by ``_roundness``."""
+    wave = nest.wave3 * math.sin(3.0 * turn + nest.phase3) + nest.wave5 * math.sin(5.0 * turn + nest.phase5)
+    return nest.radius * (1.0 + wave)
+
+
 @njit(cache=True)
 def _blob(
     h: np.ndarray, e: np.ndarray, y0: int, x0: int, y1: int, x1: int, cy: float, cx: float, size: float, kind: int,
@@ -219,8 +248,9 @@ def _blob(
     p1, p2 = 6.2832 * _random(state), 6.2832 * _random(state)
     w1, w2 = 0.07 * _random(state), 0.05 * _random(state)
     lumen = 0.0
-    if kind == 0 and _random(state) < 0.35:
-        lumen = size * (0.11 + 0.06 * _random(state))
+    if kind == 0 and _random(state) < 0.2:
+        lumen = size * (0.07 + 0.04 * _random(state))
+    nest = _Nest(cy, cx, radius, squash, p1, p2, w1, w2, lumen)
     top, bottom = max(y0, int(cy - size)), min(y1, int(cy + size) + 1)
     left, right = max(x0, int(cx - size)), min(x1, int(cx + size) + 1)
     oy, ox = int(_random(state) * 512), int(_random(state) * 512)
@@ -230,9 +260,7 @@ def _blob(
             d = _roundness(dy, dx)
             if d > radius * 1.12:
                 continue
-            turn = math.atan2(dy, dx)
-            edge = radius * (1.0 + w1 * math.sin(3.0 * turn + p1) + w2 * math.sin(5.0 * turn + p2))
-            if d >= edge:
+            if d >= _edge(nest, math.atan2(dy, dx)):
                 continue
             g = grain[(y + oy) & 511, (x + ox) & 511] - 128.0
             if kind == 2:
@@ -243,37 +271,61 @@ def _blob(
                 h[y, x] = 2
             else:
                 e[y, x] = int(min(max(27.0 + 0.07 * g, 0.0), 127.0))
-                h[y, x] = int(min(max(19.0 + 0.06 * g, 0.0), 127.0))
+                h[y, x] = int(min(max(15.0 + 0.06 * g, 0.0), 127.0))
     if kind == 2:
         for _ in range(int(size * size / 1800.0)):
             ny, nx = cy + 0.5 * radius * _normal(state), cx + 0.5 * radius * _normal(state)
             _nucleus(h, e, y0, x0, y1, x1, ny, nx, 2.6, 2.6, 0.0, 58.0, grain, False, state)
         return
-    # Nuclei on a jittered hexagonal lattice. Atypia makes them larger, less equal and farther apart, so that they cover
-    # the same area, and darker: the colour of a nest says much about atypia, its nuclei say the rest.
-    pleomorphism = 0.06 + 0.045 * (cell + 2.2)
-    size_factor = 1.0 + 0.17 * cell
-    spacing = 12.0 * size_factor
-    mean_radius = 4.2 * size_factor / math.sqrt(1.0 + 0.8 * pleomorphism * pleomorphism)
-    dark = 65.0 + 7.0 * cell
-    # A random origin of the lattice, or the rim of a nest would fit some spacings better than others.
-    start_y, start_x = -_random(state), -_random(state)
-    rows = int(2 * radius / (spacing * 0.866)) + 3
-    for j in range(rows):
-        for i in range(int(2 * radius / spacing) + 3):
-            ny = cy - radius + (j + start_y) * spacing * 0.866 + 0.09 * spacing * _normal(state)
-            nx = cx - radius + (i + start_x + 0.5 * (j & 1)) * spacing + 0.09 * spacing * _normal(state)
-            dy, dx = (ny - cy) * squash, (nx - cx) / squash
-            if _roundness(dy, dx) > radius * 0.93 or math.sqrt(dy * dy + dx * dx) < lumen + 3.0:
-                continue
-            scale = max(0.45, 1.0 + pleomorphism * _normal(state))
-            ratio = 1.0 + 0.10 * abs(_normal(state)) + 0.5 * pleomorphism * _random(state)
-            r = max(1.6, mean_radius * scale)
-            shade = dark + 4.0 * _normal(state)
-            _nucleus(
-                h, e, y0, x0, y1, x1, ny, nx, r / ratio, r * ratio, 3.1416 * _random(state), shade, grain,
-                r > 4.6 and _random(state) < 0.5, state,
-            )  # fmt: skip
+    _nest_nuclei(h, e, y0, x0, y1, x1, nest, cell, grain, state)
+
+
+@njit(cache=True)
+def _nest_nuclei(
+    h: np.ndarray, e: np.ndarray, y0: int, x0: int, y1: int, x1: int, nest: _Nest, cell: float, grain: np.ndarray,
+    state: np.ndarray,
+) -> None:  # fmt: skip
+    """Nuclei of one nest, clear of each other and of its borders; ``cell`` decides where they lie and nothing else."""
+    pull = -_PULL * min(max(cell / 2.2, -1.0), 1.0)
+    area = 3.3 * (nest.radius * nest.radius - nest.lumen * nest.lumen)
+    count = int(_COVERED * area / (3.1416 * _NUCLEUS * _NUCLEUS) + _random(state))
+    placed = np.empty((count, 3))
+    done = 0
+    for _ in range(count):
+        r = _NUCLEUS * (1.0 + 0.12 * _normal(state))
+        ratio = 1.0 + 0.10 * abs(_normal(state))
+        turn, shade = 3.1416 * _random(state), 78.0 + 4.0 * _normal(state)
+        nucleolus = r > _NUCLEUS and _random(state) < 0.5
+        reach = r * ratio
+        inner = nest.lumen + reach + 1.5 if nest.lumen > 0.0 else 0.0
+        for attempt in range(_TRIES):
+            # 0 in the middle (or at the lumen), 1 at the rim. Where there is no room left the pull lets go bit by bit.
+            rate = pull * (1.0 - attempt / _TRIES)
+            place = _random(state)
+            if abs(rate) > 1e-3:
+                place = math.log(1.0 - place * (1.0 - math.exp(rate))) / rate
+            around = 6.2832 * _random(state)
+            sin, cos = math.sin(around), math.cos(around)
+            outer = (_edge(nest, around) - reach - 2.0) / _roundness(sin, cos)
+            d = inner + place * max(outer - inner, 0.0)
+            ny, nx = nest.y + d * sin / nest.squash, nest.x + d * cos * nest.squash
+            # A nest may reach over the border of its patch; a nucleus that is cut there would show at the rim alone.
+            inside = min(ny - y0, nx - x0, y1 - 1 - ny, x1 - 1 - nx) > reach
+            if inside and _free(placed[:done], ny, nx, reach):
+                placed[done, 0], placed[done, 1], placed[done, 2] = ny, nx, reach
+                done += 1
+                _nucleus(h, e, y0, x0, y1, x1, ny, nx, r / ratio, reach, turn, shade, grain, nucleolus, state)
+                break
+
+
+@njit(cache=True)
+def _free(placed: np.ndarray, y: float, x: float, reach: float) -> bool:
+    """Whether a nucleus at (y, x) keeps its gap to all that are ``placed`` [n, 3]: y, x, reach."""
+    for k in range(placed.shape[0]):
+        away = reach + placed[k, 2] + _GAP
+        if (y - placed[k, 0]) ** 2 + (x - placed[k, 1]) ** 2 < away * away:
+            return False
+    return True
 
 
 @njit(cache=True)

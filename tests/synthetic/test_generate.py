@@ -12,8 +12,8 @@ import openslide
 import pandas as pd
 import pytest
 import tifffile
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -94,7 +94,7 @@ def test_full_size_region_is_painted_with_small_nuclei() -> None:
     histology.paint_region(h, e, 0, 0, 0, 256, nests, 0.0, ground, grain, fibres, np.uint64(5))
     count, _, stats, _ = cv2.connectedComponentsWithStats((h[:, :256] > 52).astype(np.uint8))
     sides = stats[1:, 2:4].max(axis=1)
-    # Several hundred nuclei of about ten pixels in one 256-pixel patch: not a few giant ones.
+    # Many nuclei of some seven pixels in one 256-pixel patch: not a few giant ones.
     assert count > 100
     assert 5 <= np.median(sides) <= 16
 
@@ -192,14 +192,20 @@ def painted() -> dict[str, np.ndarray]:
     cell, architecture = rng.uniform(-2, 2, n), rng.uniform(-2, 2, n)
     plan = SlidePlan(2, 1, ((0, 0), (0, 1)), (True, False))
     (x, y), (x2, _) = plan.corners(512)
-    bags, layouts = [], []
+    bags, normal_bags, layouts = [], [], []
     for i in range(n):
         picture = paint_slide(plan, SMOKE, cell=cell[i], architecture=architecture[i], seed=[5, i])
         tumour, normal = picture[y : y + 512, x : x + 512], picture[y : y + 512, x2 : x2 + 512]
-        statistics = np.concatenate([_patch_statistics(tumour, 64), _patch_statistics(normal, 64)])
-        bags.append(_bag(statistics))
+        bags.append(_bag(_patch_statistics(tumour, 64)))
+        normal_bags.append(_bag(_patch_statistics(normal, 64)))
         layouts.append(_layout(tumour, 64))
-    return {"cell": cell, "architecture": architecture, "bag": np.array(bags), "layout": np.array(layouts)}
+    return {
+        "cell": cell,
+        "architecture": architecture,
+        "bag": np.array(bags),
+        "normal_bag": np.array(normal_bags),
+        "layout": np.array(layouts),
+    }
 
 
 def _auc(features: np.ndarray, label: np.ndarray, strength: float) -> float:
@@ -216,18 +222,17 @@ def test_architecture_is_invisible_in_bags_of_patches_and_visible_in_the_layout(
 
 
 @pytest.mark.slow
-def test_the_same_bag_classifier_does_see_the_cell_factor(painted: dict[str, np.ndarray]) -> None:
-    """Control of the test above: its features are not blind, they tell the cell factor at once."""
-    assert _auc(painted["bag"], painted["cell"] > 0, 1e-2) > 0.95
-    assert abs(_auc(painted["layout"], painted["cell"] > 0, 1.0) - 0.5) < 0.25
+def test_neither_bag_nor_layout_sees_the_cell_factor(painted: dict[str, np.ndarray]) -> None:
+    high = painted["cell"] > 0
+    found = [_auc(painted["bag"], high, strength) for strength in (1e-3, 1e-2, 1e-1)]
+    assert all(0.35 <= auc <= 0.65 for auc in (*found, _auc(painted["layout"], high, 1.0))), found
 
 
 @pytest.mark.slow
-def test_cell_factor_is_decodable_from_the_mean_over_patches(painted: dict[str, np.ndarray]) -> None:
-    mean = painted["bag"][:, : painted["bag"].shape[1] // 7]
-    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13)))
-    predicted = cross_val_predict(model, mean, painted["cell"], cv=5)
-    assert r2_score(painted["cell"], predicted) > 0.8
+def test_the_same_bag_classifier_does_see_what_a_region_is_made_of(painted: dict[str, np.ndarray]) -> None:
+    """Control of the tests above: its features are not blind, they tell tumour from normal tissue at once."""
+    bags = np.concatenate([painted["bag"], painted["normal_bag"]])
+    assert _auc(bags, np.repeat([True, False], len(painted["bag"])), 1e-2) > 0.99
 
 
 # ---------------------------------------------------------------- the hazard
