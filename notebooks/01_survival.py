@@ -158,7 +158,7 @@ found.rename("C-index").rename_axis("predicted risk").round(3).to_frame()
 # half of the 250 of COAD, as in the small profile of this book; a test fold is a fifth of it.
 
 # %% mystnb={"image": {"alt": "Standard deviation of one fold's C-index and of the five-fold mean against the number of patients"}} tags=["hide-input"]
-sizes = (125, 250, 450, 724)
+sizes = (125, 250, 451, 724)
 noise = [
     compare.sampling_noise(n, 0.35, c_index=0.65, draws=60, seed=seed) for n in sizes
 ]

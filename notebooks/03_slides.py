@@ -87,7 +87,7 @@ squares = [
 plots.plot_pyramid(squares, [level.downsample for level in slide.levels])
 
 # %% [markdown]
-# **What to see.** Tissue architecture survives on the coarse levels, nuclei do not.
+# **What to see.** Nests and their arrangement can be followed down the levels; at which one can single nuclei no longer be told apart?
 
 # %%
 reduce = run.profile.mae_region.reduce

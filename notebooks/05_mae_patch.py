@@ -18,7 +18,7 @@
 #
 # **Afterwards you can** build a masked autoencoder from four steps, and judge what it learnt beside controls.
 #
-# About 30 minutes; needs notebook 03.
+# About 30 minutes; needs notebook 03 and what a Transformer is.
 #
 # By hiding three quarters of each patch and asking for the rest {cite:p}`he2022mae`.
 # The encoder sees the visible cells only. After training it is shown all embedded cells $x_{P-16}$ of patch $j$, and the mean of its

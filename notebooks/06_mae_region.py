@@ -243,7 +243,7 @@ if attention is not None:
 #
 # ```{exercise}
 # :label: ex-06-arrangement
-# Shuffle the patches of a region. Which of the three descriptions must stay the same to the last digit?
+# Shuffle the patches of a region. Which of the three descriptions must stay the same, but for rounding?
 # ```
 #
 # ```{solution} ex-06-arrangement

@@ -19,7 +19,7 @@
 #
 # **Afterwards you can** follow HC-MAE from inputs to one number, and read a C-index with its protocol, spread and yardsticks.
 #
-# About 30 minutes to read; needs notebooks 01 and 06. The run takes a few minutes on two cores.
+# About 30 minutes to read; needs notebooks 01, 04 and 06. The run takes a few minutes on two cores.
 
 # %% tags=["parameters"]
 cancer = "LIHC"

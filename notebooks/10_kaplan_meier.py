@@ -23,6 +23,8 @@
 # Each patient is rated by a network that never saw that patient. Every fold has its own network and so its own scale, therefore a
 # patient is *high* when the risk exceeds the **median of that fold's training patients**: nothing is tuned on the curves.
 #
+# The first cell has the notebook's own default. The book shows this lesson for BRCA, as Fig. 2 of the paper does.
+#
 # The p-values of such groups need care all the same, and so do the intervals: they are called *naive*, and a section
 # says why.
 

@@ -18,7 +18,7 @@
 #
 # **Afterwards you can** make a C-index out of nothing, find the line that makes it, and test a pipeline with shuffled labels.
 #
-# About 30 minutes; needs notebook 07. A few minutes on two cores.
+# About 30 minutes; needs notebooks 04 and 07. The run takes several minutes on two cores.
 #
 # Two habits are common, and both are in the paper or its release: features are selected on **all** patients before cross-validation, and the
 # **best test epoch** is reported. Two smaller ones: the last incomplete batch of an epoch is dropped, and risks of different folds
@@ -162,7 +162,8 @@ pd.DataFrame(added).round(3)
 
 # %% [markdown]
 # **What to see.** A difference whose interval lies above 0 is a C-index that the protocol made and no patient will ever have. With true
-# labels the gain stands on top of a real signal: whoever sees the leaky number alone cannot take the two apart.
+# labels the gain stands on top of a real signal, and whoever sees the leaky number alone cannot take the two apart; in the null cohort
+# the true labels hold nothing either.
 #
 # One cohort with one set of labels is one draw, and so is its C-index. The page *Benchmarks* has many draws ({result}`draws_null`): the
 # honest protocol for the methods that it lists, the paper's protocol for the three above.
