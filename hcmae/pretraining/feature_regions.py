@@ -134,7 +134,9 @@ def pretrain_feature_region(
         model = build_feature_region(profile, _regions(stores[0])[0].shape[-1])
         model.scale.fit(torch.from_numpy(vectors[mask]) for vectors, mask in map(_regions, stores))
         model.to(where).train()
-        optimizer = make_optimizer(model, settings, profile.fidelity.adam_decay)
+        # Read where it has a meaning and nowhere else: it is part of the key then.
+        decay = profile.fidelity.adam_decay if settings.optimizer == "adam" else "decoupled"
+        optimizer = make_optimizer(model, settings, decay)
         checkpoints = CheckpointFolder(Path(out_dir) / "checkpoints" / f"{NAME}-{key}", keep=1)
         restored = checkpoints.load(model, optimizer)
         step = int(restored[0]["step"]) if restored is not None else 0

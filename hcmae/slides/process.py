@@ -46,6 +46,7 @@ CODE = tuple(
         "errors",
         "handles",
         "hdf5",
+        "index",
         "mpp",
         "overview",
         "probe",

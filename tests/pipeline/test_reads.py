@@ -36,9 +36,12 @@ CARRIERS = (
     "hcmae", "hcmae.config", "hcmae.content", "hcmae.files", "hcmae.keys", "hcmae.manifest",
     "hcmae.pipeline.*", "hcmae.cohort.paths", "hcmae.slides.hdf5", "hcmae.slides.store", "hcmae.slides.store_reading",
     "hcmae.slides.locations", "hcmae.slides.journal", "hcmae.slides.batch", "hcmae.pretraining.logs",
-    "hcmae.pretraining.checkpoint", "hcmae.pretraining.launched", "hcmae.omics.kept",
+    "hcmae.pretraining.checkpoint", "hcmae.pretraining.launched", "hcmae.omics.kept", "hcmae.packed", "hcmae.processes",
+    "hcmae.slides.coords_files",
 )  # fmt: skip
-PIXELS = tuple(f"hcmae.slides.{name}" for name in ("reader", "handles", "tiles", "tiff", "mpp", "overview", "errors"))
+PIXELS = tuple(
+    f"hcmae.slides.{name}" for name in ("reader", "handles", "tiles", "tiff", "mpp", "overview", "errors", "index")
+)
 
 
 class Recorder:
