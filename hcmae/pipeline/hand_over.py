@@ -27,6 +27,14 @@ IMAGES: dict[str, tuple[str, ...]] = {
     "region_reg": ("mae_region_reg",),
     "region_hipt": ("hipt_patch", "hipt_region"),
 }
+# Network -> the steps that train it and write its vectors.
+_STEPS = {
+    "mae_patch": ("mae_patch", "patch_vectors"),
+    "mae_region_reg": ("mae_region_reg", "region_vectors_reg"),
+    "mae_region_patreg": ("mae_region_patreg", "region_vectors"),
+    "hipt_patch": ("dino_patch", "hipt_patch_vectors"),
+    "hipt_region": ("dino_region", "region_vectors_hipt"),
+}
 _CODE = ("hcmae.survival.trained", "hcmae.survival.bundle", "hcmae.omics.rules")
 
 
@@ -45,9 +53,11 @@ def hand_over(run: Place, method: str, data: SurvivalData, out: str | Path | Non
             f"the vectors of {brought[0]} of this run were brought along, and the encoder that made them is no part "
             "of a bundle: a later patient's slide could not be read; hand over a method on omics or clinical data"
         )
-    stale = road.stale_steps(run)
-    if stale:
-        name, why = stale[0]
+    used = {"synthesise", "curate", "slides", "omics"}
+    used |= {step for kind in chosen.kinds for network in IMAGES.get(kind, ()) for step in _STEPS[network]}
+    for name, why in road.stale_steps(run):
+        if name not in used:
+            continue
         raise ConfigError(f"step {name} of {run.cancer} is stale ({why}): do it again before a model leaves the house")
     images = _images(run, chosen.kinds, data)
     key = content_id(

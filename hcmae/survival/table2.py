@@ -395,7 +395,12 @@ _published(
         _deepcorrsurv,
         paper="DeepCorrSurv",
         prepare=_correlated,
-        settings=("comparisons.correlation_epochs", "comparisons.correlation_learning_rate"),
+        # Parts round otherwise, and the first stage's loss makes another network of that.
+        settings=(
+            "comparisons.correlation_epochs",
+            "comparisons.correlation_learning_rate",
+            "survival.micro_batch",
+        ),
     ),
     lambda profile: profile.comparisons.deepcorrsurv,
     has_dropout=False,

@@ -264,7 +264,7 @@ def expected(name: str, profile: Profile) -> set[str]:
         | OVER_BAGS
         | OWN_LOSS
         | OMICS
-        | {"comparisons.correlation_epochs", "comparisons.correlation_learning_rate"},
+        | {"comparisons.correlation_epochs", "comparisons.correlation_learning_rate", "survival.micro_batch"},
         "coxnet_omics": OMICS | {"survival.inner_fraction"},
         "cox_clinical": {"survival.inner_fraction"},
     }[name]

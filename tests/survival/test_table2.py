@@ -320,7 +320,7 @@ def test_patch_vectors_of_mcat_and_clam_are_imagenets_where_given(profile: Profi
         assert np.isfinite(survival.fit_fold(METHODS[name], inputs).risk).all()
         assert given.content(METHODS[name].needs) != data.content(METHODS[name].needs)
     note = tables.table2({}, note=f"MCAT and CLAM-SB read patch vectors of {given.patch_source}.")
-    assert "ResNet-50 trained on ImageNet. A synthetic" in note.caption
+    assert "ResNet-50 trained on ImageNet. Bold: the first of a column. A synthetic" in note.caption
 
 
 LAST = Protocol(epoch="last")
