@@ -56,7 +56,7 @@ class Pretrained(Protocol):
     def pretrain_region(self, variant: Literal["patreg", "reg"] = ..., *, progress: bool = ...) -> Path: ...
 
 
-def probe_readings(run: Pretrained, *, epochs: int = 4, progress: bool = True) -> pd.DataFrame | None:
+def probe_readings(run: Pretrained, *, epochs: int = 3, progress: bool = True) -> pd.DataFrame | None:
     """``probe.probe_table`` of region vectors under each reading of Eq. 4, with intervals; None without known truth.
 
     Rows are the three readings without a residual, the release's with one (``RESIDUAL``, with which all are compared),
