@@ -17,6 +17,7 @@ from hcmae.plots.survival import plot_finding
 
 # Protocols of lesson 11 between which nothing but the two leaks differs.
 HONEST, LEAKY = "no leak", "both"
+NULL = "NULL"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def pairs(found: Mapping[str, Any]) -> list[Pair]:
     rows = {
         (row["cohort"], row["protocol"]): (row["mean"], row["low"], row["high"])
         for row in found["rows"]
-        # The null cohort has a method of its own: another network, so another comparison.
-        if row["labels"] == "permuted" and row["method"] is None and row["mean"] is not None
+        # The null cohort is shown with a method of its own: another network, so another comparison.
+        if row["labels"] == "permuted" and row["cohort"] != NULL and row["mean"] is not None
     }
     cohorts = sorted({cohort for cohort, _ in rows}, key=lambda name: (name != own, name))
     return [

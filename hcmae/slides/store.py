@@ -169,7 +169,8 @@ class SlideStore:
         first = Path(self.attrs["slide_path"])
         # Without following links: that is how the relative path was made.
         beside = Path(os.path.normpath(self.path.absolute().parent / self.attrs["slide_relative"]))
-        return beside if beside.exists() else first
+        # A name that no file system takes (too long, with a zero byte) is one of nothing that is there.
+        return beside if os.path.exists(beside) else first
 
     @property
     def coords(self) -> NDArray[np.int32]:
@@ -266,11 +267,13 @@ def _head(path: Path) -> tuple[int, str | None]:
     """Number of regions and content of a sound store. Raises ValueError for a file that is none."""
     with _opened(path) as file:
         refuse_links(file, _LINKS)
-        regions, found = int(numbers(file, "coords").shape[0]), plain(file.attrs.get("hcmae_format"))
+        shape, found = numbers(file, "coords").shape, plain(file.attrs.get("hcmae_format"))
         content = plain(file.attrs.get("content"))
     if found != FORMAT:
         raise ValueError(f"{path}: format {found} is not {FORMAT}; cut the slide again")
-    return regions, None if content is None else str(content)
+    if len(shape) != 2:
+        raise ValueError(f"{path}: 'coords' has {len(shape)} dimensions where it has two; {_AGAIN}")
+    return int(shape[0]), None if content is None else str(content)
 
 
 def _attributes(path: Path) -> dict[str, Any]:

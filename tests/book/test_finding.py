@@ -10,7 +10,7 @@ import pytest
 from book.tools import finding
 
 
-def row(cohort: str, protocol: str, mean: float | None, labels: str = "permuted", method: str | None = None) -> dict:
+def row(cohort: str, protocol: str, mean: float | None, labels: str = "permuted") -> dict[str, Any]:
     low, high = (None, None) if mean is None else (mean - 0.05, mean + 0.05)
     return {
         "cohort": cohort,
@@ -19,7 +19,6 @@ def row(cohort: str, protocol: str, mean: float | None, labels: str = "permuted"
         "mean": mean,
         "low": low,
         "high": high,
-        "method": method,
     }
 
 
@@ -33,8 +32,8 @@ def found() -> dict[str, Any]:
             row("LIHC", "select on all", 0.78),
             row("LIHC", "both", 0.84),
             row("LIHC", "both", 0.9, labels="true"),
-            row("NULL", "no leak", 0.5, method="Trans-MO"),
-            row("NULL", "both", 0.86, method="Trans-MO"),
+            row("NULL", "no leak", 0.5),
+            row("NULL", "both", 0.86),
         ],
         "provenance": {"cancer": "LIHC", "source": "synthetic", "profile": "smoke", "seed": 0, "commit": "abc"},
     }
