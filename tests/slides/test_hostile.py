@@ -229,6 +229,24 @@ def test_an_attribute_of_another_kind_or_none_is_a_fault_that_names_the_store(
         assert verify_store(path) != []
 
 
+def test_a_place_that_no_disk_takes_is_not_where_the_slide_lies(files: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(files["store.h5"])
+    with h5py.File(path, "r+") as file:
+        was, file.attrs["slide_relative"] = file.attrs["slide_path"], "[" * 5000
+    assert SlideStore(path).slide_path == Path(was)
+
+
+def test_coordinates_of_one_number_are_a_fault_that_names_the_store(files: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(files["store.h5"])
+    with h5py.File(path, "r+") as file:
+        del file["coords"]
+        file["coords"] = np.int32(7)
+    with pytest.raises(ValueError, match=r"a\.h5: 'coords' has 0 dimensions"):
+        SlideStore(path)
+
+
 def test_attributes_travel_with_the_store_to_another_process(files: dict[str, bytes], tmp_path: Path) -> None:
     import pickle
 
