@@ -25,6 +25,7 @@ def test_unknown_key_is_an_error_that_names_it(tmp_path: Path, repo: Path) -> No
         load_manifest("LIHC", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [b"title: L\xe9", b"title: 2001-13-01", b"? [a, b]\n: 1", b"title: " + b"[" * 5000, b"title: !!int x", b"- a"],

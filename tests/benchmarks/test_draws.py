@@ -81,6 +81,7 @@ def test_null_draws_shuffle_the_outcome_and_resume(run: SimpleNamespace, monkeyp
     pd.testing.assert_frame_equal(rows, pd.DataFrame(draws.null_draws(run, methods, 2, 1)))
 
 
+@pytest.mark.slow
 def test_seeds_repeat_the_folds_of_every_method(run: SimpleNamespace) -> None:
     tables = draws.seed_draws(run, ["coxnet_omics", "cox_clinical"], 2, 1)
     net, clinical = tables["C-index"]

@@ -39,6 +39,7 @@ def _spin(_: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("read", "kind"),
     [
@@ -78,11 +79,13 @@ def every() -> list[Target]:
     return targets()
 
 
+@pytest.mark.slow
 def test_an_input_is_the_same_whenever_it_is_made(every: list[Target]) -> None:
     for one in every:
         assert damaged(one, 3, 14) == damaged(one, 3, 14), one.name
 
 
+@pytest.mark.slow
 def test_sound_files_are_read_and_damaged_ones_end_as_documented(every: list[Target]) -> None:
     """What ``python -m benchmarks.fuzz`` does for an hour, for a moment."""
     with workshop() as (base, watch):

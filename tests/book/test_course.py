@@ -78,6 +78,7 @@ def test_instructors_get_the_solution_checked() -> None:
     assert "{solution} ex-99-prose" in "\n".join(cells)
 
 
+@pytest.mark.slow
 def test_every_lesson_has_both_editions(tmp_path: Path) -> None:
     written = course.write_course(tmp_path)
     lessons = sorted(path.stem for path in course.NOTEBOOKS.glob("[0-9][0-9]_*.py"))

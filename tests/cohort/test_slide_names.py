@@ -295,6 +295,7 @@ _path = st.lists(_part, min_size=1, max_size=3).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(_path, min_size=1, max_size=12, unique_by=lambda p: unicodedata.normalize("NFC", p)))
 @settings(max_examples=150, deadline=None)
 def test_stores_have_names_of_their_own_and_the_files_where_that_is_unique(paths: list[str]) -> None:

@@ -76,6 +76,7 @@ def test_only_the_middle_is_seen_where_the_card_says_so() -> None:
     assert torch.equal(network.prepare(patches), network.prepare(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, item in ENCODERS.items() if item.architecture])
 def test_published_networks_have_the_published_width(name: str) -> None:
     """On the meta device: shapes without a number computed."""
@@ -124,6 +125,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(weights: Path, tmp_pat
         load_encoder(get_encoder(SMALL), wild)
 
 
+@pytest.mark.slow
 def test_weights_of_transformers_dinov2_give_its_class_token(tmp_path: Path) -> None:
     from transformers import Dinov2Config, Dinov2Model
 

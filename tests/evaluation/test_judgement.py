@@ -82,6 +82,7 @@ def test_net_benefit_without_censoring_is_that_of_a_binary_outcome() -> None:
         judgement.decision_curve(table, 600, [1.0])
 
 
+@pytest.mark.slow
 def test_report_on_new_patients_has_intervals_and_the_libraries_brier_score() -> None:
     time, event, rate = drawn(120, seed=2)
     table = frame(time, event, rate)

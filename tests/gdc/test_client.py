@@ -597,6 +597,7 @@ def test_make_real_goes_from_nothing_to_a_cohort_and_fetches_no_slide(
     assert set(run.load_omics().mod) == {"rna", "mirna", "methylation"}
 
 
+@pytest.mark.slow
 def test_bad_input_ends_in_one_line(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path
 ) -> None:

@@ -91,6 +91,7 @@ MENDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MENDED)
 def test_single_file_ends_right(name: str, server: StandIn, tmp_path: Path) -> None:
     fault, requests = MENDED[name]

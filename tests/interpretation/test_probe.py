@@ -27,6 +27,7 @@ def table(factors: pd.DataFrame) -> pd.DataFrame:
     return probe.probe_table(descriptions, factors, against="network", seeds=2, draws=200)
 
 
+@pytest.mark.slow
 def test_a_table_has_the_r2_of_the_probe_within_its_interval(factors: pd.DataFrame, table: pd.DataFrame) -> None:
     assert (table["low"] < table["r2"]).all()
     assert (table["r2"] < table["high"]).all()

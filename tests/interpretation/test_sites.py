@@ -8,6 +8,7 @@ import pytest
 from hcmae.interpretation.sites import site_probe
 
 
+@pytest.mark.slow
 def test_a_site_that_stains_otherwise_is_found_and_a_name_alone_is_not() -> None:
     rng = np.random.default_rng(0)
     site = np.repeat(["A", "B", "C", "D"], [14, 12, 10, 2])

@@ -134,6 +134,7 @@ def test_betas_missing_and_array_versions(tmp_path: Path) -> None:
     data.write(tmp_path / "m.h5mu")
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.dictionaries(st.integers(0, 30), st.none() | st.floats(0, 1, width=32), min_size=1), min_size=1, max_size=5
@@ -250,6 +251,7 @@ def test_counts_survive_being_written_and_read(tmp_path: Path, names: list[str],
     assert dict(zip(star.names.to_pylist(), star.values.tolist(), strict=True)) == genes
 
 
+@pytest.mark.slow
 @given(NAMES, st.data())
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_matrices_survive_being_written_and_read(tmp_path: Path, names: list[str], data: st.DataObject) -> None:

@@ -194,6 +194,7 @@ def test_out_of_bag_importance_needs_the_forests_own_patients() -> None:
 # ------------------------------------------------------------------------------------------------------ imputation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "p", "missing"), [(50, 120, 0.05), (30, 25, 0.45), (12, 9000, 0.01)])
 def test_imputer_equals_scikit_learns(n: int, p: int, missing: float) -> None:
     from sklearn.impute import KNNImputer
@@ -457,6 +458,7 @@ def test_selector_finds_the_planted_features() -> None:
         assert report.recovered(selector.chosen[name].index, [f"{prefix}{i}" for i in range(12)]) >= 0.8
 
 
+@pytest.mark.slow
 def test_paper_contrast_runs_on_counts_and_m_values() -> None:
     tables, time, event = cohort(50, genes=30)
     tables["mirna"] = tables["mirna"].iloc[:, :20]
@@ -469,6 +471,7 @@ def test_paper_contrast_runs_on_counts_and_m_values() -> None:
     assert "base_mean" in OmicsSelector(literal).fit(only, time, event).tested["methylation"]
 
 
+@pytest.mark.slow
 def test_tumour_against_normal_needs_normals(tmp_path: Path) -> None:
     tables, time, event = cohort(50, genes=30)
     settings = SMALL.model_copy(update={"differential": "deseq2", "contrast": "tumour_normal"})
@@ -494,6 +497,7 @@ def test_tumour_against_normal_needs_normals(tmp_path: Path) -> None:
         OmicsSelector(settings).fit(only, time, event, normals={"rna": normals.replace(normals.iloc[0, 0], 0.5)})
 
 
+@pytest.mark.slow
 def test_folds_of_the_survival_stage_pass_normals_on() -> None:
     tables, time, event = cohort(50, genes=30)
     only = {"rna": tables["rna"]}
@@ -833,6 +837,7 @@ def test_stability_is_one_for_a_clear_signal_and_near_chance_for_noise() -> None
     assert loose["chance"] == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_selection_on_everybody_inflates_permuted_labels_and_selection_inside_the_fold_does_not() -> None:
     """The leak in one number: the truth is 0.5."""
     rng = np.random.default_rng(0)

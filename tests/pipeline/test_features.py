@@ -59,6 +59,7 @@ def data(run: Run) -> SurvivalData:
     return run.survival_data
 
 
+@pytest.mark.slow
 def test_a_cohort_of_features_goes_the_whole_road(run: Run, data: SurvivalData) -> None:
     status = run.status().set_index("step")
     done = ["curate", "omics", "features", "feature_region", "feature_region_vectors", "feature_hipt"]
@@ -79,6 +80,7 @@ def test_a_cohort_of_features_goes_the_whole_road(run: Run, data: SurvivalData) 
     assert bool((data.bags["patch"].packed(np.arange(2)) != 0).any(1).all()), "no place without a patch is an item"
 
 
+@pytest.mark.slow
 def test_methods_run_on_any_width_and_the_table_names_the_encoder(run: Run, data: SurvivalData) -> None:
     assert possible(FEATURE_METHODS, data) == list(FEATURE_METHODS)
     assert not possible(["hcmae", "deepcorrsurv", "gpdbn"], data), "what needs thumbnails or nuclei has none"
@@ -109,6 +111,7 @@ def test_the_lines_of_the_page_run(
     assert "MCAT on UNI2-h" in said
 
 
+@pytest.mark.slow
 def test_bags_in_the_stores_give_what_bags_in_memory_give(
     run: Run, data: SurvivalData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,7 @@ def train(profile: Profile, out: Path, *, stop: int | None = None, images: np.nd
     return model
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     profile = small()
     whole = train(profile, tmp_path / "a")

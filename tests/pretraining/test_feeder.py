@@ -104,12 +104,14 @@ def compare(make: Callable[[], Any], kind: str, batch: int, device: torch.device
         source.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["patch", "region", "reduced"])
 def test_batches_are_those_of_the_stream(kind: str, stores: list[Path]) -> None:
     samples = 100 if kind == "patch" else 20
     compare(lambda: make_stream(kind, stores, workers=3, samples_per_epoch=samples), kind, 24 if kind == "patch" else 6)
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same(stores: list[Path]) -> None:
     compare(lambda: make_stream("patch", stores, workers=1), "patch", 24, decoders="processes")
 
@@ -162,6 +164,7 @@ def test_memory_is_reused_and_bounded(stores: list[Path]) -> None:
         source.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoders", ["threads", "processes"])
 def test_damage_reaches_the_training_thread(decoders: str, stores: list[Path], tmp_path: Path) -> None:
     slide = write_twin(tmp_path / "a.svs", paint(600, 700, seed=6))

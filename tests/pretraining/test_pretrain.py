@@ -171,6 +171,7 @@ def test_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
         train("patch", tmp_path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_loss_falls_and_log_is_complete(tmp_path: Path) -> None:
     settings = Optimisation(optimizer="adamw", learning_rate=3e-3, batch_size=4, epochs=10, samples_per_epoch=32)
     profile = tiny_profile()
@@ -208,6 +209,7 @@ def test_non_finite_loss_names_the_batch(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out/*.safetensors"))
 
 
+@pytest.mark.slow
 def test_release_and_other_readings_train(tmp_path: Path) -> None:
     profile = tiny_profile(augment="release")
     for reading in ("eq4", "prose", "none"):

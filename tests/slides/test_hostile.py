@@ -412,6 +412,7 @@ def test_mutated_slides_end_in_a_value_or_the_documented_error(
         assert traced(try_slide, path) < BOUND
 
 
+@pytest.mark.slow
 @given(changes=st.lists(_BYTES, min_size=1, max_size=3))
 @EXAMPLES
 def test_mutated_stores_end_in_a_value_or_the_documented_error(

@@ -411,6 +411,7 @@ def test_reasons_that_pass_are_tried_again_and_no_others(slides: list[Path], tmp
     assert step.outcomes["status"].tolist() == ["ok", "ok"]
 
 
+@pytest.mark.slow
 def test_pending_is_quick_for_many_finished_slides(tmp_path: Path, slides: list[Path]) -> None:
     """Nothing is opened twice and nothing is hashed: a thousand finished slides take a fraction of a second."""
     settled(*slides)

@@ -80,6 +80,7 @@ def models(data: SurvivalData, profile: Profile) -> dict[str, Trained]:
     return {name: train(name, data, profile) for name in HANDED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HANDED)
 def test_a_bundle_says_what_the_model_says_bit_for_bit(
     method: str, models: dict[str, Trained], later: SurvivalData, tmp_path: Path

@@ -105,6 +105,7 @@ def test_every_method_learns_a_strong_signal(
     assert (np.diff(curves, axis=1) <= 1e-12).all()
 
 
+@pytest.mark.slow
 def test_test_labels_are_never_used(data: SurvivalData, folds: pd.DataFrame, profile: Profile) -> None:
     """Wrong outcomes of the test patients of a fold leave that fold's risks untouched under the honest protocol."""
     tested = set(folds.loc[folds["fold"] == 0, "patient"])
@@ -156,6 +157,7 @@ def test_paper_protocol_takes_the_best_test_epoch(data: SurvivalData, folds: pd.
     assert reported == pytest.approx(max(curve))
 
 
+@pytest.mark.slow
 def test_same_seed_same_risks_and_state_of_torch_is_kept(
     data: SurvivalData, folds: pd.DataFrame, profile: Profile
 ) -> None:

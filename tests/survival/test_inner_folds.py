@@ -257,6 +257,7 @@ def test_a_score_has_curves_in_no_unit_of_its_own() -> None:
     assert np.allclose(plain, metrics.breslow_survival(2 * x, time, event, 2 * x[:20], grid))
 
 
+@pytest.mark.slow
 def test_noise_is_no_worse_than_one_curve_for_all(profile: Profile) -> None:
     """Labels that mean nothing: the integrated Brier score of each fold stays near Kaplan-Meier's."""
     above = []

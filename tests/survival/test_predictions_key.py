@@ -279,6 +279,7 @@ def expected(name: str, profile: Profile) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STALE)
 def test_each_setting_makes_exactly_its_predictions_stale(
     name: str, profile: Profile, monkeypatch: pytest.MonkeyPatch
@@ -312,6 +313,7 @@ def test_other_stages_and_speed_leave_predictions_alone(profile: Profile) -> Non
     assert changes == ["setting compute.precision: auto -> bf16"]
 
 
+@pytest.mark.slow
 def test_a_protocol_counts_where_it_is_used(profile: Profile) -> None:
     data = make_data()
 

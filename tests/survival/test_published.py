@@ -87,6 +87,7 @@ def test_a_switch_reaches_every_method_that_has_the_part_or_is_declared(switch: 
     assert all(published.NOT_REACHED[switch].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hipt_integration", "hcmae_regions"])
 @pytest.mark.parametrize("switch", list(published.NOT_REACHED))
 def test_hipt_integration_has_hc_maes_handling_of_omics(name: str, switch: str, profile: Profile) -> None:

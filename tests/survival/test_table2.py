@@ -207,6 +207,7 @@ def test_cox_scores_equal_the_score_test_of_the_loss() -> None:
     assert scores[4] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPARED)
 def test_every_method_runs_a_fold(name: str, profile: Profile) -> None:
     data = make_data()
@@ -220,6 +221,7 @@ def test_every_method_runs_a_fold(name: str, profile: Profile) -> None:
     np.testing.assert_array_equal(first.risk, survival.fit_fold(method, inputs).risk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPARED)
 def test_test_patients_teach_nothing(name: str, profile: Profile) -> None:
     rows = np.arange(40)
@@ -397,6 +399,7 @@ def compared(profile: Profile, name: str, **own: Any) -> Profile:
     return profile.model_copy(update={"comparisons": profile.comparisons.model_copy(update={name: section})})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcat", "hipt", "clam_sb", "gpdbn", "camr", "hipt_integration"])
 def test_dropout_of_a_compared_method_acts(name: str, profile: Profile) -> None:
     data, rows = make_data(), np.arange(40)

@@ -305,6 +305,7 @@ def test_censoring_reaches_the_event_rate(rate: float) -> None:
 # ---------------------------------------------------------------- the cohort on disk
 
 
+@pytest.mark.slow
 def test_layout_and_lock(cohort: Path, manifest: Manifest, tiny_profile: Profile) -> None:
     lock = _lock(cohort)
     assert list(lock.columns) == ["id", "filename", "md5", "size", "state", "sample", "case", "modality", "release"]
@@ -328,6 +329,7 @@ def test_layout_and_lock(cohort: Path, manifest: Manifest, tiny_profile: Profile
     assert first.corr(table["burden"]) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_other_seed_other_bytes(
     cohort: Path, manifest: Manifest, tiny_profile: Profile, tmp_path: Path
 ) -> None:
@@ -419,6 +421,7 @@ def test_omics_files_have_the_formats_of_the_gdc(cohort: Path, tiny_profile: Pro
     assert {name[:2] for name in betas.index} == {"cg", "ch", "rs"}
 
 
+@pytest.mark.slow
 def test_planted_features_follow_their_programme(manifest: Manifest, tmp_path: Path) -> None:
     """Planted features move with their factor in the planted direction; unplanted ones do not."""
     from hcmae.synthetic import omics_files
