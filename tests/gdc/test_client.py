@@ -562,6 +562,7 @@ def test_commands(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert runner.invoke(app, ["fetch", "LIHC"]).exit_code == 1
 
 
+@pytest.mark.slow
 def test_make_real_goes_from_nothing_to_a_cohort_and_fetches_no_slide(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path
 ) -> None:

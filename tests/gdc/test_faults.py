@@ -174,6 +174,7 @@ LOST: dict[str, tuple[Fault, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOST)
 def test_single_file_ends_in_a_clear_error(name: str, server: StandIn, tmp_path: Path) -> None:
     fault, message = LOST[name]
@@ -420,6 +421,7 @@ def _killed(server: StandIn, folder: Path, entries: list[Entry]) -> None:
     server.released.set()
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_download(server: StandIn, client: GDCClient, tmp_path: Path) -> None:
     entry = server.add(_content(), "slide.svs")
     file = _remote(entry, tmp_path)
@@ -436,6 +438,7 @@ def test_kill_9_in_the_middle_of_a_download(server: StandIn, client: GDCClient, 
     assert server.log[-1].range == f"bytes={have}-"
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_bundle(server: StandIn, client: GDCClient, tmp_path: Path) -> None:
     entries = _small(server)
     files = [_remote(e, tmp_path) for e in entries]

@@ -64,6 +64,7 @@ def cohort(n: int = 90, seed: int = 0, genes: int = 150) -> tuple[dict[str, pd.D
 # ---------------------------------------------------------------------------------------------------------- forest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "p", "ties"), [(90, 30, 1), (60, 12, 90), (150, 80, 30)])
 def test_forest_is_scikit_survivals_node_by_node(n: int, p: int, ties: int) -> None:
     time, event, hazard = survival(n, seed=n, ties=ties)

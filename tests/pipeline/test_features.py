@@ -99,6 +99,7 @@ def test_methods_run_on_any_width_and_the_table_names_the_encoder(run: Run, data
     assert len(table.rows) == len(FEATURE_METHODS)
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_page_run(
     run: Run, repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ FLAVOURS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_pixels_equal_openslide(flavour: str, picture: NDArray[np.uint8], tmp_path: Path) -> None:
     path = write_twin(tmp_path / "a.svs", picture, **FLAVOURS[flavour])

@@ -206,6 +206,7 @@ def test_every_method_says_what_its_output_is() -> None:
         Method("x", "X", "image", build=build, output="hazards in bins")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", ["inner", "last", "best_test"])
 def test_curves_of_hazards_in_bins_are_the_networks_own(epoch: str, profile: Profile) -> None:
     data, method = make_data(), METHODS["mcat"]

@@ -280,6 +280,7 @@ def test_every_method_can_overfit(name: str) -> None:
     assert concordance(data.time[:30], data.event[:30], output.train_risk) >= least
 
 
+@pytest.mark.slow
 def test_resnet_equals_torchvisions_first_three_stages(tmp_path: Path) -> None:
     """The file may be torchvision's or timm's; the last stage and the classifier are not read."""
     theirs = torchvision.models.resnet50(weights=None).eval()

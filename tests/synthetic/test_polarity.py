@@ -72,6 +72,7 @@ def test_the_cell_factor_moves_nuclei_from_the_rim_to_the_middle(nests: dict[flo
     assert low[3] > middle[3] > high[3]
 
 
+@pytest.mark.slow
 def test_colour_is_at_chance_where_places_tell_the_cell_factor() -> None:
     """After JPEG with chroma at half resolution, each patient with a stain of their own."""
     rng = np.random.default_rng(0)
