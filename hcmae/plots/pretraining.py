@@ -106,6 +106,11 @@ def plot_readings() -> Figure:
             if role is None:
                 continue
             arrow = {"arrowstyle": "->", "color": style.ACCENT if role == "asks" else style.WARN, "linewidth": 1.4}
-            ax.annotate("", xy=(0.5 + (x - 0.5) * 0.4, 0.74), xytext=(x, 0.36), arrowprops=arrow)
-            ax.text(x + (0.04 if x < 0.5 else -0.04), 0.56, role, ha="left" if x < 0.5 else "right", fontsize=8)
+            tip = 0.5 + (x - 0.5) * 0.4
+            ax.annotate("", xy=(tip, 0.74), xytext=(x, 0.36), arrowprops=arrow)
+            # Beside the arrow where it is at this height: who asks on its left, who answers on its right.
+            height = 0.5
+            beside = x + (tip - x) * (height - 0.36) / (0.74 - 0.36)
+            left = role == "asks"
+            ax.text(beside + (-0.03 if left else 0.03), height, role, ha="right" if left else "left", fontsize=8)
     return figure
