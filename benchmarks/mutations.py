@@ -242,7 +242,7 @@ def hdf5(rng: Random, data: bytes) -> bytes:
             for _ in range(rng.choice((1, 1, 2))):
                 name = rng.choice([*file, "coords", "region_vectors"])
                 rng.choice(_HDF5)(rng, file, name, np)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError):
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, OverflowError):  # of bytes damaged before
         return any_bytes(rng, data)
     return held.getvalue()
 
