@@ -76,7 +76,13 @@ def read_parquet(path: str | Path) -> pd.DataFrame:
     """Read a Parquet table; a broken one raises ValueError with its path."""
     try:
         return pd.read_parquet(path)
-    except (OSError, ValueError, LookupError, TypeError) as error:  # damage in what pandas wrote about itself too
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        NotImplementedError,
+    ) as error:  # damage in what pandas wrote about itself too
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path}: not a whole table ({error}); delete it and run the step again") from error

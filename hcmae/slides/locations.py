@@ -43,7 +43,7 @@ def located_slide(store_dir: str | Path, slide_id: str) -> Path | None:
         roots = [Path(os.path.normpath(folder / where["root"])), Path(where["absolute"])]
     except (KeyError, TypeError):
         return None
-    return next((root / slide for root in roots if (root / slide).exists()), None)
+    return next((root / slide for root in roots if os.path.exists(root / slide)), None)
 
 
 def _below(path: Path, root: Path) -> str:
@@ -56,5 +56,5 @@ def _below(path: Path, root: Path) -> str:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

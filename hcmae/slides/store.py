@@ -329,7 +329,7 @@ def _read_heads(memory: Path) -> dict[str, Any]:
     try:
         kept = json.loads(memory.read_text(encoding="utf-8"))
         return {name: item for name, item in kept.items() if _is_head(item)}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 

@@ -71,7 +71,9 @@ def test_a_changed_store_is_read_again_and_a_young_one_is_not_remembered(path: P
     assert (path.parent / store.HEADS_NAME).read_text(encoding="utf-8") == before
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"A.h5": 1}', '{"A.h5": [0, [1, 2, 3], [9, null], {}]}'])
+@pytest.mark.parametrize(
+    "text", ["[" * 10_000, "", "[]", "{", '{"A.h5": 1}', '{"A.h5": [0, [1, 2, 3], [9, null], {}]}']
+)
 def test_a_damaged_memory_is_done_without(text: str, path: Path) -> None:
     first = held(path)
     (path.parent / store.HEADS_NAME).write_text(text, encoding="utf-8")
